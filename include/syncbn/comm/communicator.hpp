@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+namespace syncbn {
+
+enum class Reduce { sum, max, min };
+
+/// Names one collective in every message and error: which layer (or activity) it serves and in which step.
+/// All members must pass the same tag; the transports compare it.
+struct Tag {
+  std::string_view layer;  ///< "layer1.0.bn1", "metrics", ...; the first 39 bytes are compared
+  std::int64_t step = 0;
+};
+
+namespace detail {
+class Member;
+}
+
+/// What a worker sees of the others: its rank among the members (a worker index, not an MPI rank), their number, and
+/// the collectives. Knows nothing of threads, ranks or MPI. A small value; copies refer to the same membership.
+/// Every call marked *collective* must be made by every member, in the same order, each from its own worker's thread.
+/// Reductions combine the members' partials along one fixed binary tree over worker indices (left + right), so the
+/// result has the same bits however the workers are spread over processes - unless the world uses
+/// Reduction::native. If members disagree (operation, reduce operation, count, type, layer, step), or one does not
+/// arrive within the world's time-out, all of them throw Error; the world is unusable afterwards.
+class Communicator {
+ public:
+  Communicator() = default;  ///< a world of one: rank 0 of 1, every collective a no-op
+
+  int rank() const;
+  int size() const;
+
+  /// In-place all-reduce. Collective. Blocks; the worker's compute slot is free for others meanwhile.
+  void all_reduce(std::span<double> values, Reduce op, const Tag& tag) const;
+  void all_reduce(std::span<float> values, Reduce op, const Tag& tag) const;
+  void all_reduce(std::span<std::int64_t> values, Reduce op, const Tag& tag) const;
+
+  /// The same in two halves, for work in between. `values` must stay untouched until finish(). Collective.
+  /// At most one may be under way per communicator and worker.
+  void start_all_reduce(std::span<double> values, Reduce op, const Tag& tag) const;
+  void finish_all_reduce() const;
+
+  /// Copies `bytes` of member `root` to all. Sizes must agree. Collective.
+  void broadcast(std::span<std::byte> bytes, int root, const Tag& tag) const;
+  void barrier(const Tag& tag) const;  ///< Collective.
+
+  /// Seconds this worker has spent waiting for others in this communicator's collectives.
+  double waited_seconds() const;
+
+  explicit Communicator(std::shared_ptr<detail::Member> member) : member_(std::move(member)) {}
+
+ private:
+  std::shared_ptr<detail::Member> member_;
+};
+
+}  // namespace syncbn

@@ -1,0 +1,129 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "syncbn/comm/communicator.hpp"
+#include "syncbn/core/error.hpp"
+
+namespace syncbn {
+
+/// How partials of workers are combined.
+enum class Reduction {
+  ordered,  ///< along one fixed tree over worker indices: the same bits on any number of ranks
+  native,   ///< between ranks by MPI_Allreduce: the fabric's own order, results depend on the number of ranks
+};
+
+struct WorldOptions {
+  int workers = 1;  ///< W >= ranks
+  int threads = 0;  ///< workers of this rank that compute at the same time; 0 = one per core offered to the process
+  Reduction reduction = Reduction::ordered;
+  double timeout_s = 30;  ///< how long members wait for one that does not arrive before the job is ended
+};
+
+namespace detail {
+class WorldState;
+}
+class World;
+
+/// One data-parallel worker of the experiment, as seen by the function that World::run executes for it.
+class Worker {
+ public:
+  int index() const;        ///< 0 .. W-1
+  int local_index() const;  ///< 0 .. local_workers-1 within this rank
+  const World& world() const;
+  /// All W workers.
+  const Communicator& all() const;
+  /// A further communicator over all W workers, with its own message stream. Collective over all workers.
+  Communicator duplicate() const;
+  /// Consecutive workers [k*G, (k+1)*G) share a communicator; G must divide W. G = 1 gives a communicator of one, G = W
+  /// one over all. Collective over all workers.
+  Communicator group(int workers_per_group) const;
+  /// The workers of this machine (ranks that share memory). The only thing here that depends on the machine.
+  /// The consecutive workers of one host form a group. Collective over all workers.
+  Communicator node_group() const;
+  /// Waits for the workers of this rank only. All local workers must call it.
+  void local_barrier() const;
+
+  Worker(detail::WorldState& state, int local_index);
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+ private:
+  friend class GradientExchange;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// The workers of an experiment spread over the ranks of a job. Rank r of P hosts the consecutive workers
+/// [r*W/P, (r+1)*W/P); on the CPU each is a thread of the rank.
+class World {
+ public:
+  /// All workers as threads of this process; MPI is not touched.
+  static World threads(const WorldOptions& options);
+  /// Workers over the ranks of an MPI communicator, given by its Fortran handle (MPI_Comm_c2f(comm)), which is
+  /// duplicated. MPI must be initialized with MPI_THREAD_MULTIPLE. Collective over its ranks.
+  /// Throws Error(usage) on all ranks when W < P, naming both; Error(unavailable) without MPI_THREAD_MULTIPLE.
+  static World mpi(const WorldOptions& options, int fortran_comm);
+
+  World(World&&) noexcept;
+  World& operator=(World&&) noexcept;
+  ~World();
+
+  int workers() const;
+  int ranks() const;
+  int rank() const;
+  int first_worker() const;   ///< of this rank
+  int local_workers() const;  ///< of this rank
+  int threads() const;        ///< compute slots of this rank
+  Reduction reduction() const;
+  /// Host names, one per rank.
+  const std::vector<std::string>& hosts() const;
+
+  /// Runs `body` once for every local worker, each on its own thread (the caller's when there is just one), and returns
+  /// when all are done. Collective over ranks. When one throws, the others leave their collectives with Aborted, and
+  /// the first failure is rethrown here; the world is then unusable and the process should call abort().
+  void run(const std::function<void(Worker&)>& body);
+
+  /// Throws Error(usage) on every rank unless all ranks pass the same bytes; names the first differing rank. `what`
+  /// says what is compared ("configuration", "build", "data set"). Called outside run(). Collective over ranks.
+  void require_same(const std::string& what, const std::string& value) const;
+  /// Sum / maximum of one number over the ranks. Called outside run(). Collective over ranks.
+  double sum_over_ranks(double value) const;
+  double max_over_ranks(double value) const;
+  /// Copies rank 0's string to all. Called outside run(). Collective over ranks.
+  std::string broadcast(const std::string& value) const;
+
+  /// Ends the whole job with this exit code (MPI_Abort; exits the process without MPI). Not collective; never returns.
+  /// Ranks other than the lowest wait a moment first, so that one failure is normally reported once.
+  [[noreturn]] void abort(const std::string& message, ExitCode code) const;
+
+ private:
+  explicit World(std::unique_ptr<detail::WorldState> state);
+  friend class GradientExchange;
+  std::unique_ptr<detail::WorldState> state_;
+};
+
+/// Owner of MPI in a program of ours: initializes it with MPI_THREAD_MULTIPLE and finalizes it at the end of its life.
+/// MPI_ERRORS_RETURN is set, and errors become Error with MPI's own text. Programs that initialize MPI themselves do
+/// not need it.
+class MpiEnvironment {
+ public:
+  MpiEnvironment();
+  ~MpiEnvironment();
+  MpiEnvironment(const MpiEnvironment&) = delete;
+  MpiEnvironment& operator=(const MpiEnvironment&) = delete;
+  int fortran_comm() const;  ///< of MPI_COMM_WORLD
+  int ranks() const;
+  int rank() const;
+  static std::string library_version();
+
+ private:
+  int ranks_ = 1;
+  int rank_ = 0;
+};
+
+}  // namespace syncbn

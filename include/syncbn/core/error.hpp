@@ -1,0 +1,36 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace syncbn {
+
+/// Process exit codes (sysexits.h where one fits; 75 = EX_TEMPFAIL: start again with --resume).
+enum class ExitCode {
+  ok = 0,
+  failure = 1,       ///< failed while running
+  usage = 2,         ///< bad command line or configuration
+  bad_data = 65,     ///< a data set, checkpoint or other input file is malformed
+  unavailable = 69,  ///< MPI, device, network or another service is missing
+  stopped = 75,      ///< stopped by a signal after a checkpoint; resumable
+};
+
+/// The one exception type of the project. The message is a single line that says what was wrong, where
+/// (file, line, key, rank, worker, layer, step - whatever applies) and what to do about it.
+class Error : public std::runtime_error {
+ public:
+  explicit Error(const std::string& what, ExitCode code = ExitCode::failure) : std::runtime_error(what), code_(code) {}
+  ExitCode code() const noexcept { return code_; }
+
+ private:
+  ExitCode code_;
+};
+
+/// Thrown in workers that were interrupted because another worker or rank failed first. Never the cause; the
+/// cause is reported once, by whoever met it.
+class Aborted : public Error {
+ public:
+  Aborted() : Error("stopped because another worker failed") {}
+};
+
+}  // namespace syncbn

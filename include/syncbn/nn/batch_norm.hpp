@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "syncbn/comm/communicator.hpp"
+#include "syncbn/core/tensor.hpp"
+
+namespace syncbn {
+
+struct BatchNormOptions {
+  double eps = 1e-5;        ///< >= 0; 0 is accepted, and a channel of zero variance is then an error
+  double momentum = 0.1;    ///< weight of the NEW value in the running statistics, in [0, 1], as in PyTorch
+  bool cumulative = false;  ///< running statistics are the plain mean over all batches (momentum = 1 / batches tracked)
+  bool affine = true;       ///< learn gamma (weight) and beta (bias)
+  bool track_running_stats = true;  ///< without them, evaluation normalizes with the batch's statistics too
+};
+
+enum class Mode { train, eval };
+
+/// Batch normalization over [N, C, spatial...] whose batch statistics are shared by the members of a Communicator.
+///
+///   y = gamma * (x - mean) / sqrt(var + eps) + beta        (+ add) (then ReLU)
+///
+/// mean and (biased) var are per channel, over all samples and positions of all members (Ioffe & Szegedy 2015,
+/// arXiv 1502.03167, algorithm 1). A communicator of one is local batch norm; all workers: synchronized; groups:
+/// between. Members may hold different numbers of samples, none included, and different spatial sizes. In training,
+/// forward exchanges one message and backward one; evaluation with running statistics exchanges none.
+///
+/// Any of f32, f64, f16, bf16 and any layout; parameters and statistics are f32 (f64 inside). One object per worker;
+/// not thread-safe. Several forward calls may precede their backward calls: what backward needs lives in a Context.
+class BatchNorm {
+ public:
+  /// What forward leaves for backward. Reusable; it keeps its memory.
+  class Context;
+
+  /// `name` appears in every message and error ("layer1.0.bn1"). C >= 1, else Error(usage).
+  BatchNorm(std::string name, std::int64_t channels, const BatchNormOptions& options, Communicator group);
+  ~BatchNorm();
+  BatchNorm(BatchNorm&&) noexcept;
+  BatchNorm& operator=(BatchNorm&&) noexcept;
+
+  static std::shared_ptr<Context> make_context();
+
+  struct Fused {
+    const Tensor* add = nullptr;  ///< residual of x's shape and layout, added before the ReLU
+    bool relu = false;
+  };
+
+  /// y (x's shape, type and layout; not overlapping x) = normalize(x). In training *collective* over the group, and
+  /// updates the running statistics. Throws on all members alike when the group holds just one value per channel (M =
+  /// 1), and when the members disagree on mode. When every member is empty the running statistics stay and nothing is
+  /// written.
+  void forward(Mode mode, const Tensor& x, const Tensor& y, Context& context, Fused fused, std::int64_t step = 0);
+  void forward(Mode mode, const Tensor& x, const Tensor& y, Context& context, std::int64_t step = 0) {
+    forward(mode, x, y, context, Fused{}, step);
+  }
+
+  struct InputGradients {
+    const Tensor* dx =
+        nullptr;  ///< null: the input needs no gradient, no message is sent; must be so on all members alike
+    const Tensor* d_add = nullptr;  ///< gradient of the residual
+    bool accumulate_dx = false;
+    bool accumulate_add = false;
+  };
+
+  /// Gradients of one forward call (its x must be unchanged). *Collective* over the group if dx is wanted and the
+  /// forward was a training one. weight_grad() and bias_grad() accumulate this call's share, see
+  /// gradients_are_reduced(). dy is the gradient of a sum over all members' losses, so nothing is divided here.
+  void backward(const Tensor& x, const Tensor& dy, Context& context, InputGradients want, std::int64_t step = 0);
+
+  /// Whether weight_grad() / bias_grad() hold sums over the whole group (every member has the same), because backward's
+  /// message carried them already, or just this worker's share, to be summed over workers with the other gradients.
+  /// True if and only if the last backward wanted dx.
+  bool gradients_are_reduced() const;
+
+  const std::string& name() const;
+  std::int64_t channels() const;
+  const BatchNormOptions& options() const;
+  const Communicator& group() const;
+
+  // Parameters and state, f32 [C] (empty without affine / running statistics).
+  std::span<float> weight();
+  std::span<float> bias();
+  std::span<float> weight_grad();
+  std::span<float> bias_grad();
+  std::span<float> running_mean();
+  std::span<float> running_var();  ///< unbiased (M - 1), as in PyTorch
+  std::int64_t num_batches_tracked() const;
+  void set_num_batches_tracked(std::int64_t n);
+  void zero_grad();
+
+  /// The same layer (options, parameters, statistics, counters) over another group: local <-> grouped <-> synchronized.
+  BatchNorm convert(Communicator group) const;
+
+  /// For the gradient of the gradient there is no kernel; asking for it is an Error.
+  [[noreturn]] void double_backward() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace syncbn

@@ -1,0 +1,103 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "syncbn/core/tensor.hpp"
+
+namespace syncbn {
+
+/// One entry of `model.layers` in a configuration.
+struct LayerConfig {
+  std::string type;      ///< conv2d, linear, batch_norm, relu, leaky_relu, sigmoid, tanh, max_pool, avg_pool,
+                         ///< global_avg_pool, dropout, flatten, add
+  std::string name;      ///< optional; default <type><index>
+  std::string from;      ///< add: name of the layer whose output is added; others: input layer, default the previous
+  std::int64_t out = 0;  ///< conv2d: channels; linear: features
+  std::int64_t kernel = 0, stride = 1, padding = 0;
+  bool bias = true;
+  double p = 0.5;       ///< dropout
+  double slope = 0.01;  ///< leaky_relu
+  bool operator==(const LayerConfig&) const = default;
+};
+
+enum class LayerType {
+  input,
+  conv2d,
+  linear,
+  batch_norm,
+  relu,
+  leaky_relu,
+  sigmoid,
+  tanh,
+  max_pool,
+  avg_pool,
+  global_avg_pool,
+  dropout,
+  flatten,
+  add
+};
+const char* name_of(LayerType type);
+
+enum class Init { he, glorot, gaussian };
+
+/// One layer of a network: what it computes and from what.
+struct LayerSpec {
+  LayerType type = LayerType::input;
+  std::string name;         ///< torchvision's module path: "layer1.0.bn1"
+  int input = -1;           ///< index of the layer whose output it reads
+  int residual = -1;        ///< add; batch_norm with a fused addition: index of the second input
+  bool fused_relu = false;  ///< batch_norm: ReLU in the same sweep
+  std::int64_t kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
+  bool bias = false;
+  double p = 0, slope = 0;
+  Shape output;  ///< of one sample with N = 1: [1, C, H, W] or [1, F]
+};
+
+enum class ParameterKind { weight, bias, norm_weight, norm_bias };
+
+struct ParameterSpec {
+  std::string name;  ///< "layer1.0.conv1.weight", as torchvision
+  ParameterKind kind = ParameterKind::weight;
+  std::vector<std::int64_t> dims;  ///< canonical: [O, I, kh, kw], [O, I], [C]
+  int layer = 0;
+  Init init = Init::he;
+  double init_std = 0;    ///< gaussian
+  double init_value = 0;  ///< kinds other than weight
+  std::int64_t fan_in = 0, fan_out = 0;
+  std::int64_t count() const;
+};
+
+/// A network as data: layers in topological order (layer 0 is the input), parameters in the same order. What `explain`
+/// prints and Network executes.
+struct Model {
+  std::string name;
+  std::vector<LayerSpec> layers;
+  std::vector<ParameterSpec> parameters;
+  std::int64_t parameter_count() const;
+};
+
+struct ModelOptions {
+  std::string name;  ///< see model_names(), or "layers"
+  std::vector<LayerConfig> layers;
+  Shape input;  ///< [1, C, H, W]
+  std::int64_t classes = 10;
+  std::string norm = "batch";  ///< batch, none (convolutions get biases then)
+  bool norm_affine = true;
+  bool norm_after_activation = false;
+  std::string init = "default";  ///< default, he, glorot, gaussian
+  double init_std = 0.01;
+  std::vector<std::int64_t> hidden = {256, 256};
+  std::string activation = "relu";
+  double dropout = 0;
+  bool zero_init_residual = false;
+};
+
+/// mlp, lenet, vgg11, vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18, resnet34, resnet50.
+const std::vector<std::string>& model_names();
+
+/// Builds and shape-checks a model. Throws Error(usage) naming the layer, the shapes and the remedy.
+Model make_model(const ModelOptions& options);
+
+}  // namespace syncbn

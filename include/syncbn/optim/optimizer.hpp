@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace syncbn {
+
+struct OptimizerOptions {
+  std::string name = "sgd";                       ///< sgd, adagrad, adam, adamw, lars, lamb
+  double momentum = 0.9;                          ///< sgd, lars
+  bool nesterov = false;                          ///< sgd
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;  ///< adam, adamw, lamb; eps of adagrad and lars too
+  double weight_decay = 0;
+  bool decay_norm_and_bias = false;  ///< whether weight decay (and LARS / LAMB scaling) covers gamma, beta and biases
+  double trust_coefficient = 0.001;  ///< lars
+};
+
+/// A parameter's place in the flat buffers.
+struct ParameterSlot {
+  std::string name;
+  std::int64_t offset = 0;  ///< in elements; a multiple of 16
+  std::int64_t count = 0;
+  bool norm_or_bias = false;
+};
+
+/// Updates one flat f32 parameter buffer from one flat gradient. Work is cut by parameter ranges, so that the workers
+/// of a rank share it; results do not depend on the cut. Sources: SGD as PyTorch's; Adagrad - Duchi et al. 2011; Adam -
+/// Kingma & Ba 2015; AdamW - Loshchilov & Hutter 2019; LARS - You et al. 2017; LAMB - You et al. 2020.
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  /// Names of the state buffers ("momentum"; "exp_avg", "exp_avg_sq"; ...), each as long as the flat parameters.
+  virtual std::vector<std::string> state_names() const = 0;
+  virtual std::span<float> state(int i) = 0;
+  /// Number of updates made (bias correction); part of a checkpoint.
+  virtual std::int64_t updates() const = 0;
+  virtual void set_updates(std::int64_t n) = 0;
+  /// Counts one update. Exactly one thread, before the parts of that update.
+  virtual void begin_update() = 0;
+  /// Part `part` of `parts` of the update: a fixed, balanced share of the parameters. Different parts may run at once
+  /// on different threads. gradient is scaled by gradient_scale first (clipping).
+  virtual void update(std::span<float> parameters, std::span<const float> gradient, double lr, double gradient_scale,
+                      int part, int parts) = 0;
+};
+
+/// Throws Error(usage) for unknown names and values out of range, with the nearest valid name.
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                          std::int64_t flat_size);
+
+/// Sum of squares of each parameter's gradient, f64, in one fixed order; part/parts as above writes its own entries of
+/// `squares` (one per slot). Their sum in slot order is the squared global norm.
+void gradient_squares(const std::vector<ParameterSlot>& slots, std::span<const float> gradient,
+                      std::span<double> squares, int part, int parts);
+
+}  // namespace syncbn

@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "syncbn/data/loader.hpp"
+#include "syncbn/nn/model.hpp"
+#include "syncbn/optim/optimizer.hpp"
+#include "syncbn/optim/schedule.hpp"
+
+namespace syncbn {
+
+/// Everything that defines an experiment, plus the few keys that only say how it is run. Defaults here are the
+/// documented defaults. Keys of the YAML file are the member paths (`norm.eps`); see config.cpp for the schema.
+struct Config {
+  // ---- the experiment ----
+  std::uint64_t seed = 1;
+  int workers = 0;  ///< W; 0 = auto: one per core that the launch offers
+  std::int64_t batch_per_worker = 32;
+
+  struct Norm {
+    std::string type = "batch";  ///< batch, none
+    std::string group = "all";   ///< 1, k, all, node
+    double eps = 1e-5;
+    std::string momentum = "0.1";  ///< number in [0, 1], or cumulative
+    bool affine = true;
+    bool track_running_stats = true;
+    std::string position = "before";  ///< before or after the activation
+  } norm;
+
+  struct Data {
+    std::string kind = "builtin";  ///< builtin, mnist, fashion-mnist, cifar10, cifar100
+    std::string path;              ///< folder with the files; empty: see data_root()
+    std::int64_t train_limit = 0;  ///< first n images only; 0 = all
+    std::int64_t test_limit = 0;
+    int crop_padding = 0;
+    bool horizontal_flip = false;
+    bool binarize = false;
+    bool normalize = true;  ///< by the data set's published mean and standard deviation
+    bool shuffle = true;
+    bool drop_last = false;
+    int prefetch = 3;
+  } data;
+
+  struct Model {
+    std::string name = "resnet20";                  ///< see model_names(); or "layers"
+    std::vector<LayerConfig> layers;                ///< for name = layers
+    std::string init = "default";                   ///< default (of the model), he, glorot, gaussian
+    double init_std = 0.01;                         ///< gaussian
+    std::vector<std::int64_t> hidden = {256, 256};  ///< mlp
+    std::string activation = "relu";                ///< mlp, lenet: relu, leaky_relu, sigmoid, tanh
+    double dropout = 0;                             ///< before the classifier (mlp, lenet, vgg)
+    bool zero_init_residual = false;
+  } model;
+
+  double label_smoothing = 0;
+  OptimizerOptions optimizer;             ///< optimizer.*
+  double lr = 0.1;                        ///< optimizer.lr
+  std::string lr_scaling = "none";        ///< optimizer.lr_scaling: none, linear, sqrt
+  std::int64_t lr_reference_batch = 256;  ///< optimizer.lr_reference_batch
+  double clip_norm = 0;                   ///< optimizer.clip_norm; 0 = off
+  ScheduleOptions schedule;               ///< schedule.* (schedule.lr is computed)
+  double warmup_epochs = 0;               ///< schedule.warmup_epochs, besides schedule.warmup_steps
+
+  struct Train {
+    double epochs = 1;
+    std::int64_t steps = 0;            ///< > 0 overrides epochs
+    std::int64_t accumulate = 1;       ///< micro-batches per update
+    std::string eval_every = "epoch";  ///< "epoch", a number of steps, or 0 = only at the end
+    std::string eval_split = "test";   ///< test or train
+    std::int64_t log_every = 10;       ///< steps per line of metrics.jsonl
+  } train;
+
+  // ---- how it is run: none of these changes a result ----
+  struct Checkpoint {
+    std::string every = "epoch";  ///< "epoch", a number of steps, or 0 = only at the end and on signals
+    int keep = 2;                 ///< last k
+    bool keep_best = true;
+  } checkpoint;
+
+  struct Output {
+    std::string dir = "runs/{name}";  ///< {name}: stem of the configuration file
+  } output;
+
+  std::string reduction = "ordered";  ///< ordered or native (the latter gives up the same bits on any number of ranks)
+  int threads = 0;                    ///< workers of a rank that compute at once; 0 = the cores offered to the rank
+  bool overlap = true;                ///< reduce gradients while backward runs
+  std::int64_t bucket_kib = 256;      ///< size of a gradient bucket
+  double timeout_s = 30;              ///< how long a worker waits for another before the job is ended
+  std::string device = "cpu";         ///< cpu
+};
+
+/// Reads a YAML file (or, if no such file exists, one of the configurations shipped in the program, by name) and
+/// applies overrides of the form a.b=v. Strict: unknown keys, duplicate keys, ill-typed or out-of-range values throw
+/// Error(usage) with file, line, key and, where it helps, the nearest valid key or value.
+Config load_config(const std::string& path, const std::vector<std::string>& overrides);
+
+/// The same from text; `origin` stands in messages.
+Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides);
+
+/// Complete YAML of a configuration; parse_config(to_yaml(c)) == c. Stable text: ranks and resumes compare it.
+std::string to_yaml(const Config& config);
+
+/// The part that defines the result (without output, threads, overlap, timeouts, checkpoint frequency): what a resume
+/// must match.
+std::string experiment_yaml(const Config& config);
+
+/// One line per key: name, default, meaning. For --help and the README.
+struct KeyHelp {
+  std::string key, default_value, meaning;
+};
+const std::vector<KeyHelp>& config_keys();
+
+/// The candidate closest to `word` by edit distance, or "" if none is close.
+std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
+
+/// Configurations shipped in the program (configs/*.yaml).
+struct ShippedConfig {
+  std::string name, text;
+};
+const std::vector<ShippedConfig>& shipped_configs();
+
+}  // namespace syncbn

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ops/backend.hpp"
+#include "syncbn/comm/communicator.hpp"
+
+namespace syncbn {
+
+/// The normalization of one batch by one worker, in the phases between which a caller may walk sample by sample or do
+/// other work while a message is under way. BatchNorm runs them in a row; Network spreads them over its sweeps.
+///
+/// Forward, training: begin, accumulate over all samples, start, finish, apply over all samples.
+/// Forward, evaluation: use_statistics, apply.
+/// Backward: begin_backward, accumulate_backward, start_backward, finish_backward, apply_backward.
+class BatchNormPass {
+ public:
+  BatchNormPass(const ops::BatchNormKernels& kernels, std::string name, std::int64_t channels, double eps,
+                Communicator group);
+
+  // ---- forward ----
+  void begin();
+  /// Adds samples of x to this worker's count, sum and squared sum.
+  void accumulate(const Tensor& x, ops::Samples samples);
+  /// Sends this worker's partials: one message of 1 + 2C f64 (count, sums, squared sums). Collective.
+  void start(std::int64_t step);
+  /// Waits for the group's sums and derives mean, var and the map. Empty spans mean gamma = 1, beta = 0. Collective.
+  /// Throws on all members alike when the group's count is 1, or when a variance of 0 meets eps = 0.
+  void finish(std::span<const float> weight, std::span<const float> bias);
+  /// Evaluation: normalize with given statistics. No message.
+  void use_statistics(std::span<const float> mean, std::span<const float> var, std::span<const float> weight,
+                      std::span<const float> bias);
+  void apply(const Tensor& x, const Tensor& add, const Tensor& y, ops::Samples samples, ops::FusedRelu relu,
+             std::uint8_t* mask) const;
+
+  // ---- of the group, after finish() ----
+  std::int64_t count() const;            ///< M: values per channel, over the group
+  std::span<const double> mean() const;  ///< [C]
+  std::span<const double> var() const;   ///< [C], biased (/ M)
+  double unbiased_factor() const;        ///< M / (M - 1)
+
+  // ---- backward ----
+  void begin_backward();
+  void accumulate_backward(const Tensor& x, const Tensor& dy, ops::Samples samples, ops::FusedRelu relu,
+                           const std::uint8_t* mask);
+  /// This worker's share of d(beta) = A and d(gamma) = B * invstd, before any exchange; [C] each.
+  void local_parameter_gradients(std::span<double> d_weight, std::span<double> d_bias) const;
+  /// Sends A and B: one message of 2C f64. Collective. Not needed after use_statistics().
+  void start_backward(std::int64_t step);
+  void finish_backward();
+  /// The group's d(beta), d(gamma) after finish_backward(); [C] each.
+  void group_parameter_gradients(std::span<double> d_weight, std::span<double> d_bias) const;
+  void apply_backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, ops::Samples samples,
+                      ops::FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) const;
+
+ private:
+  const ops::BatchNormKernels* kernels_;
+  std::string name_;
+  std::int64_t channels_;
+  double eps_;
+  Communicator group_;
+  bool from_batch_ = false;  // statistics of this batch (else given ones: dx has no statistics terms)
+  bool has_pivot_ = false;
+  std::int64_t local_count_ = 0;
+  std::int64_t count_ = 0;
+  std::vector<double> pivot_, sum_, sum_sq_, message_, mean_, var_, invstd_, weight_;
+  std::vector<double> sum_dy_, sum_dy_xc_;
+  ops::ChannelMap map_;
+  ops::GradientMap gradient_;
+};
+
+}  // namespace syncbn

@@ -1,0 +1,176 @@
+#pragma once
+
+// What computes. One interface, implemented on the CPU (ops/cpu) and meant to be implemented on GPUs side by side.
+// Kernels never communicate. Samples are processed in ranges, so that on the CPU a caller can walk sample by sample
+// while data is in cache; results never depend on how a batch is cut into ranges unless a call says so. Tensors are f32
+// unless a call says otherwise. One object is used by one worker's thread at a time.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "syncbn/core/tensor.hpp"
+
+namespace syncbn::ops {
+
+/// Samples [begin, end) of a batch.
+struct Samples {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t count() const { return end - begin; }
+};
+
+/// Per-channel map y = (x - center) * scale + shift, kept in this form so that large offsets do not cancel. Exact in
+/// f64; round() derives the f32 form that f32 and narrower tensors use, with the rounding of center made good in shift.
+/// Arrays are as long as the padded channels; padding holds zeros.
+struct ChannelMap {
+  std::vector<double> center, scale, shift;
+  std::vector<float> center_f, scale_f, shift_f;
+  explicit ChannelMap(std::int64_t padded_channels = 0);
+  void round();
+};
+
+/// Per-channel coefficients of dx = p*g + q*(x - center) + r; round() as above, for the same center.
+struct GradientMap {
+  std::vector<double> p, q, r;
+  std::vector<float> p_f, q_f, r_f;
+  explicit GradientMap(std::int64_t padded_channels = 0);
+  void round(const ChannelMap& map);
+};
+
+/// How a ReLU that is fused behind a normalization finds its mask again in backward.
+enum class FusedRelu {
+  none,       ///< no ReLU
+  recompute,  ///< from x and the channel map, with the very arithmetic of the forward pass
+  bits,       ///< from one bit per value, written by the forward pass (needed when a residual was added)
+};
+
+/// Sweeps of batch normalization. x, y, dx, dy: [N, C, spatial...] of type f32, f64, f16 or bf16 (all alike in one
+/// call), any layout; x and dy may differ in layout (slow path). Sums are per channel of the unpadded C.
+class BatchNormKernels {
+ public:
+  virtual ~BatchNormKernels() = default;
+
+  /// pivot[c] = mean over the positions of one sample (a value inside the data's range, which keeps the sums small),
+  /// rounded to the precision of the sums.
+  virtual void pivot(const Tensor& x, std::int64_t sample, double* pivot) const = 0;
+  /// sum[c] += sum(x - pivot), sum_sq[c] += sum((x - pivot)^2): short blocks in the data's precision (f32 at least),
+  /// promoted to f64.
+  virtual void sums(const Tensor& x, Samples samples, const double* pivot, double* sum, double* sum_sq) const = 0;
+  /// y = map(x) (+ add) (then ReLU). `mask` (FusedRelu::bits) gets one bit per value, bytes as mask_bytes_per_sample
+  /// says.
+  virtual void apply(const Tensor& x, const Tensor& add, const Tensor& y, Samples samples, const ChannelMap& map,
+                     FusedRelu relu, std::uint8_t* mask) const = 0;
+  /// With g = dy where the ReLU passed, else 0: sum_dy[c] += sum(g), sum_dy_xc[c] += sum(g * (x - map.center)).
+  virtual void backward_sums(const Tensor& x, const Tensor& dy, Samples samples, const ChannelMap& map, FusedRelu relu,
+                             const std::uint8_t* mask, double* sum_dy, double* sum_dy_xc) const = 0;
+  /// dx = p*g + q*(x - map.center) + r per channel; d_add = g if wanted. Either output may be absent; `accumulate_*`
+  /// adds to what is there.
+  virtual void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, Samples samples,
+                        const ChannelMap& map, FusedRelu relu, const std::uint8_t* mask, const GradientMap& gradient,
+                        bool accumulate_dx, bool accumulate_add) const = 0;
+  virtual std::int64_t mask_bytes_per_sample(const Tensor& x) const = 0;
+};
+
+struct Conv2dGeometry {
+  std::int64_t c_in, h_in, w_in, c_out, h_out, w_out;
+  std::int64_t kernel_h, kernel_w, stride, padding;
+  bool bias;
+};
+
+/// Weights of one convolution in the forms its kernels want. One per rank, shared by its workers.
+class Conv2dWeights {
+ public:
+  virtual ~Conv2dWeights() = default;
+  /// From the canonical [c_out, c_in, kh, kw]; to be called after each change of the weights.
+  virtual void pack(const float* weight) = 0;
+};
+
+/// 2-d convolution. x: [N, c_in, h, w] in layout input_layout(), y in output_layout().
+class Conv2d {
+ public:
+  virtual ~Conv2d() = default;
+  virtual void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) = 0;
+  /// dx = (or +=, if accumulate) the gradient of the input.
+  virtual void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
+                             bool accumulate) = 0;
+  /// d_weight (canonical) and d_bias += sums over all samples of the batch; n = 0 adds nothing.
+  virtual void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) = 0;
+};
+
+/// y[N, out] = x[N, in] weight[out, in]^T + bias. The whole batch at once.
+class Linear {
+ public:
+  virtual ~Linear() = default;
+  virtual void forward(const Tensor& x, const float* weight, const float* bias, const Tensor& y, std::int64_t n) = 0;
+  virtual void backward_data(const Tensor& dy, const float* weight, const Tensor& dx, std::int64_t n,
+                             bool accumulate) = 0;
+  virtual void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) = 0;
+};
+
+enum class PoolKind { max, average };  ///< average counts padding as PyTorch does (count_include_pad = true)
+
+struct PoolGeometry {
+  PoolKind kind;
+  std::int64_t c, h_in, w_in, h_out, w_out;
+  std::int64_t kernel, stride, padding;
+};
+
+class Pool {
+ public:
+  virtual ~Pool() = default;
+  /// Bytes of workspace per sample that forward writes and backward reads (0 for average).
+  virtual std::int64_t workspace_bytes_per_sample() const = 0;
+  virtual void forward(const Tensor& x, const Tensor& y, std::uint8_t* workspace, Samples s) = 0;
+  virtual void backward(const Tensor& dy, const Tensor& dx, const std::uint8_t* workspace, Samples s,
+                        bool accumulate) = 0;
+};
+
+enum class Activation { relu, leaky_relu, sigmoid, tanh };
+
+/// Simple sweeps, elementwise over whole samples (padding included) unless said otherwise.
+class Elementwise {
+ public:
+  virtual ~Elementwise() = default;
+  virtual void activate(Activation kind, float slope, const Tensor& x, const Tensor& y, Samples s) const = 0;
+  /// dx (+)= dy * f'(x), expressed through the output y.
+  virtual void activate_backward(Activation kind, float slope, const Tensor& y, const Tensor& dy, const Tensor& dx,
+                                 Samples s, bool accumulate) const = 0;
+  virtual void add(const Tensor& a, const Tensor& b, const Tensor& y, Samples s) const = 0;
+  /// y (+)= x
+  virtual void copy(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const = 0;
+  /// Dropout: y = x * keep / (1 - p); keep of value i (index in channels_first order of sample) is a pure function of
+  /// (seed, step, layer_key, sample_ids[sample], i). The backward pass calls it with dy and dx.
+  virtual void dropout(const Tensor& x, const Tensor& y, Samples s, float p, std::uint64_t seed, std::uint64_t step,
+                       std::uint64_t layer_key, const std::int64_t* sample_ids, bool accumulate) const = 0;
+  /// y[N, C] = mean of x over the positions (any layout); and its gradient.
+  virtual void global_average(const Tensor& x, const Tensor& y, Samples s) const = 0;
+  virtual void global_average_backward(const Tensor& dy, const Tensor& dx, Samples s, bool accumulate) const = 0;
+  /// Any layout to any layout, same shape or [N, C*H*W] <-> [N, C, H, W] (flatten in channels_first order); y (+)= x.
+  virtual void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const = 0;
+};
+
+/// Makes kernels for one device.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  /// "cpu: AVX-512, oneDNN 2.6.3"
+  virtual std::string description() const = 0;
+  /// The layout that convolutions here want between layers for this many channels (channels_first for c <= 4, i.e.
+  /// images).
+  virtual Layout preferred_layout(std::int64_t channels) const = 0;
+  /// Called once on every worker's thread before any other call from it.
+  virtual void prepare_thread() const = 0;
+  virtual const BatchNormKernels& batch_norm() const = 0;
+  virtual const Elementwise& elementwise() const = 0;
+  virtual std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const = 0;
+  virtual std::unique_ptr<Conv2d> conv2d(const Conv2dGeometry& g) const = 0;
+  virtual std::unique_ptr<Linear> linear(std::int64_t in, std::int64_t out, bool bias) const = 0;
+  virtual std::unique_ptr<Pool> pool(const PoolGeometry& g) const = 0;
+};
+
+/// The CPU of this process: oneDNN for convolutions, pooling and matrix products, own vector kernels for the rest.
+std::unique_ptr<Backend> make_cpu_backend();
+
+}  // namespace syncbn::ops
