@@ -1,0 +1,48 @@
+#include "syncbn/core/text.hpp"
+
+#include <algorithm>
+#include <cctype>
+
+namespace syncbn {
+namespace {
+
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+// Optimal string alignment distance; three rows of the usual table suffice.
+std::size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<std::size_t> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    before.swap(last);
+    last.swap(row);
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] != b[j - 1] ? 1 : 0)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = std::min(row[j], before[j - 2] + 1);
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+std::string nearest(const std::string& word, const std::vector<std::string>& candidates) {
+  const std::string wanted = lower(word);
+  std::string best;
+  std::size_t best_distance = ~std::size_t{0};
+  for (const std::string& candidate : candidates) {
+    const std::size_t longest = std::max(word.size(), candidate.size());
+    const std::size_t close = std::max<std::size_t>(longest > 3 ? 2 : 1, longest / 3);
+    const std::size_t distance = edit_distance(wanted, lower(candidate));
+    if (distance <= close && distance < best_distance) {
+      best = candidate;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+}  // namespace syncbn
