@@ -47,6 +47,9 @@ class Optimizer {
 };
 
 /// Throws Error(usage) for unknown names and values out of range, with the nearest valid name.
+void validate(const OptimizerOptions& options);
+
+/// Validates the options. Slots ascend and do not overlap; padding between them is never touched. Throws Error.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
                                           std::int64_t flat_size);
 

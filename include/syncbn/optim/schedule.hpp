@@ -20,7 +20,12 @@ struct ScheduleOptions {
   double warmup_start = 0;
 };
 
-/// Learning rate of a step (0-based) in a run of total_steps. A pure function. Sources: cosine - Loshchilov & Hutter
+/// Throws Error(usage) for an unknown name (with the nearest valid one) and for values out of range.
+void validate(const ScheduleOptions& options);
+
+/// Learning rate of a step (0-based) in a run of total_steps. A pure function. Warm-up starts at warmup_start * lr in
+/// step 0 and reaches lr in step warmup_steps. Milestones count from the start of the run; the other schedules span
+/// what the warm-up leaves of it. Sources: cosine - Loshchilov & Hutter
 /// 2017; one cycle - Smith & Topin 2018 (cosine form, as PyTorch's OneCycleLR); warm-up - Goyal et al. 2017.
 double learning_rate(const ScheduleOptions& options, std::int64_t step, std::int64_t total_steps);
 

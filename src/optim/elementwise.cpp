@@ -1,0 +1,142 @@
+// Update rules that treat every element alone: SGD, Adagrad, Adam, AdamW.
+
+#include <algorithm>
+#include <cmath>
+
+#include "optim/flat_optimizer.hpp"
+
+namespace syncbn {
+namespace {
+
+// A rule sweeps over its operands several times; blocks of this many elements stay in the first-level cache.
+constexpr std::int64_t kBlock = 2048;
+using Block = Eigen::Array<float, Eigen::Dynamic, 1, Eigen::ColMajor, kBlock, 1>;
+
+class Elementwise : public FlatOptimizer {
+ public:
+  using FlatOptimizer::FlatOptimizer;
+
+ protected:
+  /// Updates p in place; g is the scaled gradient, without weight decay, and may be overwritten.
+  virtual void update_block(const Segment& block, FloatMap p, Block& g, double lr) = 0;
+
+  FloatMap state_of(std::size_t i, const Segment& block) const {
+    return {state_at(i, block.offset), static_cast<Eigen::Index>(block.count)};
+  }
+
+ private:
+  // Cut anywhere at multiples of 16 elements; what no slot covers (padding) stays untouched.
+  std::vector<Segment> segments(int part, int parts) const final {
+    const std::int64_t units = slots().empty() ? 0 : (slots().back().offset + slots().back().count + 15) / 16;
+    const std::int64_t begin = units * part / parts * 16;
+    const std::int64_t end = units * (part + 1) / parts * 16;
+    std::vector<Segment> result;
+    for (const auto& slot : slots()) {
+      Segment segment = segment_of(slot);
+      segment.offset = std::max(begin, slot.offset);
+      segment.count = std::min(end, slot.offset + slot.count) - segment.offset;
+      if (segment.count > 0) result.push_back(segment);
+    }
+    return result;
+  }
+
+  void update_segment(const Segment& segment, float* parameters, const float* gradient, const Step& step) final {
+    Block g;
+    for (std::int64_t done = 0; done < segment.count; done += kBlock) {
+      Segment block = segment;
+      block.offset += done;
+      block.count = std::min(kBlock, segment.count - done);
+      const auto n = static_cast<Eigen::Index>(block.count);
+      g = step.gradient_scale * ConstFloatMap(gradient + done, n);
+      update_block(block, FloatMap(parameters + done, n), g, step.lr);
+    }
+  }
+};
+
+class Sgd final : public Elementwise {
+ public:
+  Sgd(const OptimizerOptions& options, std::vector<ParameterSlot> slots, std::int64_t flat_size)
+      : Elementwise(options, std::move(slots), flat_size,
+                    options.momentum != 0 ? std::vector<std::string>{"momentum"} : std::vector<std::string>{}) {}
+
+ private:
+  // The buffer starts at zero, so the first step leaves it at g, as PyTorch's does (dampening 0).
+  void update_block(const Segment& block, FloatMap p, Block& g, double lr) override {
+    g += static_cast<float>(block.weight_decay) * p;
+    if (options().momentum != 0) {
+      const auto m = static_cast<float>(options().momentum);
+      FloatMap buffer = state_of(0, block);
+      buffer = m * buffer + g;
+      if (options().nesterov) {
+        g += m * buffer;
+      } else {
+        g = buffer;
+      }
+    }
+    p -= static_cast<float>(lr) * g;
+  }
+};
+
+class Adagrad final : public Elementwise {
+ public:
+  Adagrad(const OptimizerOptions& options, std::vector<ParameterSlot> slots, std::int64_t flat_size)
+      : Elementwise(options, std::move(slots), flat_size, {"sum"}) {}
+
+ private:
+  void update_block(const Segment& block, FloatMap p, Block& g, double lr) override {
+    g += static_cast<float>(block.weight_decay) * p;
+    FloatMap sum = state_of(0, block);
+    sum += g.square();
+    p -= static_cast<float>(lr) * (g / (sum.sqrt() + static_cast<float>(options().eps)));
+  }
+};
+
+/// Adam (weight decay is part of the gradient) and AdamW (it shrinks the parameters directly).
+class Adam final : public Elementwise {
+ public:
+  Adam(const OptimizerOptions& options, std::vector<ParameterSlot> slots, std::int64_t flat_size, bool decoupled)
+      : Elementwise(options, std::move(slots), flat_size, {"exp_avg", "exp_avg_sq"}), decoupled_(decoupled) {}
+
+ private:
+  void update_block(const Segment& block, FloatMap p, Block& g, double lr) override {
+    if (decoupled_) {
+      p *= static_cast<float>(1 - lr * block.weight_decay);
+    } else {
+      g += static_cast<float>(block.weight_decay) * p;
+    }
+    const double beta1 = options().beta1, beta2 = options().beta2;
+    const auto t = static_cast<double>(updates());
+    FloatMap mean = state_of(0, block), square = state_of(1, block);
+    mean = static_cast<float>(beta1) * mean + static_cast<float>(1 - beta1) * g;
+    square = static_cast<float>(beta2) * square + static_cast<float>(1 - beta2) * g.square();
+    const auto rate = static_cast<float>(lr / (1 - std::pow(beta1, t)));
+    const auto correction = static_cast<float>(std::sqrt(1 - std::pow(beta2, t)));
+    p -= rate * (mean / (square.sqrt() / correction + static_cast<float>(options().eps)));
+  }
+
+  bool decoupled_;
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> make_sgd(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                    std::int64_t flat_size) {
+  return std::make_unique<Sgd>(options, std::move(slots), flat_size);
+}
+
+std::unique_ptr<Optimizer> make_adagrad(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                        std::int64_t flat_size) {
+  return std::make_unique<Adagrad>(options, std::move(slots), flat_size);
+}
+
+std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                     std::int64_t flat_size) {
+  return std::make_unique<Adam>(options, std::move(slots), flat_size, false);
+}
+
+std::unique_ptr<Optimizer> make_adamw(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                      std::int64_t flat_size) {
+  return std::make_unique<Adam>(options, std::move(slots), flat_size, true);
+}
+
+}  // namespace syncbn

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <Eigen/Core>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "syncbn/core/tensor.hpp"
+#include "syncbn/optim/optimizer.hpp"
+
+namespace syncbn {
+
+using FloatMap = Eigen::Map<Eigen::ArrayXf>;
+using ConstFloatMap = Eigen::Map<const Eigen::ArrayXf>;
+
+/// A stretch of one parameter in the flat buffers.
+struct Segment {
+  std::int64_t offset = 0;
+  std::int64_t count = 0;
+  double weight_decay = 0;
+  bool adapt = false;  ///< whether LARS and LAMB scale its update
+};
+
+/// What one update passes to every segment.
+struct Step {
+  double lr = 0;
+  float gradient_scale = 1;
+};
+
+/// Slots whose middle lies in the part's share of all elements: whole slots, each in exactly one part.
+std::vector<int> slots_of_part(const std::vector<ParameterSlot>& slots, int part, int parts);
+
+/// Sum of squares in f64 in one fixed order.
+double sum_of_squares(std::span<const float> values);
+
+/// Flat state buffers, the count of updates and the cut in parts; derived classes hold the formulas.
+class FlatOptimizer : public Optimizer {
+ public:
+  FlatOptimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots, std::int64_t flat_size,
+                std::vector<std::string> state_names);
+
+  std::vector<std::string> state_names() const override { return state_names_; }
+  std::span<float> state(int i) override;
+  std::int64_t updates() const override { return updates_; }
+  void set_updates(std::int64_t n) override { updates_ = n; }
+  void begin_update() override { ++updates_; }
+  void update(std::span<float> parameters, std::span<const float> gradient, double lr, double gradient_scale, int part,
+              int parts) override;
+
+ protected:
+  /// The parameters of a part, in order.
+  virtual std::vector<Segment> segments(int part, int parts) const = 0;
+  virtual void update_segment(const Segment& segment, float* parameters, const float* gradient, const Step& step) = 0;
+
+  Segment segment_of(const ParameterSlot& slot) const;
+  float* state_at(std::size_t i, std::int64_t offset) const { return states_[i].as<float>() + offset; }
+  const OptimizerOptions& options() const { return options_; }
+  const std::vector<ParameterSlot>& slots() const { return slots_; }
+
+ private:
+  OptimizerOptions options_;
+  std::vector<ParameterSlot> slots_;
+  std::int64_t flat_size_;
+  std::vector<std::string> state_names_;
+  std::vector<Buffer> states_;
+  std::int64_t updates_ = 0;
+};
+
+// The update rules, one per `optimizer.name`.
+std::unique_ptr<Optimizer> make_sgd(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                    std::int64_t flat_size);
+std::unique_ptr<Optimizer> make_adagrad(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                        std::int64_t flat_size);
+std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                     std::int64_t flat_size);
+std::unique_ptr<Optimizer> make_adamw(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                      std::int64_t flat_size);
+std::unique_ptr<Optimizer> make_lars(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                     std::int64_t flat_size);
+std::unique_ptr<Optimizer> make_lamb(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                     std::int64_t flat_size);
+
+}  // namespace syncbn

@@ -1,0 +1,67 @@
+#include "syncbn/optim/optimizer.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <map>
+
+#include "optim/flat_optimizer.hpp"
+#include "syncbn/core/error.hpp"
+#include "syncbn/core/text.hpp"
+
+namespace syncbn {
+namespace {
+
+using Factory = std::unique_ptr<Optimizer> (*)(const OptimizerOptions&, std::vector<ParameterSlot>, std::int64_t);
+
+const std::map<std::string, Factory>& factories() {
+  static const std::map<std::string, Factory> all = {{"sgd", make_sgd},   {"adagrad", make_adagrad},
+                                                     {"adam", make_adam}, {"adamw", make_adamw},
+                                                     {"lars", make_lars}, {"lamb", make_lamb}};
+  return all;
+}
+
+void require(bool ok, const char* key, double value, const char* range) {
+  if (!ok) throw Error(fmt::format("optimizer.{} = {} must be {}", key, value, range), ExitCode::usage);
+}
+
+}  // namespace
+
+void validate(const OptimizerOptions& options) {
+  if (!factories().contains(options.name)) {
+    std::vector<std::string> names;
+    for (const auto& [name, factory] : factories()) names.push_back(name);
+    const std::string near = nearest(options.name, names);
+    throw Error(fmt::format("optimizer.name = {} is unknown; {}one of: {}", options.name,
+                            near.empty() ? "" : fmt::format("did you mean {}? ", near), fmt::join(names, ", ")),
+                ExitCode::usage);
+  }
+  require(options.momentum >= 0 && options.momentum < 1, "momentum", options.momentum, "in [0, 1)");
+  require(options.beta1 >= 0 && options.beta1 < 1, "beta1", options.beta1, "in [0, 1)");
+  require(options.beta2 >= 0 && options.beta2 < 1, "beta2", options.beta2, "in [0, 1)");
+  require(options.eps >= 0 && options.eps < 1, "eps", options.eps, "in [0, 1)");
+  require(options.weight_decay >= 0 && options.weight_decay <= 1e6, "weight_decay", options.weight_decay,
+          "at least 0 and finite");
+  require(options.trust_coefficient > 0 && options.trust_coefficient <= 1e6, "trust_coefficient",
+          options.trust_coefficient, "above 0 and finite");
+  if (options.nesterov && (options.name != "sgd" || options.momentum == 0)) {
+    throw Error("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum > 0", ExitCode::usage);
+  }
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                          std::int64_t flat_size) {
+  validate(options);
+  return factories().at(options.name)(options, std::move(slots), flat_size);
+}
+
+void gradient_squares(const std::vector<ParameterSlot>& slots, std::span<const float> gradient,
+                      std::span<double> squares, int part, int parts) {
+  for (const int i : slots_of_part(slots, part, parts)) {
+    const auto& slot = slots[static_cast<std::size_t>(i)];
+    squares[static_cast<std::size_t>(i)] =
+        sum_of_squares(gradient.subspan(static_cast<std::size_t>(slot.offset), static_cast<std::size_t>(slot.count)));
+  }
+}
+
+}  // namespace syncbn

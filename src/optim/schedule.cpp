@@ -1,0 +1,115 @@
+#include "syncbn/optim/schedule.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "syncbn/core/error.hpp"
+#include "syncbn/core/text.hpp"
+
+namespace syncbn {
+namespace {
+
+[[noreturn]] void unknown(const char* key, const std::string& value, const std::vector<std::string>& names) {
+  const std::string near = nearest(value, names);
+  throw Error(fmt::format("{} = {} is unknown; {}one of: {}", key, value,
+                          near.empty() ? "" : fmt::format("did you mean {}? ", near), fmt::join(names, ", ")),
+              ExitCode::usage);
+}
+
+const std::vector<std::string> kSchedules = {"constant", "step", "cosine", "one_cycle", "polynomial"};
+
+double cosine_between(double from, double to, double t) {
+  return to + (from - to) / 2 * (1 + std::cos(std::numbers::pi * t));
+}
+
+// Milestones count from the start of the run, warm-up included, as in He et al. 2016 and Goyal et al. 2017.
+double step_factor(const ScheduleOptions& options, double step, double total) {
+  double factor = 1;
+  for (const double milestone : options.milestones) {
+    if (step >= (milestone < 1 ? milestone * total : milestone)) factor *= options.gamma;
+  }
+  return factor;
+}
+
+// `step` and `total` of the part after the warm-up. The last step of all is total - 1, and the phases end on steps.
+double one_cycle_factor(const ScheduleOptions& options, double step, double total) {
+  const double low = 1 / options.one_cycle_div, end = low / options.one_cycle_final_div;
+  const double peak = options.one_cycle_start * total - 1, last = total - 1;
+  if (step <= peak) return cosine_between(low, 1, peak > 0 ? step / peak : 1);
+  return cosine_between(1, end, last > peak ? std::min((step - peak) / (last - peak), 1.0) : 1);
+}
+
+double schedule_factor(const ScheduleOptions& options, double step, double total) {
+  if (options.name == "constant") return 1;
+  if (options.name == "step") return step_factor(options, step, total);
+  const double after = step - options.warmup_steps, span = std::max(total - options.warmup_steps, 1.0);
+  const double t = std::min(after / span, 1.0);
+  if (options.name == "cosine") return cosine_between(1, options.final_fraction, t);
+  if (options.name == "polynomial") {
+    return options.final_fraction + (1 - options.final_fraction) * std::pow(1 - t, options.power);
+  }
+  if (options.name == "one_cycle") return one_cycle_factor(options, after, span);
+  unknown("schedule.name", options.name, kSchedules);
+}
+
+void require(bool ok, const char* key, double value, const char* range) {
+  if (!ok) throw Error(fmt::format("{} = {} must be {}", key, value, range), ExitCode::usage);
+}
+
+}  // namespace
+
+void validate(const ScheduleOptions& options) {
+  if (std::find(kSchedules.begin(), kSchedules.end(), options.name) == kSchedules.end()) {
+    unknown("schedule.name", options.name, kSchedules);
+  }
+  const auto finite = [](double x) { return std::isfinite(x); };
+  const auto fraction = [](double x) { return x >= 0 && x <= 1; };
+  require(finite(options.lr) && options.lr >= 0, "optimizer.lr", options.lr, "at least 0 and finite");
+  if (options.name == "step" && options.milestones.empty()) {
+    throw Error("schedule.name = step needs schedule.milestones, for example [0.5, 0.75]", ExitCode::usage);
+  }
+  for (const double m : options.milestones) {
+    require(finite(m) && m > 0 && m != 1, "schedule.milestones", m,
+            "a fraction of the run in (0, 1) or a step number above 1");
+  }
+  require(finite(options.gamma) && options.gamma > 0, "schedule.gamma", options.gamma, "above 0 and finite");
+  require(finite(options.power) && options.power > 0, "schedule.power", options.power, "above 0 and finite");
+  require(fraction(options.final_fraction), "schedule.final_fraction", options.final_fraction, "in [0, 1]");
+  require(fraction(options.one_cycle_start), "schedule.one_cycle_start", options.one_cycle_start, "in [0, 1]");
+  require(finite(options.one_cycle_div) && options.one_cycle_div >= 1, "schedule.one_cycle_div", options.one_cycle_div,
+          "at least 1 and finite");
+  require(finite(options.one_cycle_final_div) && options.one_cycle_final_div >= 1, "schedule.one_cycle_final_div",
+          options.one_cycle_final_div, "at least 1 and finite");
+  require(finite(options.warmup_steps) && options.warmup_steps >= 0, "schedule.warmup_steps", options.warmup_steps,
+          "at least 0 and finite");
+  require(fraction(options.warmup_start), "schedule.warmup_start", options.warmup_start, "in [0, 1]");
+}
+
+double learning_rate(const ScheduleOptions& options, std::int64_t step, std::int64_t total_steps) {
+  const auto at = static_cast<double>(step), total = static_cast<double>(std::max<std::int64_t>(total_steps, 1));
+  if (at < options.warmup_steps) {
+    return options.lr * (options.warmup_start + (1 - options.warmup_start) * at / options.warmup_steps);
+  }
+  return options.lr * schedule_factor(options, at, total);
+}
+
+double scaled_learning_rate(double lr, const std::string& rule, std::int64_t global_batch,
+                            std::int64_t reference_batch) {
+  if (rule == "none") return lr;
+  if (global_batch < 1 || reference_batch < 1) {
+    throw Error(fmt::format("learning rate scaling needs batches of at least 1, not {} (global) and {} "
+                            "(optimizer.lr_reference_batch)",
+                            global_batch, reference_batch),
+                ExitCode::usage);
+  }
+  const double ratio = static_cast<double>(global_batch) / static_cast<double>(reference_batch);
+  if (rule == "linear") return lr * ratio;
+  if (rule == "sqrt") return lr * std::sqrt(ratio);
+  unknown("optimizer.lr_scaling", rule, {"none", "linear", "sqrt"});
+}
+
+}  // namespace syncbn
