@@ -1,0 +1,106 @@
+#include "data/folders.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <cstdlib>
+#include <optional>
+
+#include "data/byte_source.hpp"
+#include "syncbn/core/error.hpp"
+#include "syncbn/data/download.hpp"
+
+namespace syncbn {
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+/// All files of the set in `folder`, or the name of the first that is not there.
+struct Found {
+  std::vector<fs::path> files;
+  std::string missing;
+};
+Found find_all(const fs::path& folder, std::span<const std::string> names) {
+  Found found;
+  for (const auto& name : names) {
+    const auto file = find_file(folder, name);
+    if (!file) return {{}, name};
+    found.files.push_back(*file);
+  }
+  return found;
+}
+
+std::vector<fs::path> candidates(const SetLayout& layout, const std::string& path) {
+  std::vector<fs::path> roots;
+  std::vector<fs::path> folders;
+  if (!path.empty()) {
+    folders.emplace_back(path);
+    roots.emplace_back(path);
+  } else {
+    if (const auto root = environment("SYNCBN_DATA"); !root.empty()) roots.emplace_back(root);
+    roots.push_back(cache_root());
+  }
+  for (const auto& root : roots)
+    for (const auto& name : layout.folders) folders.push_back(root / name);
+  return folders;
+}
+
+}  // namespace
+
+const SetLayout& layout_of(const std::string& kind) {
+  static const std::vector<std::string> idx_train = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"};
+  static const std::vector<std::string> idx_test = {"t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"};
+  static const std::array<SetLayout, 4> layouts = {{
+      {"mnist", {"mnist"}, idx_train, idx_test},
+      {"fashion-mnist", {"fashion-mnist"}, idx_train, idx_test},
+      {"cifar10",
+       {"cifar-10", "cifar10", "cifar-10-batches-bin"},
+       {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"},
+       {"test_batch.bin"}},
+      {"cifar100", {"cifar-100", "cifar100", "cifar-100-binary"}, {"train.bin"}, {"test.bin"}},
+  }};
+  for (const auto& layout : layouts)
+    if (layout.kind == kind) return layout;
+  throw Error(fmt::format("unknown data set '{}'; use builtin, mnist, fashion-mnist, cifar10 or cifar100", kind),
+              ExitCode::usage);
+}
+
+std::string remedy_for(const SetLayout& layout) {
+  return fmt::format("fetch it again: syncbn data get {}", layout.kind);
+}
+
+std::vector<fs::path> locate_files(const SetLayout& layout, const std::string& path,
+                                   std::span<const std::string> files) {
+  std::vector<std::string> looked;
+  for (const auto& folder : candidates(layout, path)) {
+    auto found = find_all(folder, files);
+    if (!found.files.empty()) return found.files;
+    std::error_code ignored;
+    looked.push_back(fs::is_directory(folder, ignored)
+                         ? fmt::format("{} (has no {}[.gz|.xz])", folder.string(), found.missing)
+                         : fmt::format("{} (no such folder)", folder.string()));
+  }
+  throw Error(
+      fmt::format("no {} found; looked in {}; fetch it: syncbn data get {}, or name its folder: data.path=FOLDER",
+                  layout.kind, fmt::join(looked, ", "), layout.kind),
+      ExitCode::bad_data);
+}
+
+fs::path cache_root() {
+  if (const auto cache = environment("XDG_CACHE_HOME"); !cache.empty()) return fs::path(cache) / "syncbn";
+  if (const auto home = environment("HOME"); !home.empty()) return fs::path(home) / ".cache" / "syncbn";
+  return fs::temp_directory_path() / "syncbn";
+}
+
+std::string data_root() {
+  if (const auto root = environment("SYNCBN_DATA"); !root.empty()) return root;
+  return cache_root().string();
+}
+
+}  // namespace syncbn

@@ -1,0 +1,67 @@
+#include <fmt/format.h>
+
+#include <exception>
+#include <filesystem>
+#include <thread>
+
+#include "data/folders.hpp"
+#include "data/image_files.hpp"
+#include "syncbn/core/error.hpp"
+#include "syncbn/data/dataset.hpp"
+
+namespace syncbn {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::int64_t kBuiltinTrain = 10'000;
+constexpr std::int64_t kBuiltinTest = 2'000;
+
+Dataset open_idx(const SetLayout& layout, const std::vector<fs::path>& files) {
+  constexpr int kClasses = 10;
+  const std::string remedy = remedy_for(layout);
+  auto images = read_idx_images(files[0], remedy);
+  auto labels = read_idx_labels(files[1], kClasses, remedy);
+  if (images.count != static_cast<std::int64_t>(labels.size()))
+    throw Error(fmt::format("{} holds {} images but {} holds {} labels; {}", files[0].string(), images.count,
+                            files[1].string(), labels.size(), remedy),
+                ExitCode::bad_data);
+  return Dataset(layout.kind, 1, images.height, images.width, kClasses, std::move(images.pixels), std::move(labels));
+}
+
+Dataset open_cifar(const SetLayout& layout, const std::vector<fs::path>& files, const CifarFormat& format) {
+  const auto per_file = static_cast<std::size_t>(format.records);
+  std::vector<std::uint8_t> pixels(files.size() * per_file * kCifarPixels);
+  std::vector<std::uint8_t> labels(files.size() * per_file);
+  std::vector<std::exception_ptr> errors(files.size());
+  {
+    std::vector<std::jthread> readers;  // unpacking is what takes the time
+    for (std::size_t f = 0; f < files.size(); ++f)
+      readers.emplace_back([&, f] {
+        try {
+          read_cifar(files[f], format, remedy_for(layout),
+                     std::span(pixels).subspan(f * per_file * kCifarPixels, per_file * kCifarPixels),
+                     std::span(labels).subspan(f * per_file, per_file));
+        } catch (...) {
+          errors[f] = std::current_exception();
+        }
+      });
+  }
+  for (const auto& error : errors)
+    if (error) std::rethrow_exception(error);
+  return Dataset(layout.kind, 3, 32, 32, format.label_classes.back(), std::move(pixels), std::move(labels));
+}
+
+}  // namespace
+
+Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed) {
+  const bool train = split == Split::train;
+  if (kind == "builtin") return make_builtin_dataset(split, seed, train ? kBuiltinTrain : kBuiltinTest);
+  const SetLayout& layout = layout_of(kind);
+  const auto files = locate_files(layout, path, train ? layout.train_files : layout.test_files);
+  if (kind == "cifar10") return open_cifar(layout, files, {10'000, {10}});
+  if (kind == "cifar100") return open_cifar(layout, files, {train ? 50'000 : 10'000, {20, 100}});
+  return open_idx(layout, files);
+}
+
+}  // namespace syncbn
