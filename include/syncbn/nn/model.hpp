@@ -15,7 +15,8 @@ struct LayerConfig {
   std::string name;      ///< optional; default <type><index>
   std::string from;      ///< add: name of the layer whose output is added; others: input layer, default the previous
   std::int64_t out = 0;  ///< conv2d: channels; linear: features
-  std::int64_t kernel = 0, stride = 1, padding = 0;
+  std::int64_t kernel = 0, padding = 0;
+  std::int64_t stride = 0;  ///< 0: 1 for conv2d, the kernel for pools
   bool bias = true;
   double p = 0.5;       ///< dropout
   double slope = 0.01;  ///< leaky_relu
@@ -40,6 +41,8 @@ enum class LayerType {
 };
 const char* name_of(LayerType type);
 
+/// Weights are normal with mean 0 and variance: he 2 / fan_out for convolutions (as torchvision) and 2 / fan_in for
+/// linear layers; glorot 2 / (fan_in + fan_out); gaussian init_std^2.
 enum class Init { he, glorot, gaussian };
 
 /// One layer of a network: what it computes and from what.
@@ -52,7 +55,7 @@ struct LayerSpec {
   std::int64_t kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
   bool bias = false;
   double p = 0, slope = 0;
-  Shape output;  ///< of one sample with N = 1: [1, C, H, W] or [1, F]
+  Shape output;  ///< of one sample with N = 1: [1, C, H, W], or [1, F] from flatten, linear and global_avg_pool on
 };
 
 enum class ParameterKind { weight, bias, norm_weight, norm_bias };

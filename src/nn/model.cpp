@@ -1,0 +1,162 @@
+#include "syncbn/nn/model.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <functional>
+
+#include "nn/models.hpp"
+#include "syncbn/core/error.hpp"
+#include "syncbn/core/text.hpp"
+
+namespace syncbn {
+namespace {
+
+struct ReadyModel {
+  std::string name;
+  std::function<Model(const ModelOptions&)> make;
+};
+
+const std::vector<ReadyModel>& ready_models() {
+  using O = const ModelOptions&;
+  static const std::vector<ReadyModel> models = {
+      {"mlp", make_mlp},
+      {"lenet", make_lenet},
+      {"vgg11", [](O o) { return make_vgg(o, 11); }},
+      {"vgg16", [](O o) { return make_vgg(o, 16); }},
+      {"resnet20", [](O o) { return make_cifar_resnet(o, 20); }},
+      {"resnet32", [](O o) { return make_cifar_resnet(o, 32); }},
+      {"resnet44", [](O o) { return make_cifar_resnet(o, 44); }},
+      {"resnet56", [](O o) { return make_cifar_resnet(o, 56); }},
+      {"resnet110", [](O o) { return make_cifar_resnet(o, 110); }},
+      {"resnet18", [](O o) { return make_resnet(o, 18); }},
+      {"resnet34", [](O o) { return make_resnet(o, 34); }},
+      {"resnet50", [](O o) { return make_resnet(o, 50); }},
+  };
+  return models;
+}
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw Error(what, ExitCode::usage);
+}
+
+void require_one_of(const std::string& key, const std::string& value, const std::vector<std::string>& choices) {
+  if (std::find(choices.begin(), choices.end(), value) != choices.end()) return;
+  const std::string best = nearest(value, choices);
+  refuse(fmt::format("{}: '{}' is not one of {}{}", key, value, fmt::join(choices, ", "),
+                     best.empty() ? "" : fmt::format("; did you mean '{}'?", best)));
+}
+
+/// An option that would be ignored is an error: the user would believe to have studied it.
+void check_options(const ModelOptions& o) {
+  const bool list = o.name == "layers";
+  const bool resnet = o.name.starts_with("resnet");
+  require_one_of("norm.type", o.norm, {"batch", "none"});
+  require_one_of("model.init", o.init, {"default", "he", "glorot", "gaussian"});
+  if (o.init == "gaussian" && !(o.init_std > 0)) refuse(fmt::format("model.init_std: {} must be above 0", o.init_std));
+  if (o.classes < 1) refuse(fmt::format("model {}: {} classes: there must be at least 1", o.name, o.classes));
+  if (!(o.dropout >= 0 && o.dropout < 1)) refuse(fmt::format("model.dropout: {} is outside [0, 1)", o.dropout));
+  if (o.activation != "relu" && o.name != "mlp" && o.name != "lenet")
+    refuse(fmt::format("model.activation: '{}' applies to mlp and lenet; {} has its own: remove the key", o.activation,
+                       o.name));
+  if (list && o.norm_after_activation)
+    refuse(
+        "norm.position: 'after' moves the normalizations of ready models; in model.layers write each batch_norm "
+        "where it belongs, and remove the key");
+  if (list && o.dropout > 0) refuse("model.dropout applies to ready models; add a dropout entry to model.layers");
+  if (o.zero_init_residual && !resnet) refuse("model.zero_init_residual applies to resnets; remove the key");
+  if (o.zero_init_residual && (o.norm != "batch" || !o.norm_affine || o.norm_after_activation))
+    refuse(
+        "model.zero_init_residual starts the last gamma of each block at 0: it needs norm.type: batch, norm.affine: "
+        "true and norm.position: before");
+}
+
+}  // namespace
+
+const char* name_of(LayerType type) {
+  switch (type) {
+    case LayerType::input:
+      return "input";
+    case LayerType::conv2d:
+      return "conv2d";
+    case LayerType::linear:
+      return "linear";
+    case LayerType::batch_norm:
+      return "batch_norm";
+    case LayerType::relu:
+      return "relu";
+    case LayerType::leaky_relu:
+      return "leaky_relu";
+    case LayerType::sigmoid:
+      return "sigmoid";
+    case LayerType::tanh:
+      return "tanh";
+    case LayerType::max_pool:
+      return "max_pool";
+    case LayerType::avg_pool:
+      return "avg_pool";
+    case LayerType::global_avg_pool:
+      return "global_avg_pool";
+    case LayerType::dropout:
+      return "dropout";
+    case LayerType::flatten:
+      return "flatten";
+    case LayerType::add:
+      return "add";
+  }
+  return "unknown";
+}
+
+std::int64_t ParameterSpec::count() const {
+  std::int64_t n = 1;
+  for (const std::int64_t d : dims) n *= d;
+  return n;
+}
+
+std::int64_t Model::parameter_count() const {
+  std::int64_t n = 0;
+  for (const ParameterSpec& p : parameters) n += p.count();
+  return n;
+}
+
+const std::vector<std::string>& model_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> n;
+    for (const ReadyModel& m : ready_models()) n.push_back(m.name);
+    return n;
+  }();
+  return names;
+}
+
+LayerType activation_of(const ModelOptions& options) {
+  const std::vector<LayerType> choices = {LayerType::relu, LayerType::leaky_relu, LayerType::sigmoid, LayerType::tanh};
+  for (const LayerType t : choices)
+    if (options.activation == name_of(t)) return t;
+  require_one_of("model.activation", options.activation, {"relu", "leaky_relu", "sigmoid", "tanh"});
+  return LayerType::relu;
+}
+
+ModelBuilder make_builder(const ModelOptions& options) {
+  std::optional<WeightInit> override;
+  if (options.init == "he") override = WeightInit{Init::he};
+  if (options.init == "glorot") override = WeightInit{Init::glorot};
+  if (options.init == "gaussian") override = WeightInit{Init::gaussian, options.init_std};
+  return ModelBuilder(options.name, options.input, override);
+}
+
+Model make_model(const ModelOptions& options) {
+  const auto& ready = ready_models();
+  const auto model =
+      std::find_if(ready.begin(), ready.end(), [&](const ReadyModel& m) { return m.name == options.name; });
+  const bool list = options.name == "layers";
+  if (model == ready.end() && !list) {
+    std::vector<std::string> names = model_names();
+    names.emplace_back("layers");
+    require_one_of("model.name", options.name, names);
+  }
+  check_options(options);
+  return list ? make_from_layers(options) : model->make(options);
+}
+
+}  // namespace syncbn

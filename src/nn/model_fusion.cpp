@@ -1,0 +1,55 @@
+#include <algorithm>
+
+#include "nn/model_builder.hpp"
+
+namespace syncbn {
+namespace {
+
+std::vector<int> count_readers(const std::vector<LayerSpec>& layers) {
+  std::vector<int> readers(layers.size(), 0);
+  for (const LayerSpec& l : layers) {
+    if (l.input >= 0) ++readers[static_cast<std::size_t>(l.input)];
+    if (l.residual >= 0) ++readers[static_cast<std::size_t>(l.residual)];
+  }
+  return readers;
+}
+
+/// Whether `layer`, which reads the batch_norm `norm` (at index `at`), can become part of it.
+bool fits(const LayerSpec& layer, const LayerSpec& norm, int at) {
+  if (norm.type != LayerType::batch_norm || norm.fused_relu) return false;
+  if (layer.type == LayerType::relu) return true;
+  // The other term of the sum must exist by the time the normalization runs.
+  return layer.type == LayerType::add && norm.residual < 0 && std::min(layer.input, layer.residual) < at;
+}
+
+}  // namespace
+
+void fuse_batch_norms(Model& model) {
+  const std::vector<int> readers = count_readers(model.layers);
+  std::vector<int> moved(model.layers.size());  // old index -> index in `fused`
+  std::vector<LayerSpec> fused;
+  std::vector<int> fused_readers;  // of what the fused layer yields
+  const auto new_index = [&moved](int old) { return old < 0 ? old : moved[static_cast<std::size_t>(old)]; };
+
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    LayerSpec layer = model.layers[i];
+    layer.input = new_index(layer.input);
+    layer.residual = new_index(layer.residual);
+    const int at = std::max(layer.input, layer.residual);  // of a sum's two terms, the later can take the other up
+    const auto before = static_cast<std::size_t>(std::max(at, 0));
+    if (at >= 0 && fused_readers[before] == 1 && fits(layer, fused[before], at)) {
+      if (layer.type == LayerType::relu) fused[before].fused_relu = true;
+      if (layer.type == LayerType::add) fused[before].residual = std::min(layer.input, layer.residual);
+      fused_readers[before] = readers[i];
+      moved[i] = at;
+    } else {
+      moved[i] = static_cast<int>(fused.size());
+      fused.push_back(std::move(layer));
+      fused_readers.push_back(readers[i]);
+    }
+  }
+  model.layers = std::move(fused);
+  for (ParameterSpec& p : model.parameters) p.layer = moved[static_cast<std::size_t>(p.layer)];
+}
+
+}  // namespace syncbn

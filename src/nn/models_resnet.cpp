@@ -1,0 +1,125 @@
+#include <algorithm>
+#include <array>
+
+#include "nn/models.hpp"
+
+// Residual networks. He et al. 2015 (arXiv 1512.03385): section 4.1 for images of 64 pixels and more, section 4.2 for
+// CIFAR. Names, strides (in the 3x3 convolution of a bottleneck) and initialization as in torchvision.
+//
+// Normalization after the activation: every batch norm moves behind the nonlinearity that follows it, the last one of a
+// block behind addition and ReLU: conv1, relu, bn1, conv2, add, relu, bn2. The one on a projected shortcut has no
+// nonlinearity to move behind and stays.
+
+namespace syncbn {
+namespace {
+
+struct Block {
+  std::string name;
+  std::int64_t width, out, stride;
+};
+
+class ResNetBuilder {
+ public:
+  explicit ResNetBuilder(const ModelOptions& options)
+      : options_(options), norm_(options), b_(make_builder(options)), x_(b_.input()) {}
+
+  void stem(std::int64_t channels, Window conv, bool pool) {
+    x_ = b_.conv2d("conv1", x_, channels, conv, norm_.bias_before_activation(), {});
+    x_ = norm_.norm_and_activation(b_, x_, "bn1", "relu", LayerType::relu);
+    if (pool) x_ = b_.pool("maxpool", x_, LayerType::max_pool, {3, 2, 1});
+  }
+
+  /// 3x3 -> 3x3, plus the shortcut.
+  void basic_block(const Block& block) {
+    const int shortcut = make_shortcut(block);
+    x_ = conv_norm_relu(block, "1", block.width, {3, block.stride, 1});
+    x_ = b_.conv2d(block.name + ".conv2", x_, block.out, {3, 1, 1}, norm_.bias_before_activation(), {});
+    add(block, shortcut, "2");
+  }
+
+  /// 1x1 -> 3x3 -> 1x1, plus the shortcut.
+  void bottleneck(const Block& block) {
+    const int shortcut = make_shortcut(block);
+    x_ = conv_norm_relu(block, "1", block.width, {1, 1, 0});
+    x_ = conv_norm_relu(block, "2", block.width, {3, block.stride, 1});
+    x_ = b_.conv2d(block.name + ".conv3", x_, block.out, {1, 1, 0}, norm_.bias_before_activation(), {});
+    add(block, shortcut, "3");
+  }
+
+  Model classifier() {
+    x_ = b_.global_avg_pool("avgpool", x_);
+    if (options_.dropout > 0) x_ = b_.dropout("dropout", x_, options_.dropout);
+    b_.linear("fc", x_, options_.classes, true, kClassifierInit);
+    return b_.finish(options_.classes);
+  }
+
+ private:
+  int conv_norm_relu(const Block& block, const std::string& index, std::int64_t out, Window window) {
+    const int y = b_.conv2d(block.name + ".conv" + index, x_, out, window, norm_.bias_before_activation(), {});
+    return norm_.norm_and_activation(b_, y, block.name + ".bn" + index, block.name + ".relu" + index, LayerType::relu);
+  }
+
+  /// The input itself, or projected where the shapes differ ("option B").
+  int make_shortcut(const Block& block) {
+    if (block.stride == 1 && b_.shape(x_).c() == block.out) return x_;
+    const int y =
+        b_.conv2d(block.name + ".downsample.0", x_, block.out, {1, block.stride, 0}, norm_.bias_before_norm(), {});
+    return norm_.norm_only(b_, y, block.name + ".downsample.1");
+  }
+
+  void add(const Block& block, int shortcut, const std::string& index) {
+    x_ = norm_.norm_add_relu(b_, x_, shortcut, block.name, index, options_.zero_init_residual ? 0 : 1);
+  }
+
+  const ModelOptions& options_;
+  NormRule norm_;
+  ModelBuilder b_;
+  int x_;
+};
+
+std::string block_name(int layer, int block) {
+  return "layer" + std::to_string(layer + 1) + "." + std::to_string(block);
+}
+
+}  // namespace
+
+int NormRule::norm_add_relu(ModelBuilder& b, int x, int shortcut, const std::string& block, const std::string& index,
+                            double weight) const {
+  const std::string norm = block + ".bn" + index;
+  if (present_ && !after_) x = b.batch_norm(norm, x, affine_, weight);
+  x = b.add(block + ".add", x, shortcut);
+  x = b.activation(block + ".relu" + index, x, LayerType::relu, 0);
+  if (present_ && after_) x = b.batch_norm(norm, x, affine_, weight);
+  return x;
+}
+
+Model make_cifar_resnet(const ModelOptions& options, int depth) {
+  const int blocks = (depth - 2) / 6;
+  ResNetBuilder net(options);
+  net.stem(16, {3, 1, 1}, false);
+  for (int layer = 0; layer < 3; ++layer)
+    for (int i = 0; i < blocks; ++i) {
+      const std::int64_t width = 16 << layer;
+      net.basic_block({block_name(layer, i), width, width, layer > 0 && i == 0 ? 2 : 1});
+    }
+  return net.classifier();
+}
+
+Model make_resnet(const ModelOptions& options, int depth) {
+  constexpr std::array<int, 4> k18 = {2, 2, 2, 2}, k34 = {3, 4, 6, 3};
+  const auto& blocks = depth == 18 ? k18 : k34;  // 50 has the blocks of 34, three convolutions deep
+  const bool deep = depth == 50;
+  // Small images would be one pixel after a stem made for 224; they get the stem of the CIFAR networks.
+  const bool small = std::min(options.input.h(), options.input.w()) < 64;
+  ResNetBuilder net(options);
+  net.stem(64, small ? Window{3, 1, 1} : Window{7, 2, 3}, !small);
+  for (int layer = 0; layer < 4; ++layer)
+    for (int i = 0; i < blocks[static_cast<std::size_t>(layer)]; ++i) {
+      const std::int64_t width = 64 << layer;
+      const Block block{block_name(layer, i), width, deep ? 4 * width : width, layer > 0 && i == 0 ? 2 : 1};
+      deep ? net.bottleneck(block) : net.basic_block(block);
+    }
+  return net.classifier();
+}
+
+}  // namespace syncbn
