@@ -15,9 +15,11 @@ namespace syncbn {
 ///
 /// Forward, training: begin, accumulate over all samples, start, finish, apply over all samples.
 /// Forward, evaluation: use_statistics, apply.
-/// Backward: begin_backward, accumulate_backward, start_backward, finish_backward, apply_backward.
+/// Backward: begin_backward, accumulate_backward, start_backward, finish_backward, apply_backward; after
+/// use_statistics() without start_backward and finish_backward.
 class BatchNormPass {
  public:
+  /// Throws Error(usage) unless channels >= 1 and eps is finite and >= 0. The kernels must outlive the pass.
   BatchNormPass(const ops::BatchNormKernels& kernels, std::string name, std::int64_t channels, double eps,
                 Communicator group);
 
@@ -28,7 +30,8 @@ class BatchNormPass {
   /// Sends this worker's partials: one message of 1 + 2C f64 (count, sums, squared sums). Collective.
   void start(std::int64_t step);
   /// Waits for the group's sums and derives mean, var and the map. Empty spans mean gamma = 1, beta = 0. Collective.
-  /// Throws on all members alike when the group's count is 1, or when a variance of 0 meets eps = 0.
+  /// Throws on all members alike when the group's count is 1, or when a variance of 0 meets eps = 0. A count of 0 is
+  /// no error: mean, var and the map are zero then. NaN and infinities pass to all members, see finite().
   void finish(std::span<const float> weight, std::span<const float> bias);
   /// Evaluation: normalize with given statistics. No message.
   void use_statistics(std::span<const float> mean, std::span<const float> var, std::span<const float> weight,
@@ -37,10 +40,13 @@ class BatchNormPass {
              std::uint8_t* mask) const;
 
   // ---- of the group, after finish() ----
-  std::int64_t count() const;            ///< M: values per channel, over the group
-  std::span<const double> mean() const;  ///< [C]
-  std::span<const double> var() const;   ///< [C], biased (/ M)
-  double unbiased_factor() const;        ///< M / (M - 1)
+  std::int64_t count() const { return count_; }               ///< M: values per channel, over the group
+  std::span<const double> mean() const { return mean_; }      ///< [C]
+  std::span<const double> var() const { return var_; }        ///< [C], biased (/ M)
+  double unbiased_factor() const;                             ///< M / (M - 1)
+  bool finite() const { return finite_; }                     ///< no NaN or infinity in the group's statistics
+  bool local_finite() const { return local_finite_; }         ///< after start(): none in this worker's contribution
+  bool uses_batch_statistics() const { return from_batch_; }  ///< finish() came last, not use_statistics()
 
   // ---- backward ----
   void begin_backward();
@@ -48,7 +54,7 @@ class BatchNormPass {
                            const std::uint8_t* mask);
   /// This worker's share of d(beta) = A and d(gamma) = B * invstd, before any exchange; [C] each.
   void local_parameter_gradients(std::span<double> d_weight, std::span<double> d_bias) const;
-  /// Sends A and B: one message of 2C f64. Collective. Not needed after use_statistics().
+  /// Sends A and B: one message of 2C f64. Collective. Not to be called after use_statistics().
   void start_backward(std::int64_t step);
   void finish_backward();
   /// The group's d(beta), d(gamma) after finish_backward(); [C] each.
@@ -57,6 +63,11 @@ class BatchNormPass {
                       ops::FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) const;
 
  private:
+  void derive_map(std::span<const float> weight, std::span<const float> bias);
+  void parameter_gradients(const double* sum_dy, const double* sum_dy_xc, std::span<double> d_weight,
+                           std::span<double> d_bias) const;
+  std::string where() const;
+
   const ops::BatchNormKernels* kernels_;
   std::string name_;
   std::int64_t channels_;
@@ -64,10 +75,12 @@ class BatchNormPass {
   Communicator group_;
   bool from_batch_ = false;  // statistics of this batch (else given ones: dx has no statistics terms)
   bool has_pivot_ = false;
+  bool finite_ = true, local_finite_ = true;
+  std::int64_t step_ = 0;
   std::int64_t local_count_ = 0;
   std::int64_t count_ = 0;
-  std::vector<double> pivot_, sum_, sum_sq_, message_, mean_, var_, invstd_, weight_;
-  std::vector<double> sum_dy_, sum_dy_xc_;
+  std::vector<double> pivot_, sum_, sum_sq_, message_, mean_, var_, invstd_;
+  std::vector<double> sum_dy_, sum_dy_xc_, backward_message_;
   ops::ChannelMap map_;
   ops::GradientMap gradient_;
 };

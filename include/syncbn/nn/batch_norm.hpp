@@ -34,10 +34,11 @@ enum class Mode { train, eval };
 /// not thread-safe. Several forward calls may precede their backward calls: what backward needs lives in a Context.
 class BatchNorm {
  public:
-  /// What forward leaves for backward. Reusable; it keeps its memory.
+  /// What forward leaves for backward. Reusable, also with another layer; it keeps its memory.
   class Context;
 
-  /// `name` appears in every message and error ("layer1.0.bn1"). C >= 1, else Error(usage).
+  /// `name` appears in every message and error ("layer1.0.bn1"). Starts with gamma 1, beta 0, mean 0, variance 1.
+  /// Throws Error(usage) unless C >= 1, eps >= 0 and momentum is in [0, 1].
   BatchNorm(std::string name, std::int64_t channels, const BatchNormOptions& options, Communicator group);
   ~BatchNorm();
   BatchNorm(BatchNorm&&) noexcept;
@@ -52,8 +53,9 @@ class BatchNorm {
 
   /// y (x's shape, type and layout; not overlapping x) = normalize(x). In training *collective* over the group, and
   /// updates the running statistics. Throws on all members alike when the group holds just one value per channel (M =
-  /// 1), and when the members disagree on mode. When every member is empty the running statistics stay and nothing is
-  /// written.
+  /// 1), and when a variance of 0 meets eps = 0. Members that disagree on mode are told by the communicator: a mismatch
+  /// or a time-out. When every member is empty the running statistics stay and nothing is written. NaN and infinities
+  /// pass to all members. Throws Error(usage), before anything is sent, when a tensor does not fit.
   void forward(Mode mode, const Tensor& x, const Tensor& y, Context& context, Fused fused, std::int64_t step = 0);
   void forward(Mode mode, const Tensor& x, const Tensor& y, Context& context, std::int64_t step = 0) {
     forward(mode, x, y, context, Fused{}, step);
@@ -67,14 +69,16 @@ class BatchNorm {
     bool accumulate_add = false;
   };
 
-  /// Gradients of one forward call (its x must be unchanged). *Collective* over the group if dx is wanted and the
+  /// Gradients of one forward call (its x must be unchanged). dy has x's shape and type, dx and d_add its layout too;
+  /// outputs do not overlap inputs. *Collective* over the group if dx is wanted and the
   /// forward was a training one. weight_grad() and bias_grad() accumulate this call's share, see
   /// gradients_are_reduced(). dy is the gradient of a sum over all members' losses, so nothing is divided here.
   void backward(const Tensor& x, const Tensor& dy, Context& context, InputGradients want, std::int64_t step = 0);
 
   /// Whether weight_grad() / bias_grad() hold sums over the whole group (every member has the same), because backward's
   /// message carried them already, or just this worker's share, to be summed over workers with the other gradients.
-  /// True if and only if the last backward wanted dx.
+  /// True if and only if the last backward sent its message, that is, wanted dx after a forward that used the batch's
+  /// statistics. The two kinds do not mix between calls of zero_grad(): backward refuses that with Error(usage).
   bool gradients_are_reduced() const;
 
   const std::string& name() const;
