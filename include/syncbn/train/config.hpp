@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "syncbn/core/text.hpp"
 #include "syncbn/data/loader.hpp"
 #include "syncbn/nn/model.hpp"
 #include "syncbn/optim/optimizer.hpp"
@@ -100,11 +101,18 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
 /// The same from text; `origin` stands in messages.
 Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides);
 
+/// Checks that need more than one key, such as norm.group against workers: load_config() makes them, and whoever fills
+/// in `workers: auto` makes them again. Throws Error(usage).
+void check_config(const Config& config);
+
+/// What the model of a configuration is built from, for images of this shape ([1, C, H, W]).
+ModelOptions model_options(const Config& config, const Shape& image, std::int64_t classes);
+
 /// Complete YAML of a configuration; parse_config(to_yaml(c)) == c. Stable text: ranks and resumes compare it.
 std::string to_yaml(const Config& config);
 
-/// The part that defines the result (without output, threads, overlap, timeouts, checkpoint frequency): what a resume
-/// must match.
+/// The part that defines the result (without data.path, output, threads, overlap, time-outs, log and checkpoint
+/// frequency): what a resume must match.
 std::string experiment_yaml(const Config& config);
 
 /// One line per key: name, default, meaning. For --help and the README.
@@ -112,9 +120,6 @@ struct KeyHelp {
   std::string key, default_value, meaning;
 };
 const std::vector<KeyHelp>& config_keys();
-
-/// The candidate closest to `word` by edit distance, or "" if none is close.
-std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
 
 /// Configurations shipped in the program (configs/*.yaml).
 struct ShippedConfig {

@@ -1,0 +1,270 @@
+#include "syncbn/train/config.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "syncbn/core/error.hpp"
+#include "syncbn/core/text.hpp"
+#include "train/config_check.hpp"
+#include "train/config_schema.hpp"
+#include "train/config_value.hpp"
+
+namespace syncbn {
+namespace {
+
+using namespace detail;
+
+constexpr std::size_t kMaxBytes = 1 << 20;  // far beyond any configuration; keeps a wrong file from being parsed
+
+[[noreturn]] void fail(const std::string& message) {
+  throw Error(message, ExitCode::usage);
+}
+
+template <class Keys>
+auto* find_key(Keys& keys, const std::string& name) {
+  for (auto& key : keys) {
+    if (key.name == name) return &key;
+  }
+  return static_cast<decltype(&keys[0])>(nullptr);
+}
+
+std::vector<std::string> key_names() {
+  std::vector<std::string> names;
+  for (const auto& key : config_schema()) names.push_back(key.name);
+  return names;
+}
+
+bool is_section(const std::string& name) {
+  for (const auto& key : config_schema()) {
+    if (key.name.starts_with(name + ".")) return true;
+  }
+  return false;
+}
+
+std::vector<std::string> section_names() {
+  std::vector<std::string> names;
+  for (const auto& key : config_schema()) {
+    const std::string section = key.name.substr(0, key.name.find('.'));
+    if (section != key.name && (names.empty() || names.back() != section)) names.push_back(section);
+  }
+  return names;
+}
+
+/// What the writer of an unknown key may have meant: the same last part elsewhere ("lr" -> "optimizer.lr"), else the
+/// key or section spelled most alike.
+std::string suggestion(const std::string& name) {
+  const std::string leaf = name.substr(name.rfind('.') + 1);
+  for (const auto& key : config_schema()) {
+    if (key.name.ends_with("." + leaf) || key.name == leaf) return key.name;
+  }
+  const std::string close = nearest(name, key_names());
+  return close.empty() ? nearest(name, section_names()) : close;
+}
+
+[[noreturn]] void unknown_key(const std::string& place, const std::string& name) {
+  std::string message = fmt::format("{}: unknown key '{}'", place, name);
+  const std::string close = suggestion(name);
+  message += close.empty() ? " (syncbn train --help lists all keys)" : fmt::format("; did you mean '{}'?", close);
+  fail(message);
+}
+
+/// Walks a document and fills a Config.
+class Reader {
+ public:
+  Reader(Config& config, Places& places) : config_(config), places_(places) {}
+
+  void document(const YAML::Node& root, const std::string& origin) {
+    if (root.IsNull()) return;
+    if (!root.IsMap()) fail(fmt::format("{}: expected 'key: value' lines", place_of(root, origin)));
+    section("", root, origin);
+  }
+
+  void override_with(const std::string& assignment) {
+    const std::string origin = "command line";
+    const std::size_t equals = assignment.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      fail(fmt::format("{}: expected KEY=VALUE, got '{}'", origin, assignment));
+    }
+    const std::string name = assignment.substr(0, equals), text = assignment.substr(equals + 1);
+    if (is_section(name))
+      fail(fmt::format("{}: '{}' is a section; set one of its keys ({}.KEY=VALUE)", origin, name, name));
+    const Key<Config>* key = find_key(config_schema(), name);
+    if (key == nullptr) unknown_key(origin, name);
+    // Scalars are taken as they are, so that no text needs quoting twice; lists are written as in YAML.
+    const bool list = text.starts_with('[') && key->rule.form != Form::text;
+    value(*key, list ? parse_value(name, text, origin) : YAML::Node(text), origin, origin);
+  }
+
+ private:
+  void section(const std::string& prefix, const YAML::Node& map, const std::string& origin) {
+    std::map<std::string, std::string> seen;  // yaml-cpp keeps duplicates without a word
+    for (const auto& entry : map) {
+      const std::string place = place_of(entry.first, origin);
+      if (!entry.first.IsScalar()) fail(fmt::format("{}: a key must be plain text", place));
+      const std::string name = prefix + entry.first.Scalar();
+      if (const auto [it, fresh] = seen.emplace(name, place); !fresh) {
+        fail(fmt::format("{}: duplicate key '{}' (first at {})", place, name, it->second));
+      }
+      entry_of(name, entry.second, place, origin);
+    }
+  }
+
+  void entry_of(const std::string& name, const YAML::Node& node, const std::string& place, const std::string& origin) {
+    if (const Key<Config>* key = find_key(config_schema(), name); key != nullptr && name.find('.') == name.rfind('.')) {
+      return value(*key, node, place, origin);
+    }
+    if (!is_section(name)) unknown_key(place, name);
+    if (node.IsNull()) return;  // a section whose keys are all commented out
+    if (!node.IsMap()) fail(fmt::format("{}: '{}' is a section; put its keys below it, indented", place, name));
+    section(name + ".", node, origin);
+  }
+
+  void value(const Key<Config>& key, const YAML::Node& node, const std::string& place, const std::string& origin) {
+    const Field field = key.field(config_);
+    if (key.rule.form == Form::layers) {
+      layers(*std::get<std::vector<LayerConfig>*>(field), node, origin);
+    } else {
+      assign(key.name, key.rule, field, node, origin);
+    }
+    places_[key.name] = place;
+  }
+
+  void layers(std::vector<LayerConfig>& out, const YAML::Node& list, const std::string& origin) {
+    if (!list.IsSequence()) fail(fmt::format("{}: model.layers: expected a list of layers", place_of(list, origin)));
+    out.clear();
+    for (const YAML::Node& item : list) {
+      if (!item.IsMap()) {
+        fail(fmt::format("{}: model.layers: expected {{type: ..., ...}}", place_of(item, origin)));
+      }
+      out.push_back(layer(item, fmt::format("model.layers[{}]", out.size()), origin));
+    }
+  }
+
+  LayerConfig layer(const YAML::Node& map, const std::string& path, const std::string& origin) {
+    LayerConfig result;
+    std::map<std::string, std::string> seen;
+    for (const auto& entry : map) {
+      const std::string place = place_of(entry.first, origin);
+      const std::string name = entry.first.IsScalar() ? entry.first.Scalar() : "";
+      const LayerKey* key = find_key(layer_schema(), name);
+      if (key == nullptr) {
+        std::vector<std::string> names;
+        for (const auto& known : layer_schema()) names.push_back(known.name);
+        const std::string close = nearest(name, names);
+        fail(fmt::format("{}: unknown key '{}.{}'{}", place, path, name,
+                         close.empty() ? "" : fmt::format("; did you mean '{}'?", close)));
+      }
+      if (!seen.emplace(name, place).second) fail(fmt::format("{}: duplicate key '{}.{}'", place, path, name));
+      assign(path + "." + name, key->rule, key->field(result), entry.second, origin);
+    }
+    check_layer(result, seen, path, place_of(map, origin));
+    return result;
+  }
+
+  static void check_layer(const LayerConfig& layer, const std::map<std::string, std::string>& given,
+                          const std::string& path, const std::string& place) {
+    if (layer.type.empty()) fail(fmt::format("{}: {}: needs a type, such as conv2d", place, path));
+    const auto has_type = [&](const std::vector<std::string>& types) {
+      return std::find(types.begin(), types.end(), layer.type) != types.end();
+    };
+    for (const LayerKey& key : layer_schema()) {
+      const bool needed = has_type(key.needed_by) || (layer.type == "add" && key.name == "from");
+      const bool everywhere = key.needed_by.empty() && key.used_by.empty();
+      const auto at = given.find(key.name);
+      if (needed && at == given.end()) {
+        fail(fmt::format("{}: {}: {} needs '{}' ({})", place, path, layer.type, key.name, describe(key.rule)));
+      }
+      if (at != given.end() && !needed && !everywhere && !has_type(key.used_by)) {
+        fail(fmt::format("{}: {}: {} has no '{}'", at->second, path, layer.type, key.name));
+      }
+    }
+  }
+
+  static YAML::Node parse_value(const std::string& name, const std::string& text, const std::string& origin) {
+    try {
+      return clear_marks(YAML::Load(text));
+    } catch (const YAML::Exception& e) {
+      fail(fmt::format("{}: {}: {}", origin, name, e.msg));
+    }
+  }
+
+  /// Lines inside an override mean nothing to the reader of a message.
+  static YAML::Node clear_marks(const YAML::Node& node) {
+    YAML::Node copy;
+    if (node.IsSequence()) {
+      copy = YAML::Node(YAML::NodeType::Sequence);
+      for (const YAML::Node& item : node) copy.push_back(clear_marks(item));
+    } else if (node.IsMap()) {
+      copy = YAML::Node(YAML::NodeType::Map);
+      for (const auto& entry : node) copy.force_insert(clear_marks(entry.first), clear_marks(entry.second));
+    } else if (node.IsScalar()) {
+      copy = YAML::Node(node.Scalar());
+    }
+    copy.SetTag(node.Tag());
+    return copy;
+  }
+
+  Config& config_;
+  Places& places_;
+};
+
+YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
+  if (text.size() > kMaxBytes) fail(fmt::format("{}: larger than 1 MiB; is this a configuration?", origin));
+  if (text.find('\0') != std::string::npos) fail(fmt::format("{}: not a text file", origin));
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1) fail(fmt::format("{}: more than one YAML document ('---')", origin));
+    return documents.empty() ? YAML::Node() : documents.front();
+  } catch (const YAML::Exception& e) {
+    fail(fmt::format("{}:{}: not valid YAML: {}", origin, e.mark.line + 1, e.msg));
+  }
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string text;
+  if (in) {
+    text.resize(kMaxBytes + 1);
+    in.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<std::size_t>(in.gcount()));
+  }
+  if (in.bad() || (!in.eof() && in.fail())) fail(fmt::format("{}: cannot be read", path));
+  return text;
+}
+
+}  // namespace
+
+Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides) {
+  Config config;
+  Places places;
+  Reader reader(config, places);
+  reader.document(parse_yaml(yaml, origin), origin);
+  for (const std::string& assignment : overrides) reader.override_with(assignment);
+  check(config, places);
+  return config;
+}
+
+Config load_config(const std::string& path, const std::vector<std::string>& overrides) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    fail(fmt::format("{}: is a directory; name a YAML file, such as {}/config.yaml", path, path));
+  }
+  if (std::filesystem::exists(path, ignored)) return parse_config(read_file(path), path, overrides);
+
+  std::vector<std::string> names;
+  for (const ShippedConfig& shipped : shipped_configs()) {
+    if (path == shipped.name || path == shipped.name + ".yaml") {
+      return parse_config(shipped.text, shipped.name + ".yaml", overrides);
+    }
+    names.push_back(shipped.name);
+  }
+  const std::string close = nearest(std::filesystem::path(path).stem().string(), names);
+  fail(fmt::format("{}: no such file, nor a shipped configuration of this name{}", path,
+                   close.empty() ? " (syncbn configs list)" : fmt::format("; did you mean '{}'?", close)));
+}
+
+}  // namespace syncbn

@@ -1,0 +1,116 @@
+#include "train/config_check.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "syncbn/core/error.hpp"
+
+namespace syncbn {
+namespace detail {
+namespace {
+
+/// Collects what a check needs to complain: the key that should change, and where it stands.
+class Checker {
+ public:
+  Checker(const Config& config, const Places& places) : c_(config), places_(places) {}
+
+  void run() const {
+    sizes();
+    normalization();
+    model();
+    schedule();
+  }
+
+ private:
+  void require(bool ok, const std::string& key, const std::string& message) const {
+    if (ok) return;
+    const auto place = places_.find(key);
+    throw Error(fmt::format("{}{}: {}", place == places_.end() ? "" : place->second + ": ", key, message),
+                ExitCode::usage);
+  }
+
+  void sizes() const {
+    const std::int64_t global = std::max(c_.workers, 1) * c_.batch_per_worker;
+    require(global <= std::int64_t{1} << 31, "batch_per_worker",
+            fmt::format("workers x batch_per_worker = {} samples is more than 2^31", global));
+  }
+
+  void normalization() const {
+    std::int64_t group = 0;
+    const std::string& text = c_.norm.group;
+    const bool numeric = std::from_chars(text.data(), text.data() + text.size(), group).ec == std::errc{};
+    if (numeric && c_.workers > 0 && c_.norm.type != "none") {
+      std::string divisors;
+      for (int g = 1; g <= c_.workers; ++g) {
+        if (c_.workers % g == 0) divisors += fmt::format("{}{}", divisors.empty() ? "" : ", ", g);
+      }
+      require(group > 0 && c_.workers % group == 0, "norm.group",
+              fmt::format("{} does not divide workers = {}; possible are {}", group, c_.workers, divisors));
+    }
+  }
+
+  void model() const {
+    const bool own = c_.model.name == "layers";
+    require(!own || !c_.model.layers.empty(), "model.layers", "model.name = layers needs a list of layers");
+    require(own || c_.model.layers.empty(), "model.layers",
+            fmt::format("only read with model.name = layers, but model.name = {}", c_.model.name));
+    require(!c_.optimizer.nesterov || c_.optimizer.name == "sgd", "optimizer.nesterov",
+            fmt::format("is for sgd, not {}", c_.optimizer.name));
+    require(!c_.optimizer.nesterov || c_.optimizer.momentum > 0, "optimizer.nesterov", "needs optimizer.momentum > 0");
+  }
+
+  void schedule() const {
+    const auto& s = c_.schedule;
+    require(s.name != "step" || !s.milestones.empty(), "schedule.milestones",
+            "schedule.name = step needs milestones, such as [0.5, 0.75]");
+    double previous = 0;
+    for (const double m : s.milestones) {
+      require(m != 1, "schedule.milestones", "1 is neither a fraction below 1 nor a later step");
+      require(m < 1 || m == std::floor(m), "schedule.milestones", fmt::format("{} is not a number of steps", m));
+      require(m > previous, "schedule.milestones", "must ascend");
+      require(previous == 0 || (previous < 1) == (m < 1), "schedule.milestones",
+              "must all be fractions below 1, or all numbers of steps");
+      previous = m;
+    }
+    require(c_.warmup_epochs == 0 || s.warmup_steps == 0, "schedule.warmup_epochs",
+            "give schedule.warmup_epochs or schedule.warmup_steps, not both");
+  }
+
+  const Config& c_;
+  const Places& places_;
+};
+
+}  // namespace
+
+void check(const Config& config, const Places& places) {
+  Checker(config, places).run();
+}
+
+}  // namespace detail
+
+ModelOptions model_options(const Config& config, const Shape& image, std::int64_t classes) {
+  ModelOptions options;
+  options.name = config.model.name;
+  options.layers = config.model.layers;
+  options.input = image;
+  options.classes = classes;
+  options.norm = config.norm.type;
+  options.norm_affine = config.norm.affine;
+  options.norm_after_activation = config.norm.position == "after";
+  options.init = config.model.init;
+  options.init_std = config.model.init_std;
+  options.hidden = config.model.hidden;
+  options.activation = config.model.activation;
+  options.dropout = config.model.dropout;
+  options.zero_init_residual = config.model.zero_init_residual;
+  return options;
+}
+
+void check_config(const Config& config) {
+  detail::check(config, {});
+}
+
+}  // namespace syncbn

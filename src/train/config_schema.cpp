@@ -1,0 +1,248 @@
+#include "train/config_schema.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace syncbn::detail {
+namespace {
+
+Rule boolean() {
+  return {.form = Form::boolean};
+}
+Rule text() {
+  return {.form = Form::text};
+}
+Rule one_of(std::vector<std::string> words) {
+  return {.form = Form::word, .words = std::move(words)};
+}
+
+Rule integer(double min, double max = std::numeric_limits<double>::infinity(), std::vector<std::string> words = {}) {
+  return {.form = Form::integer, .words = std::move(words), .min = min, .max = max};
+}
+Rule number(double min, double max = std::numeric_limits<double>::infinity(), std::vector<std::string> words = {}) {
+  return {.form = Form::number, .words = std::move(words), .min = min, .max = max};
+}
+Rule above(double min, double max = std::numeric_limits<double>::infinity()) {
+  return {.form = Form::number, .min = min, .max = max, .above_min = true};
+}
+Rule below(double min, double max) {
+  return {.form = Form::number, .min = min, .max = max, .below_max = true};
+}
+Rule between(double min, double max) {
+  return {.form = Form::number, .min = min, .max = max, .above_min = true, .below_max = true};
+}
+
+std::vector<std::string> models() {
+  std::vector<std::string> names = model_names();
+  names.push_back("layers");
+  return names;
+}
+
+constexpr double kMaxWorkers = 65536;
+constexpr double kMaxBatch = 1 << 24;
+constexpr bool kRunOnly = true;
+
+using C = Config;
+
+std::vector<Key<Config>> make_config_schema() {
+  return {
+      {"seed", [](C& c) -> Field { return &c.seed; }, integer(0), "every random choice follows from it"},
+      {"workers", [](C& c) -> Field { return &c.workers; }, integer(1, kMaxWorkers, {"auto"}),
+       "data-parallel workers of the experiment, on any number of ranks; auto: one per core that the launch offers"},
+      {"batch_per_worker", [](C& c) -> Field { return &c.batch_per_worker; }, integer(1, kMaxBatch),
+       "samples of a worker in one batch; global batch = workers x batch_per_worker"},
+      {"label_smoothing", [](C& c) -> Field { return &c.label_smoothing; }, below(0, 1),
+       "share of the target that is spread over all classes"},
+
+      {"norm.type", [](C& c) -> Field { return &c.norm.type; }, one_of({"batch", "none"}), "normalization layer"},
+      {"norm.group", [](C& c) -> Field { return &c.norm.group; }, integer(1, kMaxWorkers, {"all", "node"}),
+       "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host"},
+      {"norm.eps", [](C& c) -> Field { return &c.norm.eps; }, number(0), "added to the variance"},
+      {"norm.momentum", [](C& c) -> Field { return &c.norm.momentum; }, number(0, 1, {"cumulative"}),
+       "weight of the new value in the running statistics; cumulative: plain mean over all batches"},
+      {"norm.affine", [](C& c) -> Field { return &c.norm.affine; }, boolean(), "learn gamma and beta"},
+      {"norm.track_running_stats", [](C& c) -> Field { return &c.norm.track_running_stats; }, boolean(),
+       "keep running statistics for evaluation"},
+      {"norm.position", [](C& c) -> Field { return &c.norm.position; }, one_of({"before", "after"}),
+       "before or after the activation"},
+
+      {"data.kind", [](C& c) -> Field { return &c.data.kind; },
+       one_of({"builtin", "mnist", "fashion-mnist", "cifar10", "cifar100"}), "data set"},
+      {"data.path", [](C& c) -> Field { return &c.data.path; }, text(),
+       "folder with the files under their official names; empty: where `syncbn data get` puts them", kRunOnly},
+      {"data.train_limit", [](C& c) -> Field { return &c.data.train_limit; }, integer(0),
+       "first n training images only; 0: all"},
+      {"data.test_limit", [](C& c) -> Field { return &c.data.test_limit; }, integer(0),
+       "first n test images only; 0: all"},
+      {"data.crop_padding", [](C& c) -> Field { return &c.data.crop_padding; }, integer(0, 64),
+       "random crop after padding by this many pixels; 0: none"},
+      {"data.horizontal_flip", [](C& c) -> Field { return &c.data.horizontal_flip; }, boolean(),
+       "mirror half of the training images"},
+      {"data.binarize", [](C& c) -> Field { return &c.data.binarize; }, boolean(), "pixels become 0 or 1"},
+      {"data.normalize", [](C& c) -> Field { return &c.data.normalize; }, boolean(),
+       "by the data set's mean and standard deviation"},
+      {"data.shuffle", [](C& c) -> Field { return &c.data.shuffle; }, boolean(), "a new order in every epoch"},
+      {"data.drop_last", [](C& c) -> Field { return &c.data.drop_last; }, boolean(),
+       "leave out an epoch's last batch if it is not full"},
+      {"data.prefetch", [](C& c) -> Field { return &c.data.prefetch; }, integer(1, 1024),
+       "global batches that are loaded ahead", kRunOnly},
+
+      {"model.name", [](C& c) -> Field { return &c.model.name; }, one_of(models()),
+       "a ready model, or layers for a list of your own"},
+      {"model.layers",
+       [](C& c) -> Field { return &c.model.layers; },
+       {.form = Form::layers},
+       "with model.name = layers: a list of {type: conv2d, out: 16, kernel: 3, ...}"},
+      {"model.init", [](C& c) -> Field { return &c.model.init; }, one_of({"default", "he", "glorot", "gaussian"}),
+       "initial weights; default: the model's own"},
+      {"model.init_std", [](C& c) -> Field { return &c.model.init_std; }, above(0), "of the gaussian"},
+      {"model.hidden", [](C& c) -> Field { return &c.model.hidden; }, integer(1, 1e6), "mlp: widths of hidden layers"},
+      {"model.activation", [](C& c) -> Field { return &c.model.activation; },
+       one_of({"relu", "leaky_relu", "sigmoid", "tanh"}), "of mlp and lenet"},
+      {"model.dropout", [](C& c) -> Field { return &c.model.dropout; }, below(0, 1),
+       "probability before the classifier (mlp, lenet, vgg)"},
+      {"model.zero_init_residual", [](C& c) -> Field { return &c.model.zero_init_residual; }, boolean(),
+       "resnet: the last gamma of every block starts at 0"},
+
+      {"optimizer.name", [](C& c) -> Field { return &c.optimizer.name; },
+       one_of({"sgd", "adagrad", "adam", "adamw", "lars", "lamb"}), "update rule"},
+      {"optimizer.lr", [](C& c) -> Field { return &c.lr; }, number(0), "learning rate (the peak of the schedule)"},
+      {"optimizer.lr_scaling", [](C& c) -> Field { return &c.lr_scaling; }, one_of({"none", "linear", "sqrt"}),
+       "with global batch / lr_reference_batch"},
+      {"optimizer.lr_reference_batch", [](C& c) -> Field { return &c.lr_reference_batch; }, integer(1),
+       "global batch for which optimizer.lr is meant"},
+      {"optimizer.momentum", [](C& c) -> Field { return &c.optimizer.momentum; }, below(0, 1), "sgd, lars"},
+      {"optimizer.nesterov", [](C& c) -> Field { return &c.optimizer.nesterov; }, boolean(), "sgd"},
+      {"optimizer.beta1", [](C& c) -> Field { return &c.optimizer.beta1; }, below(0, 1), "adam, adamw, lamb"},
+      {"optimizer.beta2", [](C& c) -> Field { return &c.optimizer.beta2; }, below(0, 1), "adam, adamw, lamb"},
+      {"optimizer.eps", [](C& c) -> Field { return &c.optimizer.eps; }, above(0), "adam, adamw, lamb, adagrad, lars"},
+      {"optimizer.weight_decay", [](C& c) -> Field { return &c.optimizer.weight_decay; }, number(0),
+       "L2 (sgd, adagrad, adam, lars) or decoupled (adamw, lamb)"},
+      {"optimizer.decay_norm_and_bias", [](C& c) -> Field { return &c.optimizer.decay_norm_and_bias; }, boolean(),
+       "weight decay covers gamma, beta and biases too"},
+      {"optimizer.trust_coefficient", [](C& c) -> Field { return &c.optimizer.trust_coefficient; }, above(0), "lars"},
+      {"optimizer.clip_norm", [](C& c) -> Field { return &c.clip_norm; }, number(0),
+       "largest global norm of the gradient; 0: off"},
+
+      {"schedule.name", [](C& c) -> Field { return &c.schedule.name; },
+       one_of({"constant", "step", "cosine", "one_cycle", "polynomial"}), "course of the learning rate"},
+      {"schedule.milestones", [](C& c) -> Field { return &c.schedule.milestones; }, above(0),
+       "step: fractions of the run below 1, or numbers of steps"},
+      {"schedule.gamma", [](C& c) -> Field { return &c.schedule.gamma; }, above(0, 1), "step: factor per milestone"},
+      {"schedule.power", [](C& c) -> Field { return &c.schedule.power; }, above(0), "polynomial: exponent"},
+      {"schedule.final_fraction", [](C& c) -> Field { return &c.schedule.final_fraction; }, number(0, 1),
+       "cosine, polynomial: rate at the end / lr"},
+      {"schedule.one_cycle_start", [](C& c) -> Field { return &c.schedule.one_cycle_start; }, between(0, 1),
+       "one_cycle: fraction of the run that rises"},
+      {"schedule.one_cycle_div", [](C& c) -> Field { return &c.schedule.one_cycle_div; }, number(1),
+       "one_cycle: lr / rate at the start"},
+      {"schedule.one_cycle_final_div", [](C& c) -> Field { return &c.schedule.one_cycle_final_div; }, number(1),
+       "one_cycle: rate at the start / rate at the end"},
+      {"schedule.warmup_steps", [](C& c) -> Field { return &c.schedule.warmup_steps; }, number(0),
+       "steps of linear warm-up before the schedule"},
+      {"schedule.warmup_epochs", [](C& c) -> Field { return &c.warmup_epochs; }, number(0),
+       "the same in epochs (give one of the two)"},
+      {"schedule.warmup_start", [](C& c) -> Field { return &c.schedule.warmup_start; }, number(0, 1),
+       "rate at the start of the warm-up / lr"},
+
+      {"train.epochs", [](C& c) -> Field { return &c.train.epochs; }, above(0),
+       "length of the run; fractions are fine"},
+      {"train.steps", [](C& c) -> Field { return &c.train.steps; }, integer(0),
+       "length in updates; > 0 overrides train.epochs"},
+      {"train.accumulate", [](C& c) -> Field { return &c.train.accumulate; }, integer(1, 65536), "batches per update"},
+      {"train.eval_every", [](C& c) -> Field { return &c.train.eval_every; }, integer(0, 1e15, {"epoch"}),
+       "epoch, or a number of steps; 0: at the end only"},
+      {"train.eval_split", [](C& c) -> Field { return &c.train.eval_split; }, one_of({"test", "train"}),
+       "images to evaluate on"},
+      {"train.log_every", [](C& c) -> Field { return &c.train.log_every; }, integer(1),
+       "steps per line of metrics.jsonl", kRunOnly},
+
+      {"checkpoint.every", [](C& c) -> Field { return &c.checkpoint.every; }, integer(0, 1e15, {"epoch"}),
+       "epoch, or a number of steps; 0: at the end and on signals only", kRunOnly},
+      {"checkpoint.keep", [](C& c) -> Field { return &c.checkpoint.keep; }, integer(1, 1e6), "the last k", kRunOnly},
+      {"checkpoint.keep_best", [](C& c) -> Field { return &c.checkpoint.keep_best; }, boolean(),
+       "keep the best one besides", kRunOnly},
+      {"output.dir", [](C& c) -> Field { return &c.output.dir; }, text(),
+       "run directory; {name} is the name of the configuration", kRunOnly},
+
+      {"reduction", [](C& c) -> Field { return &c.reduction; }, one_of({"ordered", "native"}),
+       "ordered: the same bits on any number of ranks; native: the MPI library's own order between ranks"},
+      {"threads", [](C& c) -> Field { return &c.threads; }, integer(0, kMaxWorkers, {"auto"}),
+       "workers of a rank that compute at once; auto: one per core of the rank", kRunOnly},
+      {"overlap", [](C& c) -> Field { return &c.overlap; }, boolean(), "reduce gradients while backward runs",
+       kRunOnly},
+      {"bucket_kib", [](C& c) -> Field { return &c.bucket_kib; }, integer(1, 1 << 20), "size of a gradient bucket",
+       kRunOnly},
+      {"timeout_s", [](C& c) -> Field { return &c.timeout_s; }, above(0, 1e6),
+       "seconds that a worker waits for another before the job is ended", kRunOnly},
+      {"device", [](C& c) -> Field { return &c.device; }, one_of({"cpu"}), "what computes"},
+  };
+}
+
+using L = LayerConfig;
+
+std::vector<LayerKey> make_layer_schema() {
+  return {
+      {{"type", [](L& l) -> Field { return &l.type; },
+        one_of({"conv2d", "linear", "batch_norm", "relu", "leaky_relu", "sigmoid", "tanh", "max_pool", "avg_pool",
+                "global_avg_pool", "dropout", "flatten", "add"}),
+        "what the layer computes"}},
+      {{"name", [](L& l) -> Field { return &l.name; }, text(), "default: type and position"}},
+      {{"from", [](L& l) -> Field { return &l.from; }, text(), "add: the other input; else: the input layer"}},
+      {{"out", [](L& l) -> Field { return &l.out; }, integer(1, 1 << 20), "channels or features"},
+       {"conv2d", "linear"}},
+      {{"kernel", [](L& l) -> Field { return &l.kernel; }, integer(1, 1024), "width and height of the window"},
+       {"conv2d", "max_pool", "avg_pool"}},
+      {{"stride", [](L& l) -> Field { return &l.stride; }, integer(1, 1024), "of the window"},
+       {},
+       {"conv2d", "max_pool", "avg_pool"}},
+      {{"padding", [](L& l) -> Field { return &l.padding; }, integer(0, 1024), "on every side"},
+       {},
+       {"conv2d", "max_pool", "avg_pool"}},
+      {{"bias", [](L& l) -> Field { return &l.bias; }, boolean(), "add a learned bias"}, {}, {"conv2d", "linear"}},
+      {{"p", [](L& l) -> Field { return &l.p; }, below(0, 1), "probability of a zero"}, {}, {"dropout"}},
+      {{"slope", [](L& l) -> Field { return &l.slope; }, number(0, 1), "below zero"}, {}, {"leaky_relu"}},
+  };
+}
+
+std::string range_of(const Rule& rule) {
+  const bool low = rule.min != -std::numeric_limits<double>::infinity();
+  const bool high = rule.max != std::numeric_limits<double>::infinity();
+  std::string range;
+  if (low) range += fmt::format(" {} {}", rule.above_min ? ">" : ">=", rule.min);
+  if (high) range += fmt::format("{} {} {}", low ? " and" : "", rule.below_max ? "<" : "<=", rule.max);
+  return range;
+}
+
+}  // namespace
+
+const std::vector<Key<Config>>& config_schema() {
+  static const std::vector<Key<Config>> schema = make_config_schema();
+  return schema;
+}
+
+const std::vector<LayerKey>& layer_schema() {
+  static const std::vector<LayerKey> schema = make_layer_schema();
+  return schema;
+}
+
+std::string describe(const Rule& rule) {
+  switch (rule.form) {
+    case Form::boolean:
+      return "true or false";
+    case Form::text:
+      return "text";
+    case Form::layers:
+      return "a list of layers";
+    case Form::word:
+      return (rule.words.size() > 1 ? "one of " : "") + fmt::format("{}", fmt::join(rule.words, ", "));
+    case Form::integer:
+    case Form::number:
+      break;
+  }
+  std::string out = (rule.form == Form::integer ? "an integer" : "a number") + range_of(rule);
+  if (!rule.words.empty()) out += fmt::format(", or {}", fmt::join(rule.words, " or "));
+  return out;
+}
+
+}  // namespace syncbn::detail

@@ -1,0 +1,93 @@
+#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
+
+#include "syncbn/train/config.hpp"
+#include "train/config_schema.hpp"
+#include "train/config_value.hpp"
+
+namespace syncbn {
+namespace {
+
+using namespace detail;
+
+void write_layers(YAML::Emitter& out, const std::vector<LayerConfig>& layers) {
+  out << YAML::BeginSeq;
+  for (LayerConfig layer : layers) {
+    LayerConfig fresh;
+    out << YAML::Flow << YAML::BeginMap;
+    for (const LayerKey& key : layer_schema()) {
+      const std::string text = value_text(key.rule, key.field(layer));
+      if (text != value_text(key.rule, key.field(fresh))) out << YAML::Key << key.name << YAML::Value << text;
+    }
+    out << YAML::EndMap;
+  }
+  out << YAML::EndSeq;
+}
+
+template <class T>
+void write_list(YAML::Emitter& out, const std::vector<T>& values) {
+  out << YAML::Flow << YAML::BeginSeq;
+  for (const T& value : values) out << fmt::format("{}", value);
+  out << YAML::EndSeq;
+}
+
+struct WriteValue {
+  YAML::Emitter& out;
+  const Key<Config>& key;
+  template <class T>
+  void operator()(T* value) const {
+    out << value_text(key.rule, value);
+  }
+  template <class T>
+  void operator()(std::vector<T>* values) const {
+    write_list(out, *values);
+  }
+  void operator()(std::vector<LayerConfig>* layers) const { write_layers(out, *layers); }
+};
+
+std::string write(Config config, bool with_run_only) {
+  YAML::Emitter out;
+  out << YAML::BeginMap;
+  std::string open;  // the section that is being written
+  for (const Key<Config>& key : config_schema()) {
+    if (key.run_only && !with_run_only) continue;
+    const std::size_t dot = key.name.find('.');
+    const std::string section = dot == std::string::npos ? "" : key.name.substr(0, dot);
+    if (section != open) {
+      if (!open.empty()) out << YAML::EndMap;
+      if (!section.empty()) out << YAML::Key << section << YAML::Value << YAML::BeginMap;
+      open = section;
+    }
+    out << YAML::Key << key.name.substr(dot == std::string::npos ? 0 : dot + 1) << YAML::Value;
+    std::visit(WriteValue{out, key}, key.field(config));
+  }
+  if (!open.empty()) out << YAML::EndMap;
+  out << YAML::EndMap;
+  return std::string(out.c_str()) + "\n";
+}
+
+}  // namespace
+
+std::string to_yaml(const Config& config) {
+  return write(config, true);
+}
+
+std::string experiment_yaml(const Config& config) {
+  return write(config, false);
+}
+
+const std::vector<KeyHelp>& config_keys() {
+  static const std::vector<KeyHelp> keys = [] {
+    std::vector<KeyHelp> list;
+    Config defaults;
+    for (const Key<Config>& key : config_schema()) {
+      std::string value = value_text(key.rule, key.field(defaults));
+      if (value.empty()) value = "\"\"";
+      list.push_back({key.name, value, key.meaning});
+    }
+    return list;
+  }();
+  return keys;
+}
+
+}  // namespace syncbn
