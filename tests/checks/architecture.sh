@@ -1,0 +1,73 @@
+#!/bin/sh
+# Usage: architecture.sh ROOT
+# Checks who includes whom, where third-party headers appear, file lengths and leftovers; prints one line
+# per violation (file:line: what) and fails if there is any.
+set -eu
+cd "$1"
+
+# shellcheck disable=SC2016  # the dollars are awk's
+find include src tests launch cmake -type f \( -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' -o -name '*.cu' \
+  -o -name '*.sh' -o -name '*.cmake' -o -name CMakeLists.txt \) -print 2>/dev/null | LC_ALL=C sort |
+  xargs awk '
+  BEGIN {
+    # Module -> modules it may include, besides itself.
+    may["core"] = " "
+    may["comm"] = " core "
+    may["ops"] = " core "
+    may["nn"] = " ops comm core "
+    may["data"] = " core "
+    may["optim"] = " core "
+    may["train"] = " nn optim data comm core "
+    may["study"] = " train nn optim data comm core "
+    may["cli"] = " study train nn optim data comm core "
+    max_lines = 400
+    leftover = "(^|[^[:alnum:]_])(TO" "DO|FIX" "ME|X" "XX|HA" "CK)([^[:alnum:]_]|$)"
+  }
+
+  function report(what) { printf "%s:%d: %s\n", FILENAME, FNR, what; violations++ }
+
+  # The module of a path below include/syncbn or src, or of the text between the quotes of an include; "" if none.
+  function module_of(path) {
+    sub(/^(include\/syncbn|src|syncbn)\//, "", path)
+    if (path !~ /\//) return ""
+    sub(/\/.*/, "", path)
+    return (path in may) ? path : ""
+  }
+
+  function check_own(target,    to) {
+    to = module_of(target)
+    if (FILENAME ~ /^include\// && target !~ /^syncbn\//) report("a public header includes the private " target)
+    if (module == "" || to == "" || to == module) return
+    if (index(may[module], " " to " ") == 0)
+      report(module " must not include " to " (" target ")")
+  }
+
+  function check_foreign(target) {
+    if (FILENAME ~ /^tests\// || target ~ /^syncbn\//) return
+    if (FILENAME ~ /^include\// && target ~ /[.\/]/) report("third-party header in a public header: " target)
+    if (target ~ /^mpi/ && module != "comm") report(target " belongs in src/comm")
+    if (target ~ /^(dnnl|oneapi\/|hwy\/|omp\.h)/ && module != "ops") report(target " belongs in src/ops")
+    if (target ~ /^(Eigen|unsupported\/Eigen)\// && module !~ /^(ops|optim)$/ && FILENAME !~ /\.cpp$/)
+      report(target " belongs in src/ops, src/optim or a .cpp file")
+  }
+
+  function finish_file() {
+    if (previous == "") return
+    if (lines > max_lines) { printf "%s:%d: more than %d lines\n", previous, lines, max_lines; violations++ }
+    if (previous ~ /\.hpp$/ && !once) { printf "%s:1: no #pragma once\n", previous; violations++ }
+  }
+
+  FNR == 1 {
+    finish_file()
+    previous = FILENAME
+    once = 0
+    module = (FILENAME ~ /^(include|src)\//) ? module_of(FILENAME) : ""
+    if (FILENAME ~ /^(include\/syncbn|src)\/[^\/]+\// && module == "") report("not in one of the known modules")
+  }
+  { lines = FNR }
+  /^#pragma once/ { once = 1 }
+  /^[ \t]*#[ \t]*include[ \t]*"/ { split($0, part, "\""); check_own(part[2]); check_foreign(part[2]) }
+  /^[ \t]*#[ \t]*include[ \t]*</ { split($0, part, /[<>]/); check_foreign(part[2]) }
+  $0 ~ leftover { report("unfinished by its own words") }
+  END { finish_file(); exit violations > 0 }
+'

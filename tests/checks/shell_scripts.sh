@@ -1,0 +1,7 @@
+#!/bin/sh
+# Usage: shell_scripts.sh ROOT
+# Every shell script passes shellcheck.
+set -eu
+cd "$1"
+command -v shellcheck >/dev/null || { echo "skipped: no shellcheck (apt-get install shellcheck)"; exit 77; }
+grep -rlE '^#!.*(/| )(ba)?sh' launch tests | xargs shellcheck -x
