@@ -1,0 +1,34 @@
+#include "ops/cpu/batch_norm_sweeps.hpp"
+#include "ops/cpu/factories.hpp"
+
+namespace syncbn::ops {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  std::string description() const override { return "cpu: " + cpu::vector_target() + ", " + cpu::onednn_version(); }
+  Layout preferred_layout(std::int64_t channels) const override { return cpu::preferred_layout(channels); }
+  void prepare_thread() const override { cpu::use_one_thread(); }
+  const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
+  const Elementwise& elementwise() const override { return *elementwise_; }
+  std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const override {
+    return cpu::make_conv2d_weights(g);
+  }
+  std::unique_ptr<Conv2d> conv2d(const Conv2dGeometry& g) const override { return cpu::make_conv2d(g); }
+  std::unique_ptr<Linear> linear(std::int64_t in, std::int64_t out, bool bias) const override {
+    return cpu::make_linear(in, out, bias);
+  }
+  std::unique_ptr<Pool> pool(const PoolGeometry& g) const override { return cpu::make_pool(g); }
+
+ private:
+  std::unique_ptr<BatchNormKernels> batch_norm_ = cpu::make_batch_norm_kernels();
+  std::unique_ptr<Elementwise> elementwise_ = cpu::make_elementwise();
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend() {
+  return std::make_unique<CpuBackend>();
+}
+
+}  // namespace syncbn::ops

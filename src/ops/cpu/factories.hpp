@@ -1,0 +1,26 @@
+#pragma once
+
+// The parts that make_cpu_backend() puts together.
+
+#include <memory>
+#include <string>
+
+#include "ops/backend.hpp"
+
+namespace syncbn::ops::cpu {
+
+std::unique_ptr<BatchNormKernels> make_batch_norm_kernels();
+std::unique_ptr<Elementwise> make_elementwise();
+std::unique_ptr<Conv2dWeights> make_conv2d_weights(const Conv2dGeometry& g);
+std::unique_ptr<Conv2d> make_conv2d(const Conv2dGeometry& g);
+std::unique_ptr<Linear> make_linear(std::int64_t in, std::int64_t out, bool bias);
+std::unique_ptr<Pool> make_pool(const PoolGeometry& g);
+
+/// The layout that oneDNN's convolutions are fastest in on this machine.
+Layout preferred_layout(std::int64_t channels);
+/// "oneDNN 2.6.3"
+std::string onednn_version();
+/// One thread for oneDNN's parallel regions that this thread starts.
+void use_one_thread();
+
+}  // namespace syncbn::ops::cpu

@@ -1,0 +1,83 @@
+#pragma once
+
+// What the oneDNN kernels share. Everything runs on one thread: a worker computes alone, and results must not depend on
+// how many threads there are.
+
+#include <initializer_list>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "syncbn/core/error.hpp"
+#include "syncbn/core/tensor.hpp"
+
+namespace syncbn::ops::cpu {
+
+/// oneDNN fixes the split of work over threads when a primitive is made: one thread while this lives.
+class OneThread {
+ public:
+  OneThread();
+  ~OneThread();
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_;
+};
+
+dnnl::memory::format_tag tag_of(Layout layout);
+/// f32 activations [n, c, h, w].
+dnnl::memory::desc activation_desc(std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w, Layout layout);
+/// Throws Error when the tensor is not f32 of this layout.
+void require_layout(const Tensor& t, Layout layout, const char* kernel);
+
+/// A primitive together with its arguments, which are made once and only pointed elsewhere between runs. Uses scratch
+/// memory of its own, because oneDNN's is bound to the thread that made the primitive.
+class Task {
+ public:
+  using Argument = std::pair<int, dnnl::memory::desc>;
+
+  Task() = default;
+  template <class PrimitiveDesc>
+  Task(const dnnl::engine& engine, const PrimitiveDesc& pd, std::initializer_list<Argument> arguments)
+      : Task(engine, dnnl::primitive(pd.get()), pd.scratchpad_desc(), arguments) {}
+
+  Task(Task&&) = default;
+  Task& operator=(Task&&) = default;
+
+  explicit operator bool() const { return static_cast<bool>(primitive_); }
+  void set(int argument, const void* data);
+  /// `memory` must outlive the next run.
+  void set(int argument, const dnnl::memory& memory);
+  void run();
+
+ private:
+  Task(const dnnl::engine& engine, dnnl::primitive primitive, const dnnl::memory::desc& scratchpad,
+       std::initializer_list<Argument> arguments);
+  dnnl_exec_arg_t& find(int argument);
+
+  dnnl::primitive primitive_;
+  dnnl::stream stream_;
+  std::vector<dnnl::memory> memories_;
+  std::vector<dnnl_exec_arg_t> arguments_;
+};
+
+/// Attributes of every primitive here.
+dnnl::primitive_attr task_attributes();
+
+/// Runs `make` on one thread and turns oneDNN's exceptions into Error.
+template <class Make>
+decltype(auto) make_with_onednn(const std::string& what, Make make) {
+  const OneThread one_thread;
+  try {
+    return make();
+  } catch (const dnnl::error& e) {
+    throw Error("oneDNN cannot make " + what + ": " + e.what() + "; check the layer's sizes");
+  }
+}
+
+/// sum[i] += addend[i]
+void add_to(float* sum, const float* addend, std::int64_t count);
+
+}  // namespace syncbn::ops::cpu

@@ -1,0 +1,84 @@
+#include "ops/cpu/factories.hpp"
+#include "ops/cpu/onednn.hpp"
+
+namespace syncbn::ops::cpu {
+namespace {
+
+using dnnl::memory;
+
+/// Pooling sample by sample.
+class OneDnnPool final : public Pool {
+ public:
+  explicit OneDnnPool(const PoolGeometry& g)
+      : layout_(preferred_layout(g.c)),
+        input_(activation_desc(1, g.c, g.h_in, g.w_in, layout_)),
+        output_(activation_desc(1, g.c, g.h_out, g.w_out, layout_)) {
+    make_with_onednn("a pooling over " + std::to_string(g.kernel) + "x" + std::to_string(g.kernel), [&] {
+      make_tasks(g);
+      return 0;
+    });
+  }
+
+  std::int64_t workspace_bytes_per_sample() const override { return workspace_bytes_; }
+
+  void forward(const Tensor& x, const Tensor& y, std::uint8_t* workspace, Samples s) override {
+    require_layout(x, layout_, "pool");
+    require_layout(y, layout_, "pool");
+    for (std::int64_t i = s.begin; i < s.end; ++i) {
+      forward_.set(DNNL_ARG_SRC, x.sample(i));
+      forward_.set(DNNL_ARG_DST, y.sample(i));
+      if (workspace_bytes_ > 0) forward_.set(DNNL_ARG_WORKSPACE, workspace + i * workspace_bytes_);
+      forward_.run();
+    }
+  }
+
+  void backward(const Tensor& dy, const Tensor& dx, const std::uint8_t* workspace, Samples s,
+                bool accumulate) override {
+    require_layout(dy, layout_, "pool");
+    require_layout(dx, layout_, "pool");
+    const std::int64_t count = dx.sample_stride();
+    if (accumulate && sample_.size() == 0) sample_ = Buffer(static_cast<std::size_t>(count) * sizeof(float));
+    for (std::int64_t i = s.begin; i < s.end; ++i) {
+      backward_.set(DNNL_ARG_DIFF_DST, dy.sample(i));
+      backward_.set(DNNL_ARG_DIFF_SRC, accumulate ? sample_.as<float>() : dx.sample(i));
+      if (workspace_bytes_ > 0) backward_.set(DNNL_ARG_WORKSPACE, workspace + i * workspace_bytes_);
+      backward_.run();
+      if (accumulate) add_to(dx.sample(i), sample_.as<float>(), count);
+    }
+  }
+
+ private:
+  void make_tasks(const PoolGeometry& g) {
+    const auto algorithm =
+        g.kind == PoolKind::max ? dnnl::algorithm::pooling_max : dnnl::algorithm::pooling_avg_include_padding;
+    const memory::dims strides{g.stride, g.stride}, kernel{g.kernel, g.kernel}, before{g.padding, g.padding};
+    const memory::dims after{(g.h_out - 1) * g.stride + g.kernel - g.h_in - g.padding,
+                             (g.w_out - 1) * g.stride + g.kernel - g.w_in - g.padding};
+    const dnnl::pooling_forward::primitive_desc forward(
+        {dnnl::prop_kind::forward_training, algorithm, input_, output_, strides, kernel, before, after},
+        task_attributes(), engine_);
+    const dnnl::pooling_backward::primitive_desc backward({algorithm, input_, output_, strides, kernel, before, after},
+                                                          task_attributes(), engine_, forward);
+    const memory::desc workspace = g.kind == PoolKind::max ? forward.workspace_desc() : memory::desc();
+    workspace_bytes_ = static_cast<std::int64_t>(workspace.get_size());
+    forward_ =
+        Task(engine_, forward, {{DNNL_ARG_SRC, input_}, {DNNL_ARG_DST, output_}, {DNNL_ARG_WORKSPACE, workspace}});
+    backward_ = Task(engine_, backward,
+                     {{DNNL_ARG_DIFF_DST, output_}, {DNNL_ARG_DIFF_SRC, input_}, {DNNL_ARG_WORKSPACE, workspace}});
+  }
+
+  Layout layout_;
+  memory::desc input_, output_;
+  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+  Task forward_, backward_;
+  std::int64_t workspace_bytes_ = 0;
+  Buffer sample_;
+};
+
+}  // namespace
+
+std::unique_ptr<Pool> make_pool(const PoolGeometry& g) {
+  return std::make_unique<OneDnnPool>(g);
+}
+
+}  // namespace syncbn::ops::cpu
