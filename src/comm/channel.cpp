@@ -1,0 +1,186 @@
+#include "comm/channel.hpp"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstring>
+
+namespace syncbn::detail {
+
+namespace {
+
+constexpr double kSpinFor_s = 30e-6;
+/// How often a sleeping waiter looks at the clock and at failures.
+constexpr auto kLookAround = std::chrono::milliseconds(20);
+
+void ensure(Buffer& buffer, std::size_t bytes) {
+  if (buffer.size() < bytes) buffer = Buffer(bytes);
+}
+
+}  // namespace
+
+Channel::Channel(RankContext& context, int id, const WorkerRange& members)
+    : context_(context),
+      members_(members),
+      local_(intersect(members, context.layout().local())),
+      plan_(fold_plan(members.size(), leaves(local_.first - members.first, local_.last - members.first))),
+      link_(context.transport().connect(id, members)),
+      seats_(static_cast<std::size_t>(local_.size())) {
+  for (Round& round : rounds_) {
+    round.here.resize(seats_.size());
+    round.headers.resize(seats_.size());
+    round.values.resize(seats_.size());
+  }
+}
+
+void Channel::start(int seat, Header header, std::span<const std::byte> values) {
+  context_.throw_if_failed();
+  Seat& me = seats_[static_cast<std::size_t>(seat)];
+  if (me.pending)
+    context_.fail_with(Error(fmt::format("{} starts {} before it has finished the one under way on this communicator",
+                                         describe_local(seat), describe(header))));
+  me.pending = true;
+  header.sequence = me.next++;
+  header.worker = local_.first + seat;
+  Round& round = round_of(header.sequence);
+  Buffer& mine = round.values[static_cast<std::size_t>(seat)];
+  ensure(mine, header.bytes());
+  if (!values.empty()) std::memcpy(mine.data(), values.data(), values.size());
+  bool last = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (round.sequence != header.sequence) {
+      round.sequence = header.sequence;
+      round.arrived = 0;
+      round.here.assign(seats_.size(), false);
+      round.phase.store(Phase::collecting, std::memory_order_relaxed);
+    }
+    round.headers[static_cast<std::size_t>(seat)] = header;
+    round.here[static_cast<std::size_t>(seat)] = true;
+    last = ++round.arrived == local_.size();
+  }
+  if (!last) return;
+  try {
+    complete_here(round);
+  } catch (const Error& error) {
+    context_.fail_with(error);
+  }
+}
+
+void Channel::compare_headers(const Round& round) {
+  for (std::size_t i = 1; i < round.headers.size(); ++i)
+    if (first_difference(round.headers[0], round.headers[i]))
+      require_equal(round.headers[i], describe_local(static_cast<int>(i)), round.headers[0], describe_local(0));
+}
+
+void Channel::complete_here(Round& round) {
+  compare_headers(round);
+  Header header = round.headers[0];
+  std::vector<std::byte*> blocks;
+  if (header.operation == Operation::all_reduce) {
+    for (const Fold& fold : plan_.folds)
+      combine(round.values[static_cast<std::size_t>(fold.into)].data(),
+              round.values[static_cast<std::size_t>(fold.from)].data(), header.count, header.type, header.reduce);
+    for (const Block& block : plan_.rest) blocks.push_back(round.values[static_cast<std::size_t>(block.item)].data());
+  } else if (header.operation == Operation::broadcast && local_.contains(header.root)) {
+    blocks.push_back(round.values[static_cast<std::size_t>(seat_of(header.root))].data());
+  }
+  if (!link_) {
+    round.result = blocks.empty() ? nullptr : blocks[0];
+    return set_phase(round, Phase::done);
+  }
+  ensure(round.from_ranks, header.bytes());
+  round.result = round.from_ranks.data();
+  link_->start(header, blocks, round.from_ranks.data());
+  set_phase(round, Phase::exchanging);
+}
+
+void Channel::set_phase(Round& round, Phase phase) {
+  {
+    std::lock_guard lock(mutex_);
+    round.phase.store(phase, std::memory_order_release);
+  }
+  changed_.notify_all();
+}
+
+void Channel::finish(int seat, std::span<std::byte> result) {
+  Seat& me = seats_[static_cast<std::size_t>(seat)];
+  if (!me.pending) context_.fail_with(Error(describe_local(seat) + " finishes a collective that it has not started"));
+  Round& round = round_of(me.next - 1);
+  if (round.phase.load(std::memory_order_acquire) != Phase::done) {
+    const Deadline waiting(context_.timeout_s());
+    wait(round, seat);
+    me.waited_s += waiting.elapsed_s();
+  }
+  me.pending = false;
+  if (!result.empty()) std::memcpy(result.data(), round.result, result.size());
+}
+
+bool Channel::spin(const Round& round) const {
+  if (!context_.may_spin()) return false;
+  const Deadline limit(kSpinFor_s);
+  do {
+    for (int i = 0; i < 64; ++i)
+      if (round.phase.load(std::memory_order_acquire) == Phase::done) return true;
+  } while (!link_ && !limit.passed());
+  return false;
+}
+
+void Channel::wait(Round& round, int seat) {
+  if (spin(round)) return;
+  const SlotPause pause(context_.slots());
+  const Deadline deadline(context_.timeout_s());
+  std::unique_lock lock(mutex_);
+  while (round.phase.load(std::memory_order_relaxed) != Phase::done) {
+    context_.throw_if_failed();
+    if (round.phase.load(std::memory_order_relaxed) == Phase::exchanging && !exchanging_) {
+      exchange(round, seat, lock);
+    } else {
+      if (round.phase.load(std::memory_order_relaxed) == Phase::collecting) check_arrivals(round, seat, deadline);
+      changed_.wait_for(lock, kLookAround);
+    }
+  }
+}
+
+void Channel::exchange(Round& round, int seat, std::unique_lock<std::mutex>& lock) {
+  exchanging_ = true;
+  lock.unlock();
+  try {
+    drive(*link_, context_, [&] {
+      return fmt::format("{} at {}", describe_local(seat), describe(round.headers[static_cast<std::size_t>(seat)]));
+    });
+  } catch (const Aborted&) {
+    throw;
+  } catch (const Error& error) {
+    context_.fail_with(error);
+  }
+  lock.lock();
+  exchanging_ = false;
+  round.phase.store(Phase::done, std::memory_order_release);
+  changed_.notify_all();
+}
+
+void Channel::check_arrivals(const Round& round, int seat, const Deadline& deadline) {
+  const bool late = deadline.passed();
+  std::string missing;
+  for (int other = 0; other < local_.size(); ++other) {
+    if (round.here[static_cast<std::size_t>(other)]) continue;
+    const int local_index = local_.first + other - context_.layout().local().first;
+    const bool left = context_.has_left(local_index);
+    if (!left && !late) continue;
+    const Header& last = rounds_[(round.sequence + 1) % 2].headers[static_cast<std::size_t>(other)];
+    missing += fmt::format("{}{} ({}{})", missing.empty() ? "" : ", ", describe_local(other),
+                           left ? "has finished its work and left" : "has not arrived",
+                           round.sequence > 0 ? "; last seen at " + describe(last) : "");
+  }
+  if (missing.empty()) return;
+  const std::string where = describe(round.headers[static_cast<std::size_t>(seat)]);
+  const std::string waits = late ? fmt::format("has waited {:.3g} s", deadline.limit_s()) : "waits";
+  context_.fail_with(Error(fmt::format("{} {} at {} for {}", describe_local(seat), waits, where, missing)));
+}
+
+std::string Channel::describe_local(int seat) const {
+  return context_.layout().describe_worker(local_.first + seat);
+}
+
+}  // namespace syncbn::detail

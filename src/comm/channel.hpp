@@ -1,0 +1,82 @@
+#pragma once
+
+#include <array>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "comm/header.hpp"
+#include "comm/rank_context.hpp"
+#include "comm/tree.hpp"
+#include "syncbn/core/tensor.hpp"
+
+namespace syncbn::detail {
+
+/// One communicator as this rank sees it: the place where its local members meet. Every member deposits a header and
+/// its values; the last one to arrive compares the headers, folds the values along the tree and, when there are members
+/// on other ranks, starts the exchange with them. Whoever waits drives that exchange.
+class Channel {
+ public:
+  /// `members` must include workers of this rank.
+  Channel(RankContext& context, int id, const WorkerRange& members);
+
+  const WorkerRange& members() const { return members_; }
+  RankContext& context() const { return context_; }
+
+  /// The two halves of a collective, by the local worker with this index (from 0) among the local members.
+  void start(int seat, Header header, std::span<const std::byte> values);
+  void finish(int seat, std::span<std::byte> result);
+
+  int seat_of(int worker) const { return worker - local_.first; }
+  double waited_seconds(int seat) const { return seats_[static_cast<std::size_t>(seat)].waited_s; }
+
+ private:
+  enum class Phase { collecting, exchanging, done };
+
+  /// Two rounds are enough: nobody can start round s + 2 before everybody has left round s.
+  struct Round {
+    std::uint64_t sequence = ~std::uint64_t{0};
+    int arrived = 0;
+    std::atomic<Phase> phase{Phase::done};
+    std::vector<bool> here;
+    std::vector<Header> headers;
+    std::vector<Buffer> values;  // per seat; a copy, so that a worker that fails takes nothing away
+    Buffer from_ranks;
+    const std::byte* result = nullptr;
+  };
+
+  /// Touched by its own worker only.
+  struct Seat {
+    std::uint64_t next = 0;  // sequence number of the next collective
+    bool pending = false;
+    double waited_s = 0;
+  };
+
+  Round& round_of(std::uint64_t sequence) { return rounds_[sequence % 2]; }
+  void complete_here(Round& round);
+  void compare_headers(const Round& round);
+  void set_phase(Round& round, Phase phase);
+  void wait(Round& round, int seat);
+  bool spin(const Round& round) const;
+  void exchange(Round& round, int seat, std::unique_lock<std::mutex>& lock);
+  void check_arrivals(const Round& round, int seat, const Deadline& deadline);
+  std::string describe_local(int seat) const;
+
+  RankContext& context_;
+  const WorkerRange members_;
+  const WorkerRange local_;
+  const FoldPlan plan_;
+  std::unique_ptr<Link> link_;
+
+  std::vector<Seat> seats_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool exchanging_ = false;  // somebody is polling link_
+  std::array<Round, 2> rounds_;
+};
+
+}  // namespace syncbn::detail

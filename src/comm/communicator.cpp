@@ -1,0 +1,99 @@
+#include "syncbn/comm/communicator.hpp"
+
+#include <algorithm>
+
+#include "comm/channel.hpp"
+#include "comm/member.hpp"
+#include "syncbn/core/error.hpp"
+
+namespace syncbn {
+
+namespace {
+
+using detail::Element;
+using detail::Header;
+using detail::Operation;
+
+// One message holds at most this much (MPI counts are ints); longer ones travel in pieces.
+constexpr std::size_t kPieceBytes = std::size_t{1} << 28;
+
+template <class T>
+constexpr Element element_of() {
+  if constexpr (std::is_same_v<T, float>) return Element::f32;
+  if constexpr (std::is_same_v<T, double>) return Element::f64;
+  if constexpr (std::is_same_v<T, std::int64_t>) return Element::i64;
+}
+
+template <class T>
+Header reduce_header(std::span<T> values, Reduce op, const Tag& tag) {
+  Header header = Header::make(Operation::all_reduce, tag);
+  header.type = element_of<T>();
+  header.reduce = op;
+  header.count = static_cast<std::int64_t>(values.size());
+  return header;
+}
+
+template <class T>
+void reduce(detail::Member& member, std::span<T> values, Reduce op, const Tag& tag) {
+  constexpr std::size_t kPiece = kPieceBytes / sizeof(T);
+  do {
+    const auto piece = values.first(std::min(values.size(), kPiece));
+    member.collective(reduce_header(piece, op, tag), std::as_writable_bytes(piece));
+    values = values.subspan(piece.size());
+  } while (!values.empty());
+}
+
+}  // namespace
+
+int Communicator::rank() const {
+  return member_ ? member_->index() : 0;
+}
+int Communicator::size() const {
+  return member_ ? member_->channel().members().size() : 1;
+}
+
+void Communicator::all_reduce(std::span<double> values, Reduce op, const Tag& tag) const {
+  if (member_) reduce(*member_, values, op, tag);
+}
+
+void Communicator::all_reduce(std::span<float> values, Reduce op, const Tag& tag) const {
+  if (member_) reduce(*member_, values, op, tag);
+}
+
+void Communicator::all_reduce(std::span<std::int64_t> values, Reduce op, const Tag& tag) const {
+  if (member_) reduce(*member_, values, op, tag);
+}
+
+void Communicator::start_all_reduce(std::span<double> values, Reduce op, const Tag& tag) const {
+  if (!member_) return;
+  if (values.size_bytes() > kPieceBytes) throw Error("start_all_reduce takes at most 256 MiB; use all_reduce");
+  member_->start(reduce_header(values, op, tag), std::as_writable_bytes(values));
+}
+
+void Communicator::finish_all_reduce() const {
+  if (member_) member_->finish();
+}
+
+void Communicator::broadcast(std::span<std::byte> bytes, int root, const Tag& tag) const {
+  if (root < 0 || root >= size())
+    throw Error("broadcast from member " + std::to_string(root) + " of " + std::to_string(size()));
+  if (!member_) return;
+  do {
+    const auto piece = bytes.first(std::min(bytes.size(), kPieceBytes));
+    Header header = Header::make(Operation::broadcast, tag);
+    header.count = static_cast<std::int64_t>(piece.size());
+    header.root = member_->channel().members().first + root;
+    member_->collective(header, piece);
+    bytes = bytes.subspan(piece.size());
+  } while (!bytes.empty());
+}
+
+void Communicator::barrier(const Tag& tag) const {
+  if (member_) member_->collective(Header::make(Operation::barrier, tag), {});
+}
+
+double Communicator::waited_seconds() const {
+  return member_ ? member_->waited_seconds() : 0;
+}
+
+}  // namespace syncbn

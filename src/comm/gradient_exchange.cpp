@@ -1,0 +1,324 @@
+#include "syncbn/comm/gradient_exchange.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+#include "comm/channel.hpp"
+#include "comm/world_state.hpp"
+
+namespace syncbn {
+
+namespace {
+
+using detail::Deadline;
+using detail::Fold;
+using detail::Header;
+using detail::RankContext;
+
+constexpr int kGradientChannel = 1;
+constexpr auto kLookAround = std::chrono::milliseconds(20);
+
+}  // namespace
+
+struct GradientExchange::Impl {
+  /// One addition of the local tree: whoever completes the second child does it.
+  struct Node {
+    Fold fold;
+    int parent = -1;
+  };
+  struct WorkerState {
+    float* gradient = nullptr;
+    std::int64_t step = 0;
+    bool open = false;  // between begin() and wait()
+    std::vector<char> ready;
+    std::uint64_t target = 0;                // completed buckets that end this step
+    std::atomic<std::uint64_t> released{0};  // buckets handed in since the beginning of time
+    double waited_s = 0;
+  };
+
+  Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list, bool overlapped);
+  ~Impl();
+  void build_nodes();
+  void begin(int local, std::span<float> gradient, std::int64_t step);
+  void ready(int local, int bucket);
+  void wait(int local);
+
+  void release(int local, int bucket);
+  void fold(const Node& node, int bucket, bool is_root);
+  void complete_here(int bucket);
+  void complete(int bucket);
+  void check_progress(const WorkerState& me, int local, const Deadline& deadline);
+  void communicate();
+  void exchange(int bucket, std::uint64_t sequence);
+  float* gradient_of(int local, int bucket) const { return workers[at(local)].gradient + buckets[at(bucket)].offset; }
+  float* result_of(int bucket) const { return result.as<float>() + buckets[at(bucket)].offset; }
+  std::string name(int local) const { return context->layout().describe_worker(first_worker + local); }
+  static std::string label(int bucket) { return fmt::format("gradients[bucket {}]", bucket); }
+  static std::size_t at(int i) { return static_cast<std::size_t>(i); }
+
+  std::shared_ptr<RankContext> context;
+  const std::vector<Bucket> buckets;
+  const bool overlap;
+  const int first_worker;
+  std::int64_t length = 0;
+  Buffer result;
+
+  std::vector<detail::Block> rest;  // of the local tree: what the other ranks need
+  std::vector<Node> nodes;
+  std::vector<int> node_of_leaf;              // -1: the leaf is a block of its own
+  std::vector<std::atomic<int>> half_done;    // per bucket and node: 1 when one child has arrived
+  std::vector<std::atomic<int>> open_blocks;  // per bucket
+  std::vector<WorkerState> workers;
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::uint64_t completed = 0;  // buckets, since the beginning of time
+  std::vector<bool> handed_over;
+  bool stop = false;
+  std::unique_ptr<detail::Transport> transport;
+  std::unique_ptr<detail::Link> link;  // null: all workers are here
+  std::thread communicator;
+};
+
+GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list,
+                             bool overlapped)
+    : context(std::move(rank_context)),
+      buckets(std::move(bucket_list)),
+      overlap(overlapped),
+      first_worker(world.first_worker()),
+      workers(at(world.local_workers())),
+      handed_over(buckets.size(), false) {
+  for (const Bucket& bucket : buckets) {
+    if (bucket.offset < 0 || bucket.count < 0)
+      throw Error(fmt::format("gradient bucket at {} of {} elements", bucket.offset, bucket.count), ExitCode::usage);
+    length = std::max(length, bucket.offset + bucket.count);
+  }
+  result = Buffer(static_cast<std::size_t>(length) * sizeof(float));
+  build_nodes();
+  half_done = std::vector<std::atomic<int>>(buckets.size() * nodes.size());
+  open_blocks = std::vector<std::atomic<int>>(buckets.size());
+  for (auto& open : open_blocks) open.store(static_cast<int>(rest.size()));
+  transport = context->transport().duplicate();
+  link = transport->connect(kGradientChannel, {0, world.workers()});
+  if (link) communicator = std::thread([this] { communicate(); });
+}
+
+GradientExchange::Impl::~Impl() {
+  {
+    std::lock_guard lock(mutex);
+    stop = true;
+  }
+  changed.notify_all();
+  if (communicator.joinable()) communicator.join();
+}
+
+void GradientExchange::Impl::build_nodes() {
+  const detail::WorkerRange local = context->layout().local();
+  const detail::FoldPlan plan = detail::fold_plan(context->layout().workers, detail::leaves(local.first, local.last));
+  rest = plan.rest;
+  node_of_leaf.assign(at(local.size()), -1);
+  std::vector<int> latest(at(local.size()), -1);  // the node whose value worker i's gradient now holds
+  for (const Fold& fold : plan.folds) {
+    const int number = static_cast<int>(nodes.size());
+    nodes.push_back({fold, -1});
+    for (const int child : {fold.into, fold.from}) {
+      if (latest[at(child)] < 0)
+        node_of_leaf[at(child)] = number;
+      else
+        nodes[at(latest[at(child)])].parent = number;
+    }
+    latest[at(fold.into)] = number;
+  }
+}
+
+void GradientExchange::Impl::begin(int local, std::span<float> gradient, std::int64_t step) {
+  context->throw_if_failed();
+  WorkerState& me = workers[at(local)];
+  if (me.open)
+    context->fail_with(
+        Error(fmt::format("{} begins step {} before it has waited for step {}", name(local), step, me.step)));
+  if (static_cast<std::int64_t>(gradient.size()) < length)
+    context->fail_with(
+        Error(fmt::format("{} brings {} gradients, the buckets need {}", name(local), gradient.size(), length)));
+  me.open = true;
+  me.gradient = gradient.data();
+  me.step = step;
+  me.ready.assign(buckets.size(), 0);
+  me.target += buckets.size();
+}
+
+void GradientExchange::Impl::ready(int local, int bucket) {
+  context->throw_if_failed();
+  WorkerState& me = workers[at(local)];
+  if (bucket < 0 || at(bucket) >= buckets.size() || !me.open || me.ready[at(bucket)])
+    context->fail_with(Error(
+        fmt::format("{} says that bucket {} of {} is ready in step {}: {}", name(local), bucket, buckets.size(),
+                    me.step, me.open ? "there is no such bucket, or it was ready before" : "begin() was not called")));
+  me.ready[at(bucket)] = 1;
+  if (overlap) release(local, bucket);
+}
+
+void GradientExchange::Impl::release(int local, int bucket) {
+  workers[at(local)].released.fetch_add(1, std::memory_order_relaxed);
+  int node = node_of_leaf[at(local)];
+  while (node >= 0) {
+    // 0 -> 1: the other child goes on from here. 1 -> 0: both are there, and the flag is fit for the next step.
+    auto& flag = half_done[at(bucket) * nodes.size() + at(node)];
+    if (flag.fetch_xor(1, std::memory_order_acq_rel) == 0) return;
+    const int parent = nodes[at(node)].parent;
+    fold(nodes[at(node)], bucket, parent < 0 && rest.size() == 1 && !link);
+    node = parent;
+  }
+  if (open_blocks[at(bucket)].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  open_blocks[at(bucket)].store(static_cast<int>(rest.size()), std::memory_order_relaxed);
+  complete_here(bucket);
+}
+
+void GradientExchange::Impl::fold(const Node& node, int bucket, bool is_root) {
+  context->throw_if_failed();
+  const WorkerState& left = workers[at(node.fold.into)];
+  const WorkerState& right = workers[at(node.fold.from)];
+  if (left.step != right.step)
+    context->fail_with(Error(fmt::format("{} is at {} of step {}, but {} is at step {}", name(node.fold.from),
+                                         label(bucket), right.step, name(node.fold.into), left.step)));
+  float* into = gradient_of(node.fold.into, bucket);
+  const float* from = gradient_of(node.fold.from, bucket);
+  const std::int64_t count = buckets[at(bucket)].count;
+  if (is_root)
+    detail::add(result_of(bucket), into, from, count);
+  else
+    detail::combine(reinterpret_cast<std::byte*>(into), reinterpret_cast<const std::byte*>(from), count,
+                    detail::Element::f32, Reduce::sum);
+}
+
+void GradientExchange::Impl::complete_here(int bucket) {
+  if (!link) {
+    if (nodes.empty()) std::copy_n(gradient_of(0, bucket), buckets[at(bucket)].count, result_of(bucket));
+    return complete(bucket);
+  }
+  {
+    std::lock_guard lock(mutex);
+    handed_over[at(bucket)] = true;
+  }
+  changed.notify_all();
+}
+
+void GradientExchange::Impl::complete(int) {
+  bool step_done = false;
+  {
+    std::lock_guard lock(mutex);
+    step_done = ++completed % buckets.size() == 0;
+  }
+  if (step_done) changed.notify_all();
+}
+
+void GradientExchange::Impl::wait(int local) {
+  WorkerState& me = workers[at(local)];
+  const Deadline deadline(context->timeout_s());
+  const auto missing = std::find(me.ready.begin(), me.ready.end(), 0);
+  if (!me.open || missing != me.ready.end())
+    context->fail_with(Error(fmt::format(
+        "{} waits for the gradients of step {}, but {}", name(local), me.step,
+        me.open ? fmt::format("bucket {} was never ready", missing - me.ready.begin()) : "begin() was not called")));
+  if (!overlap)
+    for (int bucket = 0; at(bucket) < buckets.size(); ++bucket) release(local, bucket);
+  {
+    std::unique_lock lock(mutex);
+    if (completed < me.target) {
+      lock.unlock();
+      const detail::SlotPause pause(context->slots());
+      lock.lock();
+      while (completed < me.target) {
+        check_progress(me, local, deadline);
+        changed.wait_for(lock, kLookAround);
+      }
+    }
+  }
+  me.open = false;
+  me.waited_s += deadline.elapsed_s();
+}
+
+/// Throws when a worker of this rank cannot, or did not in time, bring its buckets. The other ranks are the
+/// communication thread's to watch.
+void GradientExchange::Impl::check_progress(const WorkerState& me, int local, const Deadline& deadline) {
+  context->throw_if_failed();
+  const bool late = deadline.passed();
+  for (int other = 0; at(other) < workers.size(); ++other) {
+    const bool left = context->has_left(other);
+    const std::uint64_t released = workers[at(other)].released.load(std::memory_order_relaxed);
+    if (released >= me.target || (!left && !late)) continue;
+    const std::uint64_t bucket = released % buckets.size();
+    context->fail_with(Error(fmt::format(
+        "{} waits for the gradients of step {}, but {} {} after {} of {} buckets", name(local), me.step, name(other),
+        left ? "has finished its work and left" : fmt::format("has been silent for {:.3g} s", deadline.limit_s()),
+        bucket, buckets.size())));
+  }
+}
+
+void GradientExchange::Impl::communicate() {
+  try {
+    for (std::uint64_t sequence = 0;; ++sequence) {
+      const int bucket = static_cast<int>(sequence % std::max<std::size_t>(1, buckets.size()));
+      {
+        std::unique_lock lock(mutex);
+        changed.wait(lock, [&] { return stop || (!buckets.empty() && handed_over[at(bucket)]); });
+        if (stop) return;
+        handed_over[at(bucket)] = false;
+      }
+      exchange(bucket, sequence);
+      complete(bucket);
+    }
+  } catch (...) {
+    context->fail(std::current_exception());  // reaches the workers in wait()
+  }
+}
+
+void GradientExchange::Impl::exchange(int bucket, std::uint64_t sequence) {
+  const std::string layer = label(bucket);
+  Header header = Header::make(detail::Operation::all_reduce, {layer, workers[0].step});
+  header.worker = first_worker;
+  header.sequence = sequence;
+  header.type = detail::Element::f32;
+  header.count = buckets[at(bucket)].count;
+  std::vector<std::byte*> blocks;
+  for (const detail::Block& block : rest)
+    blocks.push_back(reinterpret_cast<std::byte*>(gradient_of(block.item, bucket)));
+  link->start(header, blocks, reinterpret_cast<std::byte*>(result_of(bucket)));
+  detail::drive(*link, *context, [&] {
+    return fmt::format("{} at {}", context->layout().describe_rank(context->layout().rank), describe(header));
+  });
+}
+
+GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, bool overlap)
+    : impl_(std::make_unique<Impl>(world, world.state_->context, std::move(buckets), overlap)) {}
+
+GradientExchange::~GradientExchange() = default;
+
+void GradientExchange::begin(const Worker& worker, std::span<float> gradient, std::int64_t step) {
+  impl_->begin(worker.local_index(), gradient, step);
+}
+
+void GradientExchange::ready(const Worker& worker, int bucket) {
+  impl_->ready(worker.local_index(), bucket);
+}
+
+void GradientExchange::wait(const Worker& worker) {
+  impl_->wait(worker.local_index());
+}
+
+std::span<float> GradientExchange::result() const {
+  return {impl_->result.as<float>(), static_cast<std::size_t>(impl_->length)};
+}
+
+double GradientExchange::waited_seconds(const Worker& worker) const {
+  return impl_->workers[Impl::at(worker.local_index())].waited_s;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,59 @@
+#include "comm/layout.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "syncbn/core/error.hpp"
+
+namespace syncbn::detail {
+
+WorkerRange intersect(const WorkerRange& a, const WorkerRange& b) {
+  const int first = std::max(a.first, b.first);
+  return {first, std::max(first, std::min(a.last, b.last))};
+}
+
+WorkerRange Layout::of_rank(int r) const {
+  const auto begin = [this](std::int64_t i) { return static_cast<int>(i * workers / ranks); };
+  return {begin(r), begin(r + 1)};
+}
+
+int Layout::ranks_on_this_node() const {
+  return static_cast<int>(std::count(nodes.begin(), nodes.end(), nodes[static_cast<std::size_t>(rank)]));
+}
+
+std::vector<WorkerRange> Layout::by_node() const {
+  std::vector<WorkerRange> groups;
+  std::vector<int> seen;
+  for (int r = 0; r < ranks; ++r) {
+    const int node = nodes[static_cast<std::size_t>(r)];
+    if (r > 0 && node == nodes[static_cast<std::size_t>(r) - 1]) {
+      groups.back().last = of_rank(r).last;
+      continue;
+    }
+    if (std::find(seen.begin(), seen.end(), node) != seen.end())
+      throw Error(fmt::format("ranks {} and {} are on {}, the ranks between them are not: a group per node needs the "
+                              "ranks of a host side by side; start them host by host (mpirun --map-by slot)",
+                              node, r, hosts[static_cast<std::size_t>(r)]),
+                  ExitCode::usage);
+    seen.push_back(node);
+    groups.push_back(of_rank(r));
+  }
+  return groups;
+}
+
+std::string Layout::describe_rank(int r) const {
+  const WorkerRange range = of_rank(r);
+  const std::string& host = hosts[static_cast<std::size_t>(r)];
+  if (range.size() == 1) return fmt::format("rank {} ({}, worker {})", r, host, range.first);
+  return fmt::format("rank {} ({}, workers {}-{})", r, host, range.first, range.last - 1);
+}
+
+std::string Layout::describe_worker(int worker) const {
+  int r = 0;
+  while (!of_rank(r).contains(worker)) ++r;
+  return fmt::format("worker {} (rank {}, {})", worker, r, hosts[static_cast<std::size_t>(r)]);
+}
+
+}  // namespace syncbn::detail

@@ -1,0 +1,39 @@
+#include <array>
+
+#include "comm/mpi_handles.hpp"
+#include "syncbn/comm/world.hpp"
+
+namespace syncbn {
+
+MpiEnvironment::MpiEnvironment() {
+  int provided = MPI_THREAD_SINGLE;
+  if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
+    throw Error("MPI could not be initialized; start the program with mpirun, or check the MPI installation",
+                ExitCode::unavailable);
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  detail::check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &ranks_), "MPI_Comm_size");
+  detail::check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
+}
+
+MpiEnvironment::~MpiEnvironment() {
+  if (detail::mpi_is_usable()) MPI_Finalize();
+}
+
+int MpiEnvironment::fortran_comm() const {
+  return MPI_Comm_c2f(MPI_COMM_WORLD);
+}
+int MpiEnvironment::ranks() const {
+  return ranks_;
+}
+int MpiEnvironment::rank() const {
+  return rank_;
+}
+
+std::string MpiEnvironment::library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  MPI_Get_library_version(text.data(), &length);
+  return std::string(text.data(), static_cast<std::size_t>(length));
+}
+
+}  // namespace syncbn

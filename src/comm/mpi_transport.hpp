@@ -1,0 +1,21 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "comm/layout.hpp"
+#include "comm/transport.hpp"
+#include "syncbn/comm/world.hpp"
+
+namespace syncbn::detail {
+
+struct MpiConnection {
+  Layout layout;
+  std::unique_ptr<Transport> transport;
+};
+
+/// Spreads the workers over the ranks of an MPI communicator, which is duplicated. Collective over its ranks; throws
+/// on all of them alike, see World::mpi.
+MpiConnection connect_mpi(const WorldOptions& options, int fortran_comm);
+
+}  // namespace syncbn::detail

@@ -1,0 +1,140 @@
+#include "comm/rank_context.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "comm/channel.hpp"
+
+namespace syncbn::detail {
+
+namespace {
+
+// Channel numbers are message tags. 0 carries failures.
+constexpr int kAllChannel = 1;
+constexpr int kLocalChannel = 2;
+constexpr int kFirstFreeChannel = 3;
+
+constexpr double kYieldFor_s = 1e-3;
+constexpr auto kNap = std::chrono::microseconds(50);
+
+int cores_offered() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+int slots_for(const WorldOptions& options, const Layout& layout) {
+  const int wanted = options.threads > 0 ? options.threads : cores_offered();
+  return std::min(wanted, layout.local().size());
+}
+
+}  // namespace
+
+RankContext::RankContext(const WorldOptions& options, Layout layout, std::unique_ptr<Transport> transport)
+    : layout_(std::move(layout)),
+      timeout_s_(options.timeout_s),
+      reduction_(options.reduction),
+      transport_(std::move(transport)),
+      slots_(slots_for(options, layout_), layout_.local().size()),
+      may_spin_(slots_.count() == layout_.local().size() &&
+                layout_.local().size() * layout_.ranks_on_this_node() <= cores_offered()),
+      left_(static_cast<std::size_t>(layout_.local().size())),
+      openings_made_(static_cast<std::size_t>(layout_.local().size()), 0),
+      next_channel_(kFirstFreeChannel) {
+  all_ = std::make_shared<Channel>(*this, kAllChannel, WorkerRange{0, layout_.workers});
+  local_ = std::make_shared<Channel>(*this, kLocalChannel, layout_.local());
+}
+
+RemoteFailure describe_failure(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Error& error) {
+    return {error.what(), error.code()};
+  } catch (const std::exception& error) {
+    return {error.what(), ExitCode::failure};
+  } catch (...) {
+    return {"unknown exception", ExitCode::failure};
+  }
+}
+
+bool RankContext::record(const std::exception_ptr& failure) noexcept {
+  bool first = false;
+  {
+    std::lock_guard lock(failure_mutex_);
+    first = !failure_;
+    if (first) failure_ = failure;
+    failed_.store(true, std::memory_order_release);
+  }
+  slots_.open();
+  return first;
+}
+
+bool RankContext::fail(const std::exception_ptr& failure) noexcept {
+  const bool first = record(failure);
+  if (first) transport_->announce(describe_failure(failure));
+  return first;
+}
+
+void RankContext::fail_with(const Error& error) {
+  if (!fail(std::make_exception_ptr(error))) throw Aborted();
+  throw error;
+}
+
+void RankContext::throw_if_failed() const {
+  if (failed()) throw Aborted();
+}
+
+std::exception_ptr RankContext::failure() const {
+  std::lock_guard lock(failure_mutex_);
+  return failure_;
+}
+
+void RankContext::check_remote_failure() {
+  const auto failure = transport_->announced();
+  if (!failure) return;
+  const Error error(failure->message, failure->code);
+  if (!record(std::make_exception_ptr(error))) throw Aborted();
+  throw error;
+}
+
+std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<WorkerRange>& ranges) {
+  const WorkerRange local = layout_.local();
+  std::lock_guard lock(opening_mutex_);
+  const int number = openings_made_[static_cast<std::size_t>(local_index)]++;
+  Opening& opening = openings_[number];
+  if (opening.to_fetch == 0) {  // the first local worker to get here opens them for all, in ascending order
+    opening.to_fetch = local.size();
+    for (const WorkerRange& range : ranges) {
+      const int id = next_channel_++;
+      if (range.size() > 1 && intersect(range, local).size() > 0)
+        opening.channels.push_back(std::make_shared<Channel>(*this, id, range));
+    }
+  }
+  std::shared_ptr<Channel> mine;
+  for (const auto& channel : opening.channels)
+    if (channel->members().contains(local.first + local_index)) mine = channel;
+  if (--opening.to_fetch == 0) openings_.erase(number);
+  return mine;
+}
+
+void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting) {
+  const Deadline deadline(context.timeout_s());
+  while (!link.poll()) {
+    context.throw_if_failed();
+    if (deadline.elapsed_s() < kYieldFor_s) {
+      sched_yield();
+      continue;
+    }
+    context.check_remote_failure();
+    if (deadline.passed())
+      context.fail_with(Error(fmt::format("{} has waited {:.3g} s for {}: dead, stuck or on another path", waiting(),
+                                          deadline.limit_s(), link.missing())));
+    std::this_thread::sleep_for(kNap);
+  }
+}
+
+}  // namespace syncbn::detail

@@ -1,0 +1,103 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "comm/layout.hpp"
+#include "comm/slots.hpp"
+#include "comm/transport.hpp"
+#include "syncbn/comm/world.hpp"
+
+namespace syncbn::detail {
+
+class Channel;
+
+/// Time since a wait began, on the monotonic clock, and its limit.
+class Deadline {
+ public:
+  using Clock = std::chrono::steady_clock;
+  explicit Deadline(double limit_s) : start_(Clock::now()), limit_s_(limit_s) {}
+  double elapsed_s() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  bool passed() const { return elapsed_s() > limit_s_; }
+  double limit_s() const { return limit_s_; }
+
+ private:
+  Clock::time_point start_;
+  double limit_s_;
+};
+
+/// What the workers of one rank share: where everybody is, compute slots, the first failure, and the channels under
+/// construction.
+class RankContext {
+ public:
+  RankContext(const WorldOptions& options, Layout layout, std::unique_ptr<Transport> transport);
+
+  const Layout& layout() const { return layout_; }
+  Slots& slots() { return slots_; }
+  Transport& transport() { return *transport_; }
+  double timeout_s() const { return timeout_s_; }
+  Reduction reduction() const { return reduction_; }
+  /// Whether every worker of this machine has a core, so that a short spin costs nobody anything.
+  bool may_spin() const { return may_spin_; }
+  Channel& all() { return *all_; }
+  const std::shared_ptr<Channel>& all_ptr() const { return all_; }
+  const std::shared_ptr<Channel>& local_ptr() const { return local_; }
+
+  /// Keeps the first failure, makes everybody else's waits end with Aborted and tells the other ranks. Whether this
+  /// was the first.
+  bool fail(const std::exception_ptr& failure) noexcept;
+  /// Records the failure, then throws it. Always this way round: unwinding may have to wait for others.
+  [[noreturn]] void fail_with(const Error& error);
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  void throw_if_failed() const;
+  std::exception_ptr failure() const;
+  /// Throws when another rank has announced its failure.
+  void check_remote_failure();
+
+  /// A worker that has returned from the body will not join any more collectives in this run.
+  void set_left(int local_index, bool left) { left_[static_cast<std::size_t>(local_index)].store(left); }
+  bool has_left(int local_index) const { return left_[static_cast<std::size_t>(local_index)].load(); }
+
+  /// The channel of this worker among those of the given consecutive ranges; null when its range is just itself. All
+  /// local workers must call it alike; the n-th call of each refers to the same channels.
+  std::shared_ptr<Channel> open(int local_index, const std::vector<WorkerRange>& ranges);
+
+ private:
+  struct Opening {
+    std::vector<std::shared_ptr<Channel>> channels;
+    int to_fetch = 0;
+  };
+
+  bool record(const std::exception_ptr& failure) noexcept;
+
+  const Layout layout_;
+  const double timeout_s_;
+  const Reduction reduction_;
+  std::unique_ptr<Transport> transport_;
+  Slots slots_;
+  const bool may_spin_;
+  std::vector<std::atomic<bool>> left_;
+  std::shared_ptr<Channel> all_, local_;
+
+  std::atomic<bool> failed_{false};
+  mutable std::mutex failure_mutex_;
+  std::exception_ptr failure_;
+
+  std::mutex opening_mutex_;
+  std::vector<int> openings_made_;  // per local worker
+  std::map<int, Opening> openings_;
+  int next_channel_;
+};
+
+/// Polls an operation between ranks to its end: yields at first, then sleeps in short naps. Throws Error on time-out
+/// (`waiting` says who waits for what), Aborted when this rank has failed.
+void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting);
+
+}  // namespace syncbn::detail

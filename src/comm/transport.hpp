@@ -1,0 +1,62 @@
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/header.hpp"
+#include "comm/layout.hpp"
+#include "syncbn/core/error.hpp"
+
+namespace syncbn::detail {
+
+/// The part of one communicator's collectives that goes between ranks. One operation at a time; start() and poll() are
+/// never called concurrently.
+class Link {
+ public:
+  virtual ~Link() = default;
+  /// Begins the operation that `header` describes. `blocks`: values of the tree nodes that this rank brings (see
+  /// fold_plan), in ascending order; they are used as scratch and must live until poll() returns true. For a
+  /// broadcast: the root's bytes on its rank, else empty. `result`: header.bytes() of memory.
+  virtual void start(const Header& header, std::span<std::byte* const> blocks, std::byte* result) = 0;
+  /// Goes on with the operation without blocking; true once it is complete. Throws Error when another rank's header
+  /// differs.
+  virtual bool poll() = 0;
+  /// The ranks whose messages have not arrived ("rank 2 (node3, workers 4-5)").
+  virtual std::string missing() const = 0;
+};
+
+/// A failure that another rank has announced.
+struct RemoteFailure {
+  std::string message;
+  ExitCode code;
+};
+
+RemoteFailure describe_failure(const std::exception_ptr& failure);
+
+/// What the engine needs from the machine between ranks.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  /// Message stream `channel` among the ranks that host `members`; null when they are all here. Collective over those
+  /// ranks when the reduction is native.
+  virtual std::unique_ptr<Link> connect(int channel, const WorkerRange& members) = 0;
+  /// The same ranks with message streams of their own. Collective over ranks.
+  virtual std::unique_ptr<Transport> duplicate() = 0;
+  /// Every rank's string, by rank. Collective over ranks.
+  virtual std::vector<std::string> all_gather(const std::string& value, const std::string& what) = 0;
+  /// Rank 0's string. Collective over ranks.
+  virtual std::string broadcast(const std::string& value, const std::string& what) = 0;
+  /// Tells the other ranks that this one is lost, so that they need not wait for the time-out.
+  virtual void announce(const RemoteFailure& failure) noexcept = 0;
+  virtual std::optional<RemoteFailure> announced() = 0;
+  [[noreturn]] virtual void abort(int code) = 0;
+};
+
+/// A world of one rank, without MPI.
+std::unique_ptr<Transport> single_process();
+
+}  // namespace syncbn::detail

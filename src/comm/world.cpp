@@ -1,0 +1,232 @@
+#include "syncbn/comm/world.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#include "comm/mpi_transport.hpp"
+#include "comm/world_state.hpp"
+
+namespace syncbn {
+
+namespace {
+
+using detail::RankContext;
+
+/// How long the others may take to stop after one has failed, before the job is ended under them.
+constexpr double kStopGrace_s = 5;
+/// Rank 0 speaks first; the others are usually gone before they would.
+constexpr auto kLetRankZeroSpeak = std::chrono::milliseconds(300);
+
+void check(const WorldOptions& options) {
+  if (options.workers < 1)
+    throw Error(fmt::format("{} workers: set workers to at least 1", options.workers), ExitCode::usage);
+  if (options.threads < 0)
+    throw Error(fmt::format("{} threads: use 0 for one per core, or more", options.threads), ExitCode::usage);
+  if (!(options.timeout_s > 0))
+    throw Error(fmt::format("a time-out of {} s: it must be positive", options.timeout_s), ExitCode::usage);
+}
+
+std::unique_ptr<detail::WorldState> make_state(const WorldOptions& options, detail::Layout layout,
+                                               std::unique_ptr<detail::Transport> transport) {
+  auto state = std::make_unique<detail::WorldState>();
+  state->context = std::make_shared<RankContext>(options, std::move(layout), std::move(transport));
+  return state;
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+/// Threads that can be waited for with a time limit.
+class Crew {
+ public:
+  ~Crew() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  void add(std::function<void()> work) {
+    threads_.emplace_back([this, work = std::move(work)] {
+      work();
+      {
+        std::lock_guard lock(mutex_);
+        ++done_;
+      }
+      changed_.notify_all();
+    });
+  }
+  /// True when all are done.
+  bool wait_for(std::chrono::milliseconds limit) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, limit, [this] { return done_ == threads_.size(); });
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::size_t done_ = 0;
+};
+
+/// The first line in which two texts differ, with its number.
+std::string first_differing_line(std::string_view mine, std::string_view theirs) {
+  const auto next_line = [](std::string_view& text) {
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    return line;
+  };
+  for (int number = 1;; ++number) {
+    const std::string_view a = next_line(mine);
+    const std::string_view b = next_line(theirs);
+    if (a != b || (mine.empty() && theirs.empty()))
+      return fmt::format("line {}: '{}' against '{}'", number, a.substr(0, 200), b.substr(0, 200));
+  }
+}
+
+}  // namespace
+
+World::World(std::unique_ptr<detail::WorldState> state) : state_(std::move(state)) {}
+World::World(World&&) noexcept = default;
+World& World::operator=(World&&) noexcept = default;
+World::~World() = default;
+
+World World::threads(const WorldOptions& options) {
+  check(options);
+  detail::Layout layout;
+  layout.workers = options.workers;
+  layout.hosts = {host_name()};
+  layout.nodes = {0};
+  return World(make_state(options, std::move(layout), detail::single_process()));
+}
+
+World World::mpi(const WorldOptions& options, int fortran_comm) {
+  check(options);
+  detail::MpiConnection connection = detail::connect_mpi(options, fortran_comm);
+  return World(make_state(options, std::move(connection.layout), std::move(connection.transport)));
+}
+
+int World::workers() const {
+  return state_->context->layout().workers;
+}
+int World::ranks() const {
+  return state_->context->layout().ranks;
+}
+int World::rank() const {
+  return state_->context->layout().rank;
+}
+int World::first_worker() const {
+  return state_->context->layout().local().first;
+}
+int World::local_workers() const {
+  return state_->context->layout().local().size();
+}
+int World::threads() const {
+  return state_->context->slots().count();
+}
+Reduction World::reduction() const {
+  return state_->context->reduction();
+}
+const std::vector<std::string>& World::hosts() const {
+  return state_->context->layout().hosts;
+}
+
+void World::run(const std::function<void(Worker&)>& body) {
+  RankContext& context = *state_->context;
+  if (context.failed()) throw Error("this world has failed before and cannot run again");
+  state_->world = this;
+  for (int i = 0; i < local_workers(); ++i) context.set_left(i, false);
+  const auto work = [this, &context, &body](int local_index) {
+    context.slots().acquire();
+    try {
+      Worker worker(*state_, local_index);
+      body(worker);
+    } catch (...) {
+      context.fail(std::current_exception());
+    }
+    context.set_left(local_index, true);
+    context.slots().release();
+  };
+  if (local_workers() == 1) {
+    work(0);
+  } else {
+    Crew crew;
+    try {
+      for (int i = 0; i < local_workers(); ++i) crew.add([&work, i] { work(i); });
+    } catch (const std::system_error& error) {
+      context.fail(std::make_exception_ptr(Error(
+          fmt::format("cannot start {} worker threads: {}", local_workers(), error.what()), ExitCode::unavailable)));
+    }
+    double failed_for_s = 0;
+    while (!crew.wait_for(std::chrono::milliseconds(100))) {
+      if (context.failed()) failed_for_s += 0.1;
+      if (failed_for_s > kStopGrace_s) {  // a worker is stuck in its own code: it cannot be joined
+        const detail::RemoteFailure cause = detail::describe_failure(context.failure());
+        abort(cause.message, cause.code);
+      }
+    }
+  }
+  if (context.failed()) std::rethrow_exception(context.failure());
+}
+
+void World::require_same(const std::string& what, const std::string& value) const {
+  const std::vector<std::string> values = state_->context->transport().all_gather(value, what);
+  for (std::size_t r = 1; r < values.size(); ++r)
+    if (values[r] != values[0])
+      throw Error(fmt::format("{} of rank {} ({}) differs from that of rank 0 ({}), {}; start every rank alike", what,
+                              r, hosts()[r], hosts()[0], first_differing_line(values[r], values[0])),
+                  ExitCode::usage);
+}
+
+namespace {
+
+std::vector<double> gather_numbers(detail::Transport& transport, double value) {
+  std::vector<double> numbers;
+  const std::string bytes(reinterpret_cast<const char*>(&value), sizeof value);
+  for (const std::string& theirs : transport.all_gather(bytes, "a number")) {
+    double number = 0;
+    std::memcpy(&number, theirs.data(), sizeof number);
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+}  // namespace
+
+double World::sum_over_ranks(double value) const {
+  double sum = 0;
+  for (const double number : gather_numbers(state_->context->transport(), value)) sum += number;
+  return sum;
+}
+
+double World::max_over_ranks(double value) const {
+  const std::vector<double> numbers = gather_numbers(state_->context->transport(), value);
+  return *std::max_element(numbers.begin(), numbers.end());
+}
+
+std::string World::broadcast(const std::string& value) const {
+  return state_->context->transport().broadcast(value, "a text");
+}
+
+void World::abort(const std::string& message, ExitCode code) const {
+  std::fflush(stdout);
+  if (rank() != 0) std::this_thread::sleep_for(kLetRankZeroSpeak);
+  const std::string line =
+      fmt::format("syncbn: rank {} ({}): {}\n", rank(), hosts()[static_cast<std::size_t>(rank())], message);
+  std::fputs(line.c_str(), stderr);
+  std::fflush(stderr);
+  state_->context->transport().abort(static_cast<int>(code));
+  std::_Exit(static_cast<int>(code));  // not reached; the compiler cannot see it through the virtual call
+}
+
+}  // namespace syncbn
