@@ -2,13 +2,17 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "syncbn/train/safetensors.hpp"
 
 namespace syncbn {
+
+class FileSystem;
 
 /// Commits files so that after a crash at any point the new content or the old one is there, never a mix: write
 /// NAME.tmp, fsync it, rename, fsync the directory. Throws Error naming path and errno's text; leaves no debris.
@@ -25,26 +29,37 @@ struct TrainingState {
 };
 
 /// The checkpoints of one run directory: DIR/checkpoints/step-000001234/{model,optimizer}.safetensors, committed by
-/// manifest.json (written last: step, files, lengths, XXH64 or SHA-256 hashes of the bytes in memory, scalars, its own
-/// hash). A checkpoint exists when its manifest does. Used by one process (the one of worker 0).
+/// manifest.json (written last: step, files, lengths, SHA-256 hashes of the bytes in memory, scalars, whether it is the
+/// best, its own hash). A checkpoint exists when its manifest does. Used by one process (the one of worker 0).
 class CheckpointStore {
  public:
-  CheckpointStore(std::string dir, int keep_last, bool keep_best);
+  /// `dir`: the run directory; nothing is touched yet. `files` lets tests make system calls fail.
+  CheckpointStore(std::string dir, int keep_last, bool keep_best, std::shared_ptr<FileSystem> files = nullptr);
 
-  /// Writes and commits; then removes what is neither among the last k, nor the best. Throws Error on I/O failure (disk
-  /// full, ...): older checkpoints are untouched, and no debris is left.
+  /// Writes and commits; then removes what is neither among the last k, nor the newest one marked as best, and what is
+  /// newer than this step (a resume goes on from behind only when the newer ones are damaged). A step saved twice with
+  /// the same content stays committed throughout. Throws Error on I/O failure (disk full, ...): older checkpoints are
+  /// untouched, and no debris is left.
   void save(const TrainingState& state, bool is_best);
   /// The newest one that is whole. Damaged ones are refused with a reason in `refused` (file and what is wrong) and
   /// the one before is used. nullopt if there is none at all.
   std::optional<TrainingState> load_newest(std::vector<std::string>* refused) const;
-  /// A checkpoint directory or a .safetensors file named by the user (for eval).
+  /// A checkpoint directory or a .safetensors file named by the user (for eval; the latter fills `model` only).
   static TrainingState load(const std::string& path);
   std::vector<std::int64_t> steps() const;  ///< committed, ascending
+  /// Removes what a crash left: folders without a manifest, temporary files. save() does so too. Only by the owner of
+  /// the run directory.
+  void remove_debris();
 
  private:
+  std::string folder_of(std::int64_t step) const;
+  void remove(const std::string& folder);
+  void prune(std::int64_t saved);
+
   std::string dir_;
   int keep_last_;
   bool keep_best_;
+  std::shared_ptr<FileSystem> files_;
 };
 
 }  // namespace syncbn

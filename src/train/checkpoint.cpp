@@ -1,0 +1,226 @@
+#include "syncbn/train/checkpoint.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <filesystem>
+#include <limits>
+#include <system_error>
+
+#include "syncbn/core/error.hpp"
+#include "train/durable_file.hpp"
+#include "train/manifest.hpp"
+
+namespace syncbn {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kModel = "model.safetensors";
+constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kManifest = "manifest.json";
+constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
+
+std::string text_of(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+Manifest read_manifest(const std::string& folder) {
+  const std::string path = folder + "/" + kManifest;
+  return Manifest::parse(text_of(read_file(path, kMaxManifestBytes)), path);
+}
+
+std::optional<Manifest> committed_manifest(const std::string& folder) {
+  try {
+    return read_manifest(folder);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+Manifest::File describe(const std::vector<std::byte>& bytes) {
+  return {bytes.size(), sha256(bytes)};
+}
+
+SafetensorsFile read_checked(const std::string& path, const Manifest::File& expected) {
+  const std::vector<std::byte> bytes = read_file(path, kNoLimit);
+  if (bytes.size() != expected.bytes) {
+    throw Error(fmt::format("{}: {} bytes instead of {}: truncated or altered", path, bytes.size(), expected.bytes),
+                ExitCode::bad_data);
+  }
+  if (sha256(bytes) != expected.sha256) {
+    throw Error(fmt::format("{}: the content does not match the hash in {}: it was altered", path, kManifest),
+                ExitCode::bad_data);
+  }
+  return SafetensorsFile::parse(bytes, path);
+}
+
+TrainingState load_folder(const std::string& folder) {
+  const Manifest manifest = read_manifest(folder);
+  if (manifest.files.size() != 2 || !manifest.files.contains(kModel) || !manifest.files.contains(kOptimizer)) {
+    throw Error(fmt::format("{}/{}: lists other files than {} and {}", folder, kManifest, kModel, kOptimizer),
+                ExitCode::bad_data);
+  }
+  TrainingState state;
+  state.step = manifest.step;
+  state.scalars = manifest.scalars;
+  state.model = read_checked(folder + "/" + kModel, manifest.files.at(kModel));
+  state.optimizer = read_checked(folder + "/" + kOptimizer, manifest.files.at(kOptimizer));
+  return state;
+}
+
+std::optional<std::int64_t> step_of(const std::string& name) {
+  constexpr std::string_view kPrefix = "step-";
+  if (!name.starts_with(kPrefix) || name.size() < kPrefix.size() + 9) return std::nullopt;
+  std::int64_t step = 0;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
+  if (error != std::errc{} || stop != end || step < 0) return std::nullopt;
+  return step;
+}
+
+/// Steps that have a folder, with or without a manifest.
+std::vector<std::int64_t> folders_in(const std::string& path) {
+  std::vector<std::int64_t> result;
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (const auto step = step_of(it->path().filename().string())) result.push_back(*step);
+  }
+  if (error && error != std::errc::no_such_file_or_directory) throw_io_error("list", path, error.value());
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+bool exists(const std::string& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+void unlink_if_present(FileSystem& files, const std::string& path) {
+  if (exists(path) && files.unlink(path) < 0 && errno != ENOENT) throw_io_error("remove", path, errno);
+}
+
+}  // namespace
+
+CheckpointStore::CheckpointStore(std::string dir, int keep_last, bool keep_best, std::shared_ptr<FileSystem> files)
+    : dir_(std::move(dir) + "/checkpoints"),
+      keep_last_(keep_last),
+      keep_best_(keep_best),
+      files_(files ? std::move(files) : std::make_shared<FileSystem>()) {
+  if (keep_last < 1) {
+    throw Error(fmt::format("checkpoint.keep = {} must be at least 1", keep_last), ExitCode::usage);
+  }
+}
+
+std::string CheckpointStore::folder_of(std::int64_t step) const {
+  return fmt::format("{}/step-{:09}", dir_, step);
+}
+
+std::vector<std::int64_t> CheckpointStore::steps() const {
+  std::vector<std::int64_t> result = folders_in(dir_);
+  std::erase_if(result, [this](std::int64_t step) { return !exists(folder_of(step) + "/" + kManifest); });
+  return result;
+}
+
+void CheckpointStore::save(const TrainingState& state, bool is_best) {
+  remove_debris();
+  const std::vector<std::byte> model = state.model.serialize(), optimizer = state.optimizer.serialize();
+  Manifest manifest{state.step, is_best, {{kModel, describe(model)}, {kOptimizer, describe(optimizer)}}, state.scalars};
+
+  // Rewriting files with their own content keeps an existing commit valid at every moment; other content must not meet
+  // the old manifest.
+  const std::string folder = folder_of(state.step);
+  const auto old = committed_manifest(folder);
+  const bool same = old && old->files == manifest.files;
+  if (same) manifest.best |= old->best;
+  const std::string text = manifest.text();
+  if (text.size() > kMaxManifestBytes) throw Error("checkpoint: the scalars are too long for a manifest");
+
+  try {
+    if (!same && exists(folder)) remove(folder);
+    make_folder_durably(*files_, dir_);
+    make_folder_durably(*files_, folder);
+    write_file_durably(*files_, folder + "/" + kModel, model);
+    write_file_durably(*files_, folder + "/" + kOptimizer, optimizer);
+    write_file_durably(*files_, folder + "/" + kManifest, std::as_bytes(std::span(text)));
+  } catch (const Error& e) {
+    if (!same) {
+      try {
+        remove(folder);
+      } catch (const Error&) {  // the disk may refuse this too; the next save tries again
+      }
+    }
+    throw Error(fmt::format("checkpoint of step {} failed (earlier ones are untouched): {}", state.step, e.what()),
+                e.code());
+  }
+  prune(state.step);
+}
+
+void CheckpointStore::remove(const std::string& folder) {
+  // Without its manifest a checkpoint does not exist; that must be durable before its files go.
+  if (exists(folder + "/" + kManifest)) {
+    unlink_if_present(*files_, folder + "/" + kManifest);
+    sync_folder(*files_, folder);
+  }
+  for (const char* name : {kModel, kOptimizer, kManifest}) {
+    unlink_if_present(*files_, folder + "/" + name);
+    unlink_if_present(*files_, folder + "/" + name + ".tmp");
+  }
+  // A folder in which somebody else keeps a file stays.
+  if (files_->rmdir(folder) < 0 && errno != ENOENT && errno != ENOTEMPTY) throw_io_error("remove", folder, errno);
+}
+
+void CheckpointStore::remove_debris() {
+  for (const std::int64_t step : folders_in(dir_)) {
+    const std::string folder = folder_of(step);
+    if (!exists(folder + "/" + kManifest)) {
+      remove(folder);
+      continue;
+    }
+    for (const char* name : {kModel, kOptimizer, kManifest}) {
+      unlink_if_present(*files_, folder + "/" + name + ".tmp");
+    }
+  }
+}
+
+void CheckpointStore::prune(std::int64_t saved) {
+  std::vector<std::int64_t> all = steps();
+  std::int64_t best = -1;
+  for (const std::int64_t step : all) {
+    const auto manifest = keep_best_ && step <= saved ? committed_manifest(folder_of(step)) : std::nullopt;
+    if (manifest && manifest->best) best = step;
+  }
+  const auto newest = std::upper_bound(all.begin(), all.end(), saved);
+  const auto first_kept = newest - std::min<std::ptrdiff_t>(newest - all.begin(), keep_last_);
+  for (auto it = all.begin(); it != all.end(); ++it) {
+    const bool keep = (it >= first_kept && it < newest) || *it == best;
+    if (!keep) remove(folder_of(*it));
+  }
+}
+
+std::optional<TrainingState> CheckpointStore::load_newest(std::vector<std::string>* refused) const {
+  const std::vector<std::int64_t> all = steps();
+  for (auto step = all.rbegin(); step != all.rend(); ++step) {
+    try {
+      TrainingState state = load_folder(folder_of(*step));
+      if (state.step == *step) return state;
+      throw Error(fmt::format("{}/{}: written for step {}", folder_of(*step), kManifest, state.step),
+                  ExitCode::bad_data);
+    } catch (const Error& e) {
+      if (refused) refused->push_back(e.what());
+    }
+  }
+  return std::nullopt;
+}
+
+TrainingState CheckpointStore::load(const std::string& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) return load_folder(path);
+  TrainingState state;
+  state.model = SafetensorsFile::parse(read_file(path, kNoLimit), path);
+  return state;
+}
+
+}  // namespace syncbn

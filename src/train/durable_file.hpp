@@ -1,0 +1,58 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace syncbn {
+
+/// The system calls that change files, with their usual meaning (-1 and errno on failure), so that a test can make any
+/// one of them fail.
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+  virtual int open(const std::string& path, int flags, mode_t mode);
+  virtual ssize_t write(int fd, const void* bytes, std::size_t count);
+  virtual int fsync(int fd);
+  virtual int close(int fd);
+  virtual int rename(const std::string& from, const std::string& to);
+  virtual int mkdir(const std::string& path);
+  virtual int unlink(const std::string& path);
+  virtual int rmdir(const std::string& path);
+};
+
+/// The folder a path lies in ("." without a slash).
+std::string parent_of(const std::string& path);
+
+/// write NAME.tmp, fsync it, rename, fsync the folder. See checkpoint.hpp.
+void write_file_durably(FileSystem& files, const std::string& path, std::span<const std::byte> bytes);
+
+/// Creates the folder if it is missing (its parent must exist) and makes the entry durable. Throws Error.
+void make_folder_durably(FileSystem& files, const std::string& path);
+
+/// Makes the names in a folder durable. Throws Error.
+void sync_folder(FileSystem& files, const std::string& path);
+
+/// Throws Error(failure): what could not be done to `path`, errno's text, and what to do about it.
+[[noreturn]] void throw_io_error(const std::string& action, const std::string& path, int error);
+
+/// A regular file's content; Error(bad_data) when it is absent, not a regular file or larger than `limit` bytes.
+std::vector<std::byte> read_file(const std::string& path, std::size_t limit);
+
+/// Closes a file descriptor that is only read or locked.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor();
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+}  // namespace syncbn

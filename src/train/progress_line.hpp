@@ -1,0 +1,38 @@
+#pragma once
+
+#include <string>
+
+#include "syncbn/train/progress.hpp"
+
+namespace syncbn {
+
+/// "1:02:03", "2:31", "0:07"; "?" when unknown (negative or not finite).
+std::string format_duration(double seconds);
+
+/// A complete line for files and pipes.
+std::string plain_line(const ProgressState& state);
+
+/// A line with a bar, at most `width` columns; details are dropped from the least important on when it is narrow.
+/// Colour codes take no columns.
+std::string bar_line(const ProgressState& state, int width, bool color);
+
+/// What the environment and the terminal allow.
+struct TerminalStyle {
+  bool bar = false;
+  bool color = false;
+};
+/// Pointers are values of environment variables, null when unset. NO_COLOR wins over FORCE_COLOR.
+TerminalStyle terminal_style(bool is_terminal, const char* term, const char* no_color, const char* force_color);
+
+/// Decides when a plain line is due: at the start and end of a phase, and in between after 10 s or 10 % more.
+class PlainPacer {
+ public:
+  bool due(double now_s, const ProgressState& state);
+
+ private:
+  std::string phase_;
+  double last_s_ = 0, last_share_ = 0;
+  bool finished_ = false;
+};
+
+}  // namespace syncbn
