@@ -1,0 +1,236 @@
+#include "syncbn/train/run_directory.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <system_error>
+
+#include "syncbn/core/error.hpp"
+#include "syncbn/train/checkpoint.hpp"
+#include "syncbn/train/config.hpp"
+#include "train/durable_file.hpp"
+#include "train/environment.hpp"
+
+namespace syncbn {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLock = ".lock";
+constexpr const char* kConfig = "config.yaml";
+constexpr const char* kMetrics = "metrics.jsonl";
+
+void write_text(const std::string& path, const std::string& text) {
+  write_file_durably(path, std::as_bytes(std::span(text)));
+}
+
+std::string read_text(const std::string& path) {
+  const std::vector<std::byte> bytes = read_file(path, std::numeric_limits<std::size_t>::max());
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+void append_line(const std::string& path, const std::string& line) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
+  if (file.get() < 0) throw_io_error("open", path, errno);
+  const std::string text = line + "\n";
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throw_io_error("write", path, n < 0 ? errno : ENOSPC);
+    done += static_cast<std::size_t>(n);
+  }
+}
+
+void make_folder(const std::string& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (!error && !fs::is_directory(path, error)) error = std::make_error_code(std::errc::not_a_directory);
+  if (error) throw_io_error("create folder", path, error.value());
+}
+
+/// Nothing in it but what a start leaves that was interrupted before config.yaml was written.
+bool is_fresh(const std::string& path) {
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name != kLock && name != std::string(kConfig) + ".tmp") return false;
+  }
+  if (error) throw_io_error("list", path, error.value());
+  return true;
+}
+
+std::shared_ptr<const Descriptor> lock_folder(const std::string& path) {
+  const std::string name = path + "/" + kLock;
+  auto file = std::make_shared<const Descriptor>(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  if (file->get() < 0) throw_io_error("create", name, errno);
+  if (::flock(file->get(), LOCK_EX | LOCK_NB) < 0) {
+    if (errno != EWOULDBLOCK) throw_io_error("lock", name, errno);
+    std::string holder = read_text(name);
+    if (holder.empty()) holder = "another process";
+    throw Error(fmt::format("{} is in use by {}; wait until it ends, or choose another output.dir", path, holder),
+                ExitCode::usage);
+  }
+  const std::string me = fmt::format("process {} on {}", ::getpid(), host_name());
+  if (::ftruncate(file->get(), 0) < 0 || ::pwrite(file->get(), me.data(), me.size(), 0) < 0) {
+    throw_io_error("write", name, errno);
+  }
+  return file;
+}
+
+[[noreturn]] void throw_not_empty(const std::string& path) {
+  throw Error(
+      fmt::format("{} is not empty; add --resume to go on with the run in it, or choose another output.dir", path),
+      ExitCode::usage);
+}
+
+std::string_view take_line(std::string_view& text) {
+  const std::size_t end = std::min(text.find('\n'), text.size());
+  const std::string_view line = text.substr(0, end);
+  text.remove_prefix(std::min(end + 1, text.size()));
+  return line;
+}
+
+// "norm: eps: 1e-5": a YAML line behind the enclosing keys.
+struct KeyPath {
+  std::vector<std::pair<std::size_t, std::string>> parents;  // indentation, "key: "
+
+  std::string follow(std::string_view line) {
+    const std::size_t indent = std::min(line.find_first_not_of(' '), line.size());
+    const std::string text(line.substr(indent));
+    while (!parents.empty() && parents.back().first >= indent) parents.pop_back();
+    std::string result;
+    for (const auto& parent : parents) result += parent.second + " ";
+    if (text.ends_with(':')) parents.emplace_back(indent, text);
+    return result + text;
+  }
+};
+
+void require_same_experiment(const std::string& path, const std::string& stored, const std::string& given) {
+  if (stored == given) return;
+  std::string_view left = stored, right = given;
+  KeyPath left_path, right_path;
+  std::string left_line, right_line;
+  do {
+    left_line = left_path.follow(take_line(left));
+    right_line = right_path.follow(take_line(right));
+  } while (left_line == right_line && !(left.empty() && right.empty()));
+  throw Error(
+      fmt::format("{} holds another experiment: it has \"{}\", this one has \"{}\"; use the same configuration, "
+                  "or choose another output.dir",
+                  path, left_line, right_line),
+      ExitCode::usage);
+}
+
+// For a POSIX shell, so that the line can be pasted.
+std::string shell_line(const std::vector<std::string>& words) {
+  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
+  std::string line;
+  for (const std::string& word : words) {
+    if (!line.empty()) line += ' ';
+    if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) {
+      line += word;
+      continue;
+    }
+    line += '\'';
+    for (const char c : word) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += '\'';
+  }
+  return line;
+}
+
+void remove_temporary_files(const std::string& path) {
+  std::vector<fs::path> left;
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().extension() == ".tmp") left.push_back(it->path());
+  }
+  for (const auto& file : left) fs::remove(file, error);
+}
+
+/// Whether a line of metrics.jsonl belongs to the run up to `step`.
+bool keeps(std::string_view line, std::int64_t step) {
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  if (!json.is_object()) return false;
+  const auto found = json.find("step");
+  return found == json.end() || !found->is_number_integer() || found->get<std::int64_t>() <= step;
+}
+
+}  // namespace
+
+RunDirectory RunDirectory::create(const std::string& path, const std::string& config_yaml,
+                                  const std::vector<std::string>& overrides, const std::vector<std::string>& command) {
+  make_folder(path);
+  if (!is_fresh(path)) throw_not_empty(path);
+  auto lock = lock_folder(path);
+  // Another process may have run to its end since.
+  if (!is_fresh(path)) throw_not_empty(path);
+  return start(path, std::move(lock), config_yaml, overrides, command);
+}
+
+RunDirectory RunDirectory::resume(const std::string& path, const std::string& config_yaml,
+                                  const std::string& experiment_yaml, const std::vector<std::string>& overrides,
+                                  const std::vector<std::string>& command) {
+  make_folder(path);
+  auto lock = lock_folder(path);
+  if (is_fresh(path)) return start(path, std::move(lock), config_yaml, overrides, command);
+  const std::string config = path + "/" + kConfig;
+  if (!fs::exists(config)) {
+    throw Error(fmt::format("{} holds no run (there is no {}); choose another output.dir", path, kConfig),
+                ExitCode::usage);
+  }
+  require_same_experiment(path, syncbn::experiment_yaml(parse_config(read_text(config), config, {})), experiment_yaml);
+  remove_temporary_files(path);
+  RunDirectory run(path, std::move(lock));
+  run.record_start(overrides, command);
+  return run;
+}
+
+RunDirectory RunDirectory::start(std::string path, std::shared_ptr<const Descriptor> lock,
+                                 const std::string& config_yaml, const std::vector<std::string>& overrides,
+                                 const std::vector<std::string>& command) {
+  RunDirectory run(std::move(path), std::move(lock));
+  write_text(run.file(kConfig), config_yaml);
+  run.record_start(overrides, command);
+  return run;
+}
+
+void RunDirectory::record_start(const std::vector<std::string>& overrides, const std::vector<std::string>& command) {
+  std::string text;
+  for (const std::string& override_text : overrides) text += override_text + "\n";
+  write_text(file("overrides.txt"), text);
+  write_text(file("environment.json"), environment_json());
+  append_line(file("command.txt"), shell_line(command));
+}
+
+void RunDirectory::append_metrics(const std::string& json_line) {
+  append_line(file(kMetrics), json_line);
+}
+
+void RunDirectory::truncate_metrics(std::int64_t step) {
+  const std::string path = file(kMetrics);
+  if (!fs::exists(path)) return;
+  const std::string text = read_text(path);
+  std::string kept;
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string_view line = take_line(rest);
+    if (keeps(line, step)) kept += std::string(line) + "\n";
+  }
+  if (kept != text) write_text(path, kept);
+}
+
+void RunDirectory::write_summary(const std::string& json) {
+  write_text(file("summary.json"), json);
+}
+
+}  // namespace syncbn
