@@ -15,8 +15,9 @@ struct LayerConfig {
   std::string name;      ///< optional; default <type><index>
   std::string from;      ///< add: name of the layer whose output is added; others: input layer, default the previous
   std::int64_t out = 0;  ///< conv2d: channels; linear: features
-  std::int64_t kernel = 0, padding = 0;
+  std::int64_t kernel = 0;
   std::int64_t stride = 0;  ///< 0: 1 for conv2d, the kernel for pools
+  std::int64_t padding = 0;
   bool bias = true;
   double p = 0.5;       ///< dropout
   double slope = 0.01;  ///< leaky_relu
