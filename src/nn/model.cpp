@@ -42,10 +42,8 @@ const std::vector<ReadyModel>& ready_models() {
 }
 
 void require_one_of(const std::string& key, const std::string& value, const std::vector<std::string>& choices) {
-  if (std::find(choices.begin(), choices.end(), value) != choices.end()) return;
-  const std::string best = nearest(value, choices);
-  refuse(fmt::format("{}: '{}' is not one of {}{}", key, value, fmt::join(choices, ", "),
-                     best.empty() ? "" : fmt::format("; did you mean '{}'?", best)));
+  if (std::find(choices.begin(), choices.end(), value) == choices.end())
+    refuse(fmt::format("{}: {}", key, unknown(value, choices)));
 }
 
 /// An option that would be ignored is an error: the user would believe to have studied it.
@@ -129,12 +127,19 @@ const std::vector<std::string>& model_names() {
   return names;
 }
 
+std::string unknown(const std::string& word, const std::vector<std::string>& choices) {
+  const std::string best = nearest(word, choices);
+  if (!best.empty()) return fmt::format("unknown '{}'; did you mean '{}'?", word, best);
+  return fmt::format("'{}' is not one of {}", word, fmt::join(choices, ", "));
+}
+
 LayerType activation_of(const ModelOptions& options) {
-  const std::vector<LayerType> choices = {LayerType::relu, LayerType::leaky_relu, LayerType::sigmoid, LayerType::tanh};
-  for (const LayerType t : choices)
+  std::vector<std::string> names;
+  for (const LayerType t : {LayerType::relu, LayerType::leaky_relu, LayerType::sigmoid, LayerType::tanh}) {
     if (options.activation == name_of(t)) return t;
-  require_one_of("model.activation", options.activation, {"relu", "leaky_relu", "sigmoid", "tanh"});
-  return LayerType::relu;
+    names.emplace_back(name_of(t));
+  }
+  refuse("model.activation: " + unknown(options.activation, names));
 }
 
 ModelBuilder make_builder(const ModelOptions& options) {

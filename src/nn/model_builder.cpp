@@ -151,7 +151,7 @@ int ModelBuilder::activation(const std::string& name, int x, LayerType type, dou
   LayerSpec layer = spec(type, name, x);
   if (type == LayerType::leaky_relu) {
     // The backward pass knows the branch from the output's sign, which a negative slope would hide.
-    if (!(slope >= 0 && slope < 1)) fail(name, type, fmt::format("slope {} is outside [0, 1)", slope));
+    if (!(slope >= 0 && slope <= 1)) fail(name, type, fmt::format("slope {} is outside [0, 1]", slope));
     layer.slope = slope;
   }
   return append(layer, shape(x));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "nn/model_builder.hpp"
 
@@ -21,6 +22,9 @@ Model make_from_layers(const ModelOptions& options);
 /// options.activation as a layer type. Throws Error(usage).
 LayerType activation_of(const ModelOptions& options);
 
+/// "'<word>' is not one of <choices>", or the nearest of them, for messages.
+std::string unknown(const std::string& word, const std::vector<std::string>& choices);
+
 /// The builder of `options`, with its override of the initialization.
 ModelBuilder make_builder(const ModelOptions& options);
 
@@ -34,26 +38,24 @@ class NormRule {
       : present_(options.norm == "batch"), after_(options.norm_after_activation), affine_(options.norm_affine) {}
 
   bool present() const { return present_; }
-  bool after() const { return after_; }
-  /// A bias would have no effect on a layer whose outputs are normalized at once.
-  bool bias_before_activation() const { return !present_ || after_; }
-  bool bias_before_norm() const { return !present_; }
+  bool before_activation() const { return present_ && !after_; }
+  bool after_activation() const { return present_ && after_; }
+  /// Whether a convolution or linear layer that an activation follows, perhaps after its normalization, has a bias: one
+  /// that is normalized at once would be idle.
+  bool bias() const { return !before_activation(); }
 
-  /// norm -> activation, or activation -> norm, or activation alone. `weight`: gamma at the start.
+  /// A batch norm whose gamma starts at `weight`; `x` itself without normalization.
+  int norm(ModelBuilder& b, int x, const std::string& name, double weight = 1) const {
+    return present_ ? b.batch_norm(name, x, affine_, weight) : x;
+  }
+  /// norm -> activation, or activation -> norm, or activation alone.
   int norm_and_activation(ModelBuilder& b, int x, const std::string& norm_name, const std::string& activation_name,
-                          LayerType activation, double weight = 1) const {
-    if (present_ && !after_) x = b.batch_norm(norm_name, x, affine_, weight);
+                          LayerType activation) const {
+    if (before_activation()) x = norm(b, x, norm_name);
     x = b.activation(activation_name, x, activation, kLeakySlope);
-    if (present_ && after_) x = b.batch_norm(norm_name, x, affine_, weight);
+    if (after_activation()) x = norm(b, x, norm_name);
     return x;
   }
-  /// The normalization (if any) of a layer that no activation follows.
-  int norm_only(ModelBuilder& b, int x, const std::string& name) const {
-    return present_ ? b.batch_norm(name, x, affine_) : x;
-  }
-  /// norm -> add shortcut -> ReLU, or add shortcut -> ReLU -> norm, or without norm.
-  int norm_add_relu(ModelBuilder& b, int x, int shortcut, const std::string& block, const std::string& index,
-                    double weight) const;
 
  private:
   bool present_, after_, affine_;

@@ -5,7 +5,6 @@
 
 #include "nn/models.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 namespace {
@@ -19,20 +18,13 @@ std::string entry(std::size_t i) {
   return fmt::format("model.layers[{}]", i);
 }
 
-std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates) {
-  const std::string best = nearest(word, candidates);
-  return best.empty() ? "choose one of " + fmt::format("{}", fmt::join(candidates, ", "))
-                      : "did you mean '" + best + "'?";
-}
-
 LayerType parse_type(const LayerConfig& config, const std::string& where) {
   std::vector<std::string> names;
   for (const LayerType t : kTypes) {
     if (config.type == name_of(t)) return t;
     names.emplace_back(name_of(t));
   }
-  throw Error(fmt::format("{}: unknown layer type '{}': {}", where, config.type, did_you_mean(config.type, names)),
-              ExitCode::usage);
+  throw Error(fmt::format("{}: type: {}", where, unknown(config.type, names)), ExitCode::usage);
 }
 
 class ListBuilder {
@@ -80,7 +72,7 @@ class ListBuilder {
       case LayerType::linear:
         return b_.linear(name, from, c.out, c.bias, last && init_.init == Init::he ? kClassifierInit : init_);
       case LayerType::batch_norm:
-        return norm_.norm_only(b_, from, name);
+        return norm_.norm(b_, from, name);
       case LayerType::max_pool:
       case LayerType::avg_pool:
         return b_.pool(name, from, type, window);
@@ -99,8 +91,7 @@ class ListBuilder {
 
   int find(const std::string& from, const std::string& name, LayerType type) const {
     const auto it = index_.find(from);
-    if (it == index_.end())
-      b_.fail(name, type, fmt::format("from: no layer before it is called '{}': {}", from, did_you_mean(from, names_)));
+    if (it == index_.end()) b_.fail(name, type, "from: no layer before it has this name: " + unknown(from, names_));
     return it->second;
   }
 

@@ -24,7 +24,7 @@ class ResNetBuilder {
       : options_(options), norm_(options), b_(make_builder(options)), x_(b_.input()) {}
 
   void stem(std::int64_t channels, Window conv, bool pool) {
-    x_ = b_.conv2d("conv1", x_, channels, conv, norm_.bias_before_activation(), {});
+    x_ = b_.conv2d("conv1", x_, channels, conv, norm_.bias(), {});
     x_ = norm_.norm_and_activation(b_, x_, "bn1", "relu", LayerType::relu);
     if (pool) x_ = b_.pool("maxpool", x_, LayerType::max_pool, {3, 2, 1});
   }
@@ -33,7 +33,7 @@ class ResNetBuilder {
   void basic_block(const Block& block) {
     const int shortcut = make_shortcut(block);
     x_ = conv_norm_relu(block, "1", block.width, {3, block.stride, 1});
-    x_ = b_.conv2d(block.name + ".conv2", x_, block.out, {3, 1, 1}, norm_.bias_before_activation(), {});
+    x_ = b_.conv2d(block.name + ".conv2", x_, block.out, {3, 1, 1}, norm_.bias(), {});
     add(block, shortcut, "2");
   }
 
@@ -42,7 +42,7 @@ class ResNetBuilder {
     const int shortcut = make_shortcut(block);
     x_ = conv_norm_relu(block, "1", block.width, {1, 1, 0});
     x_ = conv_norm_relu(block, "2", block.width, {3, block.stride, 1});
-    x_ = b_.conv2d(block.name + ".conv3", x_, block.out, {1, 1, 0}, norm_.bias_before_activation(), {});
+    x_ = b_.conv2d(block.name + ".conv3", x_, block.out, {1, 1, 0}, norm_.bias(), {});
     add(block, shortcut, "3");
   }
 
@@ -55,20 +55,25 @@ class ResNetBuilder {
 
  private:
   int conv_norm_relu(const Block& block, const std::string& index, std::int64_t out, Window window) {
-    const int y = b_.conv2d(block.name + ".conv" + index, x_, out, window, norm_.bias_before_activation(), {});
+    const int y = b_.conv2d(block.name + ".conv" + index, x_, out, window, norm_.bias(), {});
     return norm_.norm_and_activation(b_, y, block.name + ".bn" + index, block.name + ".relu" + index, LayerType::relu);
   }
 
   /// The input itself, or projected where the shapes differ ("option B").
   int make_shortcut(const Block& block) {
     if (block.stride == 1 && b_.shape(x_).c() == block.out) return x_;
-    const int y =
-        b_.conv2d(block.name + ".downsample.0", x_, block.out, {1, block.stride, 0}, norm_.bias_before_norm(), {});
-    return norm_.norm_only(b_, y, block.name + ".downsample.1");
+    const int y = b_.conv2d(block.name + ".downsample.0", x_, block.out, {1, block.stride, 0}, !norm_.present(), {});
+    return norm_.norm(b_, y, block.name + ".downsample.1");
   }
 
+  /// norm -> add shortcut -> ReLU, or add shortcut -> ReLU -> norm, or without norm.
   void add(const Block& block, int shortcut, const std::string& index) {
-    x_ = norm_.norm_add_relu(b_, x_, shortcut, block.name, index, options_.zero_init_residual ? 0 : 1);
+    const std::string norm = block.name + ".bn" + index;
+    const double gamma = options_.zero_init_residual ? 0 : 1;
+    if (norm_.before_activation()) x_ = norm_.norm(b_, x_, norm, gamma);
+    x_ = b_.add(block.name + ".add", x_, shortcut);
+    x_ = b_.activation(block.name + ".relu" + index, x_, LayerType::relu, 0);
+    if (norm_.after_activation()) x_ = norm_.norm(b_, x_, norm, gamma);
   }
 
   const ModelOptions& options_;
@@ -82,16 +87,6 @@ std::string block_name(int layer, int block) {
 }
 
 }  // namespace
-
-int NormRule::norm_add_relu(ModelBuilder& b, int x, int shortcut, const std::string& block, const std::string& index,
-                            double weight) const {
-  const std::string norm = block + ".bn" + index;
-  if (present_ && !after_) x = b.batch_norm(norm, x, affine_, weight);
-  x = b.add(block + ".add", x, shortcut);
-  x = b.activation(block + ".relu" + index, x, LayerType::relu, 0);
-  if (present_ && after_) x = b.batch_norm(norm, x, affine_, weight);
-  return x;
-}
 
 Model make_cifar_resnet(const ModelOptions& options, int depth) {
   const int blocks = (depth - 2) / 6;

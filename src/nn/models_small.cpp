@@ -24,14 +24,14 @@ class SmallNetBuilder {
 
   /// convolution -> norm -> activation -> 2x2 max pooling
   void conv_stage(const std::string& index, std::int64_t channels, Window window) {
-    x_ = b_.conv2d("conv" + index, x_, channels, window, norm_.bias_before_activation(), init_);
+    x_ = b_.conv2d("conv" + index, x_, channels, window, norm_.bias(), init_);
     x_ = norm_.norm_and_activation(b_, x_, "bn" + index, "act" + index, activation_);
     x_ = b_.pool("pool" + index, x_, LayerType::max_pool, {2, 2, 0});
   }
   void flatten() { x_ = b_.flatten("flatten", x_); }
   /// linear -> norm -> activation
   void hidden(const std::string& name, const std::string& norm_index, std::int64_t out) {
-    x_ = b_.linear(name, x_, out, norm_.bias_before_activation(), init_);
+    x_ = b_.linear(name, x_, out, norm_.bias(), init_);
     x_ = norm_.norm_and_activation(b_, x_, "bn" + norm_index, "act" + norm_index, activation_);
   }
   Model classifier(const std::string& name) {

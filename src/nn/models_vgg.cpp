@@ -7,7 +7,8 @@
 
 // Simonyan & Zisserman 2014 (arXiv 1409.1556), configurations A and D, with batch norm: torchvision's vgg11_bn and
 // vgg16_bn (vgg11 and vgg16 without). Like torchvision's, the convolutions keep a bias even where a normalization
-// makes it idle, so that weights can be exchanged.
+// makes it idle, so that weights can be exchanged. Images below 64 pixels get a single linear classifier over the
+// averaged features, as is common on CIFAR.
 
 namespace syncbn {
 namespace {
@@ -29,7 +30,7 @@ int add_features(ModelBuilder& b, const NormRule& norm, const std::vector<std::i
     x = b.conv2d(name(position++), x, width, {3, 1, 1}, true, {});
     const int first = position++;
     const int second = norm.present() ? position++ : first;
-    const int bn = norm.after() ? second : first;
+    const int bn = norm.after_activation() ? second : first;
     x = norm.norm_and_activation(b, x, name(bn), name(first + second - bn), LayerType::relu);
   }
   return x;

@@ -82,20 +82,28 @@ struct Model {
   std::int64_t parameter_count() const;
 };
 
+/// What to build. Options that the chosen model would ignore are errors.
 struct ModelOptions {
-  std::string name;  ///< see model_names(), or "layers"
-  std::vector<LayerConfig> layers;
-  Shape input;  ///< [1, C, H, W]
+  std::string name;                 ///< see model_names(), or "layers"
+  std::vector<LayerConfig> layers;  ///< for "layers"
+  Shape input;                      ///< [1, C, H, W]
   std::int64_t classes = 10;
-  std::string norm = "batch";  ///< batch, none (convolutions get biases then)
+  /// batch, or none: ready models then have biases instead; entries of `layers` of type batch_norm are left out.
+  std::string norm = "batch";
   bool norm_affine = true;
+  /// Ready models only. Every normalization moves behind the nonlinearity that follows it: convolution, ReLU, norm; at
+  /// the end of a residual block: convolution, addition, ReLU, norm. A layer whose output is no longer normalized at
+  /// once gets a bias.
   bool norm_after_activation = false;
-  std::string init = "default";  ///< default, he, glorot, gaussian
-  double init_std = 0.01;
-  std::vector<std::int64_t> hidden = {256, 256};
-  std::string activation = "relu";
+  /// default, or one Init for all weights. Default: he; the classifiers of ReLU networks gaussian with 0.01 (as
+  /// torchvision's VGG); mlp, lenet and layers with sigmoid or tanh glorot throughout.
+  std::string init = "default";
+  double init_std = 0.01;                         ///< gaussian
+  std::vector<std::int64_t> hidden = {256, 256};  ///< mlp: widths of the hidden layers
+  std::string activation = "relu";                ///< mlp, lenet: relu, leaky_relu, sigmoid, tanh
+  /// Ready models: before the classifier. VGG's classifier for 224x224 uses 0.5, as torchvision, if this is 0.
   double dropout = 0;
-  bool zero_init_residual = false;
+  bool zero_init_residual = false;  ///< resnets: the last gamma of each block starts at 0 (Goyal et al. 2017)
 };
 
 /// mlp, lenet, vgg11, vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18, resnet34, resnet50.
