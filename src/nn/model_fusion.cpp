@@ -14,12 +14,10 @@ std::vector<int> count_readers(const std::vector<LayerSpec>& layers) {
   return readers;
 }
 
-/// Whether `layer`, which reads the batch_norm `norm` (at index `at`), can become part of it.
-bool fits(const LayerSpec& layer, const LayerSpec& norm, int at) {
+/// Whether `layer`, the only reader of `norm`, can become part of it.
+bool fits(const LayerSpec& layer, const LayerSpec& norm) {
   if (norm.type != LayerType::batch_norm || norm.fused_relu) return false;
-  if (layer.type == LayerType::relu) return true;
-  // The other term of the sum must exist by the time the normalization runs.
-  return layer.type == LayerType::add && norm.residual < 0 && std::min(layer.input, layer.residual) < at;
+  return layer.type == LayerType::relu || (layer.type == LayerType::add && norm.residual < 0);
 }
 
 }  // namespace
@@ -35,9 +33,10 @@ void fuse_batch_norms(Model& model) {
     LayerSpec layer = model.layers[i];
     layer.input = new_index(layer.input);
     layer.residual = new_index(layer.residual);
-    const int at = std::max(layer.input, layer.residual);  // of a sum's two terms, the later can take the other up
+    // Of a sum's two terms, the later can take the other up: that one exists when the later is computed.
+    const int at = std::max(layer.input, layer.residual);
     const auto before = static_cast<std::size_t>(std::max(at, 0));
-    if (at >= 0 && fused_readers[before] == 1 && fits(layer, fused[before], at)) {
+    if (at >= 0 && fused_readers[before] == 1 && fits(layer, fused[before])) {
       if (layer.type == LayerType::relu) fused[before].fused_relu = true;
       if (layer.type == LayerType::add) fused[before].residual = std::min(layer.input, layer.residual);
       fused_readers[before] = readers[i];
