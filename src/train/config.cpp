@@ -1,11 +1,13 @@
 #include "syncbn/train/config.hpp"
 
 #include <fmt/format.h>
+#include <yaml-cpp/eventhandler.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sstream>
 
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
@@ -19,10 +21,6 @@ namespace {
 using namespace detail;
 
 constexpr std::size_t kMaxBytes = 1 << 20;  // far beyond any configuration; keeps a wrong file from being parsed
-
-[[noreturn]] void fail(const std::string& message) {
-  throw Error(message, ExitCode::usage);
-}
 
 template <class Keys>
 auto* find_key(Keys& keys, const std::string& name) {
@@ -109,14 +107,20 @@ class Reader {
       if (const auto [it, fresh] = seen.emplace(name, place); !fresh) {
         fail(fmt::format("{}: duplicate key '{}' (first at {})", place, name, it->second));
       }
+      if (entry.first.Scalar().find('.') != std::string::npos) refuse_dots(place, name);
       entry_of(name, entry.second, place, origin);
     }
   }
 
+  [[noreturn]] static void refuse_dots(const std::string& place, const std::string& name) {
+    if (find_key(config_schema(), name) == nullptr) unknown_key(place, name);
+    const std::size_t dot = name.find('.');
+    fail(fmt::format("{}: '{}' must be nested: write '{}:' and '{}:' below it, indented", place, name,
+                     name.substr(0, dot), name.substr(dot + 1)));
+  }
+
   void entry_of(const std::string& name, const YAML::Node& node, const std::string& place, const std::string& origin) {
-    if (const Key<Config>* key = find_key(config_schema(), name); key != nullptr && name.find('.') == name.rfind('.')) {
-      return value(*key, node, place, origin);
-    }
+    if (const Key<Config>* key = find_key(config_schema(), name)) return value(*key, node, place, origin);
     if (!is_section(name)) unknown_key(place, name);
     if (node.IsNull()) return;  // a section whose keys are all commented out
     if (!node.IsMap()) fail(fmt::format("{}: '{}' is a section; put its keys below it, indented", place, name));
@@ -212,13 +216,32 @@ class Reader {
   Places& places_;
 };
 
+/// Keeps the place where a document starts. YAML::Load() reads the first document and ignores what follows, which may
+/// be a stray bracket; YAML::LoadAll() of yaml-cpp 0.7 never ends on one.
+struct DocumentStart : YAML::EventHandler {
+  YAML::Mark mark;
+  void OnDocumentStart(const YAML::Mark& at) override { mark = at; }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
 YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
   if (text.size() > kMaxBytes) fail(fmt::format("{}: larger than 1 MiB; is this a configuration?", origin));
   if (text.find('\0') != std::string::npos) fail(fmt::format("{}: not a text file", origin));
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) fail(fmt::format("{}: more than one YAML document ('---')", origin));
-    return documents.empty() ? YAML::Node() : documents.front();
+    std::istringstream in(text);
+    YAML::Parser parser(in);
+    DocumentStart start;
+    if (parser.HandleNextDocument(start) && parser.HandleNextDocument(start)) {
+      fail(fmt::format("{}:{}: unexpected text, or a second YAML document", origin, start.mark.line + 1));
+    }
+    return YAML::Load(text);
   } catch (const YAML::Exception& e) {
     fail(fmt::format("{}:{}: not valid YAML: {}", origin, e.mark.line + 1, e.msg));
   }

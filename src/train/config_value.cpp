@@ -65,7 +65,7 @@ struct Scalar {
     if (quoted() && rule.form != Form::word && rule.form != Form::text) message += " in quotes";
     const std::string close = nearest(text(), rule.words);
     if (!close.empty() && rule.words.size() > 1) message += fmt::format("; did you mean '{}'?", close);
-    throw Error(message, ExitCode::usage);
+    fail(message);
   }
 
   template <class T>
@@ -103,15 +103,14 @@ struct Scalar {
 };
 
 void require_scalar(const std::string& key, const Rule& rule, const YAML::Node& node, const std::string& origin) {
-  const auto fail = [&](const std::string& what) {
-    throw Error(fmt::format("{}: {}: expected {}, got {}", place_of(node, origin), key, describe(rule), what),
-                ExitCode::usage);
+  const auto refuse = [&](const std::string& what) {
+    fail(fmt::format("{}: {}: expected {}, got {}", place_of(node, origin), key, describe(rule), what));
   };
-  if (node.IsNull()) fail(rule.form == Form::text ? "nothing (write \"\" for empty text)" : "nothing");
-  if (node.IsSequence()) fail("a list");
-  if (node.IsMap()) fail("a section");
+  if (node.IsNull()) refuse(rule.form == Form::text ? "nothing (write \"\" for empty text)" : "nothing");
+  if (node.IsSequence()) refuse("a list");
+  if (node.IsMap()) refuse("a section");
   const std::string& tag = node.Tag();
-  if (!tag.empty() && tag != "!" && tag != "?") fail(fmt::format("a value with the tag {}", tag));
+  if (!tag.empty() && tag != "!" && tag != "?") refuse(fmt::format("a value with the tag {}", tag));
 }
 
 struct Assign {
@@ -159,6 +158,15 @@ struct Text {
 };
 
 }  // namespace
+
+void fail(const std::string& message) {
+  std::string line;
+  for (const char c : message) {
+    const auto byte = static_cast<unsigned char>(c);
+    line += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+  }
+  throw Error(line, ExitCode::usage);
+}
 
 std::string place_of(const YAML::Node& node, const std::string& origin) {
   const YAML::Mark mark = node.Mark();

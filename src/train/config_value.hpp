@@ -8,6 +8,9 @@
 
 namespace syncbn::detail {
 
+/// Throws Error(usage); control characters that came from the text stand as \xNN, so that it is one line.
+[[noreturn]] void fail(const std::string& message);
+
 /// "FILE:LINE", or the origin alone where a node has no line (overrides).
 std::string place_of(const YAML::Node& node, const std::string& origin);
 
