@@ -1,0 +1,143 @@
+# shellcheck shell=bash
+# What the launch scripts share: finding and installing packages, building, the environment for Open MPI.
+# To be sourced by a bash script that has `set -euo pipefail`.
+
+root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+preset=${SYNCBN_PRESET:-release}
+build_dir=$root/build # of the presets release and strict
+program=$build_dir/bin/syncbn
+
+readonly exit_usage=2 exit_unavailable=69
+
+note() { echo "$*" >&2; }
+
+die() { # EXIT_CODE MESSAGE
+  note "${0##*/}: $2"
+  exit "$1"
+}
+
+# Prints the comment block at the top of the calling script, which is its help.
+print_help() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"; }
+
+cores() { nproc; }
+
+# ---- packages ----
+
+# The names in launch/packages.txt: all for `tests`, those without the comment `# tests` for `build`.
+list_packages() { # build|tests
+  if [ "$1" = tests ]; then
+    sed 's/ *#.*//; /^$/d' "$root/launch/packages.txt"
+  else
+    sed '/#/d; /^$/d' "$root/launch/packages.txt"
+  fi
+}
+
+missing_packages() { # build|tests
+  local package
+  list_packages "$1" | while read -r package; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || echo "$package"
+  done
+}
+
+# Installs what is missing where that is allowed; otherwise prints the one line to run and ends with 69.
+install_packages() { # build|tests
+  if ! command -v dpkg-query apt-get > /dev/null; then
+    note "No apt here: expecting a C++20 compiler, CMake 3.25, Ninja and the libraries of launch/packages.txt to be installed."
+    return
+  fi
+  local missing as_root=()
+  mapfile -t missing < <(missing_packages "$1")
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" != 0 ]; then
+    if ! sudo -n true 2> /dev/null; then
+      note "${0##*/}: ${#missing[@]} packages are missing. Run this line, then this script again:"
+      note "  sudo apt-get install -y --no-install-recommends ${missing[*]}"
+      exit $exit_unavailable
+    fi
+    as_root=(sudo -n)
+  fi
+  local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300)
+  run_logged "Installing ${#missing[@]} packages" install.log bash -c '"$@" update; "$@" install --no-install-recommends '"${missing[*]}" - "${apt[@]}"
+}
+
+# ---- building ----
+
+# Runs a command with its output in a file under the build folder; shows that it is alive, and the end of the output if it fails.
+run_logged() { # LABEL LOG_NAME COMMAND...
+  local label=$1 log=$build_dir/$2 pid status=0 start=$SECONDS shown=0
+  shift 2
+  mkdir -p "$build_dir"
+  note "$label ... (log: ${log#"$PWD/"})"
+  set -m # a process group of its own, to be ended as a whole
+  "$@" > "$log" 2>&1 < /dev/null &
+  pid=$!
+  set +m
+  # shellcheck disable=SC2064  # the present value of pid
+  trap "kill -- -$pid 2> /dev/null; exit 130" INT TERM
+  while kill -0 $pid 2> /dev/null; do
+    sleep 0.2
+    if [ -t 2 ]; then
+      printf '\r  %3d s  %-40.40s' $((SECONDS - start)) "$(tail -n 1 "$log" | grep -oE '^\[[0-9]+/[0-9]+\]')" >&2 || :
+    elif [ $((SECONDS - start - shown)) -ge 20 ]; then
+      shown=$((SECONDS - start))
+      note "  $shown s  $(tail -n 1 "$log" | grep -oE '^\[[0-9]+/[0-9]+\]' || :)"
+    fi
+  done
+  trap - INT TERM
+  wait $pid || status=$?
+  [ ! -t 2 ] || printf '\r%60s\r' '' >&2
+  if [ $status != 0 ]; then
+    tail -n 40 "$log" >&2
+    die 1 "'$label' failed; the last lines are above, all of them in $log"
+  fi
+}
+
+# Compilations at a time: one per core, as far as 1 GiB of memory each allows.
+build_jobs() {
+  awk -v cores="$(cores)" '/^MemAvailable:/ { jobs = int($2 / 1048576) }
+    END { if (jobs < 1) jobs = 1; print (jobs < cores ? jobs : cores) }' /proc/meminfo
+}
+
+# Configures and builds; a second script that does so at the same time waits.
+build() { # PRESET
+  local name=$1
+  mkdir -p "$build_dir"
+  exec {lock}> "$build_dir/.lock"
+  flock "$lock"
+  (cd "$root" && run_logged "Configuring ($name)" "configure-$name.log" cmake --preset "$name")
+  (cd "$root" && run_logged "Building ($name)" "build-$name.log" cmake --build --preset "$name" --parallel "$(build_jobs)")
+  exec {lock}>&-
+}
+
+need_program() {
+  [ -x "$program" ] || {
+    install_packages build
+    build "$preset"
+  }
+}
+
+# ---- Open MPI ----
+
+# Sets NAME to VALUE in the environment unless the user has set it.
+default_env() { # NAME VALUE
+  [ -n "${!1+set}" ] || export "$1=$2"
+}
+
+in_container() {
+  [ -e /.dockerenv ] || [ -e /run/.containerenv ] || [ -n "${container:-}" ] ||
+    grep -qE 'docker|kubepods|containerd|lxc' /proc/1/cgroup 2> /dev/null
+}
+
+# Makes mpirun work as root, in containers, and with more ranks or threads than cores.
+mpi_environment() { # RANKS_PER_HOST [THREADS_PER_RANK]
+  local ranks=$1 threads=${2:-1}
+  if [ "$(id -u)" = 0 ]; then
+    default_env OMPI_ALLOW_RUN_AS_ROOT 1
+    default_env OMPI_ALLOW_RUN_AS_ROOT_CONFIRM 1
+  fi
+  default_env OMPI_MCA_rmaps_base_oversubscribe 1
+  default_env OMPI_MCA_hwloc_base_binding_policy none
+  [ $((ranks * threads)) -le "$(cores)" ] || default_env OMPI_MCA_mpi_yield_when_idle 1
+  # Containers forbid reading another process's memory.
+  ! in_container || default_env OMPI_MCA_btl_vader_single_copy_mechanism none
+}
