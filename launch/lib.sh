@@ -5,8 +5,10 @@
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 preset=${SYNCBN_PRESET:-release}
 build_dir=$root/build # of the presets release and strict
-program=$build_dir/bin/syncbn
+program=${SYNCBN_PROGRAM:-$build_dir/bin/syncbn}
 
+# Exit codes, as the program's.
+# shellcheck disable=SC2034  # for the scripts that source this
 readonly exit_usage=2 exit_unavailable=69
 
 note() { echo "$*" >&2; }
@@ -109,11 +111,12 @@ build() { # PRESET
   exec {lock}>&-
 }
 
+# The program: as SYNCBN_PROGRAM says, else that of this tree, built first if it was not yet.
 need_program() {
-  [ -x "$program" ] || {
-    install_packages build
-    build "$preset"
-  }
+  if [ -x "$program" ]; then return; fi
+  [ -z "${SYNCBN_PROGRAM:-}" ] || die $exit_unavailable "no program at $program (SYNCBN_PROGRAM)"
+  install_packages build
+  build "$preset"
 }
 
 # ---- Open MPI ----
