@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace syncbn {
+
+/// A block of memory that is needed from time `first` to time `last`, both included.
+struct Lifetime {
+  std::int64_t bytes = 0;
+  int first = 0;
+  int last = 0;
+};
+
+struct ArenaPlan {
+  std::vector<std::int64_t> offsets;  ///< one per block, multiples of 64
+  std::int64_t bytes = 0;
+};
+
+/// Places blocks in one arena so that blocks whose lifetimes overlap never share memory (greedy, largest first, lowest
+/// fit).
+ArenaPlan plan_arena(const std::vector<Lifetime>& blocks);
+
+}  // namespace syncbn

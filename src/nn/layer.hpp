@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "nn/model_state.hpp"
+#include "ops/backend.hpp"
+#include "syncbn/comm/communicator.hpp"
+
+namespace syncbn {
+
+/// What a layer needs to know of the batch it works on.
+struct Pass {
+  Mode mode = Mode::train;
+  std::int64_t n = 0;     ///< samples of this worker; may be 0
+  std::int64_t step = 0;  ///< micro-batch number: keys dropout, names messages
+  std::uint64_t seed = 0;
+  std::span<const std::int64_t> sample_ids;  ///< [n]
+};
+
+/// The tensors a layer reads and writes. Gradients are views into memory that is reused once nobody needs it.
+struct LayerTensors {
+  Tensor x, dx;  ///< dx absent: the input needs no gradient
+  Tensor r, dr;  ///< second input (residual), if any
+  Tensor y, dy;
+  bool accumulate_dx = false, accumulate_dr = false;  ///< add to the gradient: another consumer has written it already
+};
+
+/// One layer of one worker's copy of a network. Plain SPMD code on the worker's own samples; only NormLayer
+/// communicates. The executor (Network) calls it for ranges of samples, so that data is still in cache when the next
+/// layer reads it.
+class Layer {
+ public:
+  virtual ~Layer() = default;
+  virtual void forward(const Pass& pass, ops::Samples samples) = 0;
+  /// Writes the gradients of the inputs.
+  virtual void backward(const Pass& pass, ops::Samples samples) = 0;
+  /// Adds to the gradients of the parameters, whole batch at once; called after backward() of all samples, at a time
+  /// when statistics of another layer are under way.
+  virtual void backward_parameters(const Pass&) {}
+  virtual bool has_parameters() const { return false; }
+  /// Whether forward() and backward() want the whole batch in one call.
+  virtual bool whole_batch() const { return false; }
+};
+
+/// What layers are made from.
+struct LayerContext {
+  ModelState& state;
+  const ops::Backend& backend;
+  std::span<float> gradient;  ///< this worker's flat gradient
+  Communicator group;         ///< for the normalization layers
+  int groups = 1;             ///< number of groups in the world
+  std::int64_t max_samples = 0;
+};
+
+/// Any layer but batch_norm.
+std::unique_ptr<Layer> make_layer(const LayerContext& context, int index, const LayerTensors& tensors);
+
+}  // namespace syncbn

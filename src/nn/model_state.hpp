@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ops/backend.hpp"
+#include "syncbn/nn/batch_norm.hpp"
+#include "syncbn/nn/model.hpp"
+
+namespace syncbn {
+
+/// Elements [offset, offset + count) of the flat buffers; offsets are multiples of 16.
+struct FlatRange {
+  std::int64_t offset = 0;
+  std::int64_t count = 0;
+};
+
+/// Where a batch norm layer's statistics lie in the flat buffers. In the values they are the running statistics; in a
+/// worker's gradient the same places collect what a step contributes to them (see NormLayer), so that statistics of
+/// different groups are averaged by the very messages that carry the gradients.
+struct NormState {
+  int layer = 0;
+  std::string name;
+  FlatRange mean, var;
+  FlatRange kept;  ///< 1 element, gradient only: the factor that the old running statistics keep in this step
+  std::int64_t batches_tracked = 0;
+};
+
+/// What the normalization layers of a network share.
+struct NormSettings {
+  BatchNormOptions options;
+  bool whole_world = true;  ///< the group is all workers: the statistics messages already carry d(gamma), d(beta)
+};
+
+/// The weights and running statistics of a network, one copy per rank, shared by its workers. Flat f32 buffers:
+///
+///   | exchanged: layer by layer, weights, biases, and (unless the group is all workers) gamma, beta, statistics |
+///   reduced |
+///
+/// The second part holds the gamma, beta and statistics that every worker knows already from the statistics messages.
+class ModelState {
+ public:
+  ModelState(Model model, const NormSettings& norm, const ops::Backend& backend);
+
+  const Model& model() const { return model_; }
+  const NormSettings& norm() const { return norm_; }
+  std::int64_t flat_size() const { return flat_size_; }
+  /// Elements that the gradient exchange has to sum; [0, exchanged_size()).
+  std::int64_t exchanged_size() const { return exchanged_size_; }
+  std::span<float> values() { return {values_.as<float>(), static_cast<std::size_t>(flat_size_)}; }
+  std::span<float> values(FlatRange r) { return values().subspan(r.offset, r.count); }
+
+  /// By index into model().parameters.
+  FlatRange parameter(int i) const { return parameters_[static_cast<std::size_t>(i)]; }
+  /// Index of a layer's weight / bias (gamma / beta), -1 if it has none.
+  int weight_of(int layer) const { return weight_of_[static_cast<std::size_t>(layer)]; }
+  int bias_of(int layer) const { return bias_of_[static_cast<std::size_t>(layer)]; }
+  /// The exchanged part of a layer's gradient; count 0 if there is none.
+  FlatRange exchanged(int layer) const { return exchanged_[static_cast<std::size_t>(layer)]; }
+  std::vector<NormState>& norm_states() { return norm_states_; }
+  /// nullptr for layers that are not batch norm.
+  NormState* norm_state(int layer);
+
+  /// Random weights from (seed, parameter name); gamma, beta, biases and statistics to their start values.
+  void initialize(std::uint64_t seed);
+  /// Brings the packed forms of part `part` of `parts` of the convolutions up to date; to be called after each change
+  /// of the values, while nobody computes.
+  void pack(int part, int parts);
+  const ops::Conv2dWeights& packed(int layer) const { return *packed_[static_cast<std::size_t>(layer)]; }
+  /// running = kept * running + contribution, from a summed gradient, and counts the batches.
+  void update_statistics(std::span<const float> gradient, std::int64_t batches);
+
+ private:
+  FlatRange place(std::int64_t count);
+  void place_norm(int layer);
+
+  Model model_;
+  NormSettings norm_;
+  std::int64_t flat_size_ = 0;
+  std::int64_t exchanged_size_ = 0;
+  std::vector<FlatRange> parameters_, exchanged_;
+  std::vector<int> weight_of_, bias_of_;
+  std::vector<NormState> norm_states_;
+  std::vector<std::unique_ptr<ops::Conv2dWeights>> packed_;
+  Buffer values_;
+};
+
+/// Geometry of a conv2d layer of a model.
+ops::Conv2dGeometry conv2d_geometry(const Model& model, int layer, bool bias);
+
+}  // namespace syncbn

@@ -1,0 +1,230 @@
+#include "nn/network.hpp"
+
+#include <algorithm>
+
+#include "nn/arena.hpp"
+
+namespace syncbn {
+
+namespace {
+
+// What a sweep touches per chunk should stay in the second-level cache with room for weights.
+constexpr std::int64_t kChunkBytes = 256 * 1024;
+
+}  // namespace
+
+Network::Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups,
+                 std::int64_t max_samples, std::span<float> gradient)
+    : state_(state), backend_(backend), gradient_(gradient) {
+  plan_forward();
+  plan_backward();
+  plan_memory(max_samples);
+  make_layers({state, backend, gradient, std::move(group), groups, max_samples});
+  set_chunks(forward_);
+  set_chunks(backward_);
+}
+
+Network::~Network() = default;
+
+void Network::plan_forward() {
+  const std::vector<LayerSpec>& specs = state_.model().layers;
+  std::vector<int> sweep_of(specs.size(), 0);  // in which sweep a layer's output is written
+  forward_.emplace_back();
+  for (int l = 1; l < static_cast<int>(specs.size()); ++l) {
+    const LayerSpec& spec = specs[static_cast<std::size_t>(l)];
+    if (spec.type == LayerType::batch_norm) {
+      norms_.push_back(l);
+      // The sums are taken right behind the layer that writes x, while it is in cache.
+      Sweep& producer = forward_[static_cast<std::size_t>(sweep_of[static_cast<std::size_t>(spec.input)])];
+      const auto behind = std::find_if(producer.steps.begin(), producer.steps.end(), [&](const Step& s) {
+        return s.layer == spec.input && s.action == Action::forward;
+      });
+      producer.steps.insert(behind == producer.steps.end() ? producer.steps.begin() : behind + 1,
+                            {Action::accumulate, l});
+      forward_.back().norm = l;
+      forward_.emplace_back();
+    }
+    forward_.back().steps.push_back({Action::forward, l});
+    sweep_of[static_cast<std::size_t>(l)] = static_cast<int>(forward_.size()) - 1;
+  }
+}
+
+void Network::plan_backward() {
+  const std::vector<LayerSpec>& specs = state_.model().layers;
+  backward_.emplace_back();
+  for (int l = static_cast<int>(specs.size()) - 1; l > 0; --l) {
+    const bool is_norm = specs[static_cast<std::size_t>(l)].type == LayerType::batch_norm;
+    if (is_norm) {
+      backward_.back().steps.push_back({Action::accumulate_backward, l});
+      backward_.back().norm = l;
+      backward_.emplace_back();
+    }
+    backward_.back().steps.push_back({Action::backward, l});
+    if (!is_norm && (state_.weight_of(l) >= 0 || state_.bias_of(l) >= 0)) backward_.back().parameters.push_back(l);
+  }
+}
+
+void Network::plan_memory(std::int64_t max_samples) {
+  const std::vector<LayerSpec>& specs = state_.model().layers;
+  const int count = static_cast<int>(specs.size());
+  tensors_.resize(specs.size());
+  for (std::size_t l = 0; l < specs.size(); ++l) {
+    Tensor& t = tensors_[l];
+    t.shape = specs[l].output.with_n(max_samples);
+    switch (specs[l].type) {
+      case LayerType::input:
+      case LayerType::linear:
+      case LayerType::flatten:
+      case LayerType::global_avg_pool:
+        t.layout = Layout::channels_first;
+        break;
+      case LayerType::conv2d:
+        t.layout = backend_.preferred_layout(t.shape.c());
+        break;
+      default:
+        t.layout = tensors_[static_cast<std::size_t>(specs[l].input)].layout;
+    }
+  }
+  gradients_ = tensors_;
+
+  // Activations live through forward and backward. A gradient lives from the sweep in which its first consumer writes
+  // it to the last sweep that reads it.
+  const int sweeps = static_cast<int>(backward_.size());
+  std::vector<Lifetime> blocks(specs.size() * 2);
+  for (std::size_t l = 0; l < specs.size(); ++l) {
+    const auto bytes = static_cast<std::int64_t>(tensors_[l].bytes());
+    blocks[l] = {bytes, -1, sweeps};
+    blocks[specs.size() + l] = {bytes, sweeps, -1};
+  }
+  blocks[specs.size()].bytes = 0;                      // the input needs no gradient
+  blocks[specs.size() + specs.size() - 1].first = -1;  // the caller writes the logits' gradient
+  for (int k = 0; k < sweeps; ++k) {
+    for (const Step& step : backward_[static_cast<std::size_t>(k)].steps) {
+      const LayerSpec& spec = specs[static_cast<std::size_t>(step.layer)];
+      Lifetime& own = blocks[static_cast<std::size_t>(count + step.layer)];
+      own.last = std::max(own.last, k);
+      for (const int input : {spec.input, spec.residual}) {
+        if (input < 0) continue;
+        Lifetime& written = blocks[static_cast<std::size_t>(count + input)];
+        written.first = std::min(written.first, k);
+        written.last = std::max(written.last, k);
+      }
+    }
+  }
+  const ArenaPlan plan = plan_arena(blocks);
+  memory_ = Buffer(static_cast<std::size_t>(plan.bytes));
+  for (std::size_t l = 0; l < specs.size(); ++l) {
+    tensors_[l].data = memory_.data() + plan.offsets[l];
+    gradients_[l].data = l == 0 ? nullptr : memory_.data() + plan.offsets[specs.size() + l];
+  }
+}
+
+void Network::make_layers(const LayerContext& context) {
+  const std::vector<LayerSpec>& specs = state_.model().layers;
+  layers_.resize(specs.size());
+  std::vector<bool> written(specs.size(), false);
+  // In the order of the backward pass: whoever writes a gradient first assigns, later ones add.
+  for (std::size_t l = specs.size() - 1; l > 0; --l) {
+    const LayerSpec& spec = specs[l];
+    LayerTensors t;
+    t.y = tensors_[l];
+    t.dy = gradients_[l];
+    const auto connect = [&](int input, Tensor& x, Tensor& dx, bool& accumulate) {
+      if (input < 0) return;
+      const auto i = static_cast<std::size_t>(input);
+      x = tensors_[i];
+      dx = gradients_[i];
+      accumulate = written[i];
+      written[i] = true;
+    };
+    connect(spec.input, t.x, t.dx, t.accumulate_dx);
+    connect(spec.residual, t.r, t.dr, t.accumulate_dr);
+    const int index = static_cast<int>(l);
+    if (spec.type == LayerType::batch_norm) {
+      layers_[l] = std::make_unique<NormLayer>(context, index, t);
+    } else {
+      layers_[l] = make_layer(context, index, t);
+    }
+  }
+}
+
+void Network::set_chunks(std::vector<Sweep>& sweeps) {
+  for (Sweep& sweep : sweeps) {
+    std::int64_t largest = 1;
+    for (const Step& step : sweep.steps) {
+      const Tensor& t = tensors_[static_cast<std::size_t>(step.layer)];
+      largest = std::max(largest, t.sample_stride() * static_cast<std::int64_t>(sizeof(float)));
+    }
+    sweep.chunk = std::max<std::int64_t>(1, kChunkBytes / (2 * largest));
+  }
+}
+
+void Network::begin_update() {
+  std::fill(gradient_.begin(), gradient_.end(), 0.0f);
+  for (const int l : norms_) norm(l).begin_update();
+}
+
+void Network::forward(const Pass& pass) {
+  for (const int l : norms_) norm(l).begin(pass);
+  for (const Sweep& sweep : forward_) {
+    run(sweep, pass);
+    if (sweep.norm >= 0 && norm(sweep.norm).uses_batch(pass)) norm(sweep.norm).exchange(pass);
+  }
+}
+
+void Network::backward(const Pass& pass, const std::function<void(int)>& finished) {
+  for (const int l : norms_) norm(l).begin_backward(pass);
+  for (const Sweep& sweep : backward_) {
+    run(sweep, pass);
+    if (sweep.norm >= 0) norm(sweep.norm).start_exchange_backward(pass);
+    for (const int l : sweep.parameters) {
+      layers_[static_cast<std::size_t>(l)]->backward_parameters(pass);
+      finished(l);
+    }
+    if (sweep.norm >= 0) {
+      norm(sweep.norm).finish_exchange_backward(pass);
+      norm(sweep.norm).backward_parameters(pass);
+      finished(sweep.norm);
+    }
+  }
+}
+
+void Network::run(const Sweep& sweep, const Pass& pass) {
+  const auto whole = [&](const Step& s) { return layers_[static_cast<std::size_t>(s.layer)]->whole_batch(); };
+  for (auto step = sweep.steps.begin(); step != sweep.steps.end();) {
+    if (whole(*step)) {
+      run(*step++, pass, {0, pass.n});
+      continue;
+    }
+    const auto end = std::find_if(step, sweep.steps.end(), whole);
+    for (std::int64_t begin = 0; begin < pass.n; begin += sweep.chunk) {
+      const ops::Samples samples{begin, std::min(begin + sweep.chunk, pass.n)};
+      for (auto s = step; s != end; ++s) run(*s, pass, samples);
+    }
+    step = end;
+  }
+}
+
+void Network::run(const Step& step, const Pass& pass, ops::Samples samples) {
+  Layer& layer = *layers_[static_cast<std::size_t>(step.layer)];
+  switch (step.action) {
+    case Action::forward:
+      return layer.forward(pass, samples);
+    case Action::backward:
+      return layer.backward(pass, samples);
+    case Action::accumulate:
+      if (norm(step.layer).uses_batch(pass)) norm(step.layer).accumulate(pass, samples);
+      return;
+    case Action::accumulate_backward:
+      return norm(step.layer).accumulate_backward(pass, samples);
+  }
+}
+
+int Network::first_nonfinite_layer() const {
+  for (const int l : norms_) {
+    if (!norm(l).local_finite()) return l;
+  }
+  return -1;
+}
+
+}  // namespace syncbn

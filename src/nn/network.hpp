@@ -1,0 +1,81 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nn/layer.hpp"
+#include "nn/norm_layer.hpp"
+
+namespace syncbn {
+
+/// One worker's executable copy of a network: preallocated activations over the rank's shared ModelState.
+///
+/// The batch norm layers are the only points where a worker must have seen all its samples. Between two of them the
+/// network goes through the batch in small chunks, layer after layer, so that what one layer writes is in cache when
+/// the next one reads it; such a stretch is a Sweep. Backward, the weight gradients of a sweep are computed while the
+/// message that ends it is under way.
+class Network {
+ public:
+  /// `gradient`: this worker's flat gradient, as long as the state's flat buffers.
+  Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups, std::int64_t max_samples,
+          std::span<float> gradient);
+  ~Network();
+
+  /// Where the caller puts images, channels_first, up to max_samples.
+  const Tensor& input() const { return tensors_.front(); }
+  /// [n, classes], after forward().
+  const Tensor& logits() const { return tensors_.back(); }
+  /// Where the caller puts the gradient of the loss, before backward().
+  const Tensor& logits_gradient() const { return gradients_.back(); }
+
+  /// Zeroes the gradient and starts to collect anew; then any number of forward / backward pairs.
+  void begin_update();
+  /// Collective over the group in training.
+  void forward(const Pass& pass);
+  /// `finished(layer)` is called once a layer's share of the gradient is complete. Collective over the group.
+  void backward(const Pass& pass, const std::function<void(int)>& finished);
+
+  /// Name of the first batch norm layer that met a value that is not a finite number on this worker in the last
+  /// training forward; index into the model's layers, -1 if there is none.
+  int first_nonfinite_layer() const;
+  /// Bytes of activations and their gradients.
+  std::int64_t activation_bytes() const { return static_cast<std::int64_t>(memory_.size()); }
+
+ private:
+  enum class Action { forward, accumulate, backward, accumulate_backward };
+  struct Step {
+    Action action;
+    int layer;
+  };
+  /// Steps that go through the batch chunk by chunk; then, in backward, the parameter gradients that have become
+  /// possible; the sweep ends at a batch norm layer's message (or the end of the network).
+  struct Sweep {
+    std::vector<Step> steps;
+    std::vector<int> parameters;
+    int norm = -1;
+    std::int64_t chunk = 1;
+  };
+
+  void plan_forward();
+  void plan_backward();
+  void plan_memory(std::int64_t max_samples);
+  void make_layers(const LayerContext& context);
+  void set_chunks(std::vector<Sweep>& sweeps);
+  void run(const Sweep& sweep, const Pass& pass);
+  void run(const Step& step, const Pass& pass, ops::Samples samples);
+  NormLayer& norm(int layer) const { return static_cast<NormLayer&>(*layers_[static_cast<std::size_t>(layer)]); }
+
+  ModelState& state_;
+  const ops::Backend& backend_;
+  std::span<float> gradient_;
+  std::vector<Tensor> tensors_, gradients_;  // outputs of the layers
+  std::vector<std::unique_ptr<Layer>> layers_;
+  std::vector<int> norms_;
+  std::vector<Sweep> forward_, backward_;
+  Buffer memory_;
+};
+
+}  // namespace syncbn

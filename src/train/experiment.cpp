@@ -1,0 +1,143 @@
+#include "train/experiment.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "syncbn/core/error.hpp"
+
+namespace syncbn {
+
+namespace {
+
+/// Per-channel mean and standard deviation of the training pixels in 0..1, as commonly used for each set.
+Augmentation make_augmentation(const Config::Data& data) {
+  Augmentation a;
+  a.crop_padding = data.crop_padding;
+  a.horizontal_flip = data.horizontal_flip;
+  a.binarize = data.binarize;
+  if (data.binarize || !data.normalize) return a;
+  if (data.kind == "mnist") {
+    a.mean = {0.1307f};
+    a.stddev = {0.3081f};
+  } else if (data.kind == "fashion-mnist") {
+    a.mean = {0.2860f};
+    a.stddev = {0.3530f};
+  } else if (data.kind == "cifar10") {
+    a.mean = {0.4914f, 0.4822f, 0.4465f};
+    a.stddev = {0.2470f, 0.2435f, 0.2616f};
+  } else if (data.kind == "cifar100") {
+    a.mean = {0.5071f, 0.4865f, 0.4409f};
+    a.stddev = {0.2673f, 0.2564f, 0.2762f};
+  } else {
+    a.mean = {0.5f};
+    a.stddev = {0.25f};
+  }
+  return a;
+}
+
+NormSettings make_norm_settings(const World& world, const Config& config) {
+  NormSettings norm;
+  norm.options.eps = config.norm.eps;
+  norm.options.cumulative = config.norm.momentum == "cumulative";
+  if (!norm.options.cumulative) norm.options.momentum = std::stod(config.norm.momentum);
+  norm.options.affine = config.norm.affine;
+  norm.options.track_running_stats = config.norm.track_running_stats;
+  const std::string& group = config.norm.group;
+  if (group == "node") {
+    const auto& hosts = world.hosts();
+    norm.whole_world = std::equal(hosts.begin() + 1, hosts.end(), hosts.begin());
+  } else {
+    norm.whole_world = group == "all" || std::stoi(group) == config.workers;
+  }
+  return norm;
+}
+
+}  // namespace
+
+std::int64_t Experiment::samples_in_batch(std::int64_t index) const {
+  return std::min(micro_batch(), train_set->size() - index * micro_batch());
+}
+
+std::int64_t Experiment::samples_in_step(std::int64_t step) const {
+  std::int64_t samples = 0;
+  for (std::int64_t m = 0; m < config.train.accumulate; ++m) {
+    samples += samples_in_batch((step * config.train.accumulate + m) % batches_per_epoch);
+  }
+  return samples;
+}
+
+bool Experiment::due(const std::string& every, std::int64_t step) const {
+  if (every == "epoch") return epochs_after(step) > epochs_after(step - 1);
+  const std::int64_t n = std::stoll(every);
+  return n > 0 && step % n == 0;
+}
+
+Model make_model(const Config& config, const Shape& image, int classes) {
+  ModelOptions options;
+  options.name = config.model.name;
+  options.layers = config.model.layers;
+  options.input = image;
+  options.classes = classes;
+  options.norm = config.norm.type;
+  options.norm_affine = config.norm.affine;
+  options.norm_after_activation = config.norm.position == "after";
+  options.init = config.model.init;
+  options.init_std = config.model.init_std;
+  options.hidden = config.model.hidden;
+  options.activation = config.model.activation;
+  options.dropout = config.model.dropout;
+  options.zero_init_residual = config.model.zero_init_residual;
+  return make_model(options);
+}
+
+Communicator make_norm_group(const Worker& worker, const std::string& group) {
+  if (group == "node") return worker.node_group();
+  return worker.group(group == "all" ? worker.world().workers() : std::stoi(group));
+}
+
+Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend) {
+  world.require_same("build", backend.description());
+  world.require_same("configuration", to_yaml(config));
+  if (world.workers() != config.workers) {
+    throw Error(fmt::format("{} workers are configured but the world has {}", config.workers, world.workers()),
+                ExitCode::usage);
+  }
+  Experiment e;
+  e.config = config;
+  const auto open = [&](Split split, std::int64_t limit) {
+    Dataset data = open_dataset(config.data.kind, config.data.path, split, config.seed);
+    return std::make_shared<const Dataset>(limit > 0 ? data.first(limit) : std::move(data));
+  };
+  e.train_set = open(Split::train, config.data.train_limit);
+  e.test_set = open(Split::test, config.data.test_limit);
+  world.require_same("data set", fmt::format("{} train {:016x}, test {:016x}", config.data.kind,
+                                             e.train_set->fingerprint(), e.test_set->fingerprint()));
+  e.augmentation = make_augmentation(config.data);
+  const Dataset& d = *e.train_set;
+  e.model = make_model(config, Shape{1, d.channels(), d.height(), d.width()}, d.classes());
+  e.norm = make_norm_settings(world, config);
+
+  const std::int64_t batch = e.micro_batch();
+  e.batches_per_epoch = config.data.drop_last ? d.size() / batch : (d.size() + batch - 1) / batch;
+  if (e.batches_per_epoch == 0) {
+    throw Error(
+        fmt::format("{} training images are fewer than one global batch of {} with data.drop_last; use a smaller "
+                    "batch_per_worker or fewer workers",
+                    d.size(), batch),
+        ExitCode::usage);
+  }
+  const auto accumulate = static_cast<double>(config.train.accumulate);
+  const auto steps_per_epoch = static_cast<double>(e.batches_per_epoch) / accumulate;
+  e.total_steps = config.train.steps > 0 ? config.train.steps
+                                         : static_cast<std::int64_t>(std::ceil(config.train.epochs * steps_per_epoch));
+  e.optimizer = config.optimizer;
+  e.schedule = config.schedule;
+  e.schedule.lr =
+      scaled_learning_rate(config.lr, config.lr_scaling, batch * config.train.accumulate, config.lr_reference_batch);
+  e.schedule.warmup_steps += config.warmup_epochs * steps_per_epoch;
+  return e;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "nn/model_state.hpp"
+#include "syncbn/comm/world.hpp"
+#include "syncbn/data/loader.hpp"
+#include "syncbn/train/config.hpp"
+
+namespace syncbn {
+
+/// A configuration turned into things: what a rank builds before its workers start.
+struct Experiment {
+  Config config;
+  std::shared_ptr<const Dataset> train_set, test_set;
+  Augmentation augmentation;
+  Model model;
+  NormSettings norm;
+  OptimizerOptions optimizer;
+  ScheduleOptions schedule;            ///< lr scaled to the global batch, warm-up in steps
+  std::int64_t batches_per_epoch = 0;  ///< global micro-batches
+  std::int64_t total_steps = 0;        ///< updates
+
+  std::int64_t micro_batch() const { return config.workers * config.batch_per_worker; }
+  /// Samples of all workers in micro-batch `index` of an epoch.
+  std::int64_t samples_in_batch(std::int64_t index) const;
+  /// Samples of all workers in update `step`.
+  std::int64_t samples_in_step(std::int64_t step) const;
+  /// Epochs completed after `step` updates.
+  std::int64_t epochs_after(std::int64_t step) const { return step * config.train.accumulate / batches_per_epoch; }
+  /// Whether something due `every` ("epoch", a number of steps, 0 = never) is due after `step` updates.
+  bool due(const std::string& every, std::int64_t step) const;
+  const Dataset& split(const std::string& name) const { return name == "train" ? *train_set : *test_set; }
+};
+
+/// Reads the data and builds the model. Collective over ranks: they compare what they have read.
+Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend);
+
+/// The model of a configuration for images of this shape ([1, C, H, W]).
+Model make_model(const Config& config, const Shape& image, int classes);
+
+/// The communicator that the configuration's norm.group asks for. Collective over all workers.
+Communicator make_norm_group(const Worker& worker, const std::string& group);
+
+}  // namespace syncbn

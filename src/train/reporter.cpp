@@ -1,0 +1,100 @@
+#include "train/reporter.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+namespace syncbn {
+
+namespace {
+
+constexpr int kMetricsSchema = 1;
+
+}  // namespace
+
+Reporter::Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step)
+    : experiment_(experiment),
+      directory_(directory),
+      progress_(true),
+      first_step_(first_step),
+      last_accuracy_(std::numeric_limits<double>::quiet_NaN()) {}
+
+double Reporter::seconds() const {
+  return std::chrono::duration<double>(Clock::now() - start_).count();
+}
+
+void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits) {
+  const Clock::time_point now = Clock::now();
+  if (last_step_ != Clock::time_point{}) {
+    const double elapsed = std::chrono::duration<double>(now - last_step_).count();
+    images_ += static_cast<double>(update.samples);
+    train_seconds_ += elapsed;
+    const double rate = static_cast<double>(update.samples) / std::max(elapsed, 1e-9);
+    recent_rate_ = recent_rate_ > 0 ? 0.95 * recent_rate_ + 0.05 * rate : rate;
+  }
+  last_step_ = now;
+  interval_.add(update.loss_sum, update.correct, update.samples);
+
+  const std::int64_t total = experiment_.total_steps;
+  const double epoch = static_cast<double>(step * experiment_.config.train.accumulate) /
+                       static_cast<double>(experiment_.batches_per_epoch);
+  ProgressState state;
+  state.phase = "train";
+  state.done = step;
+  state.total = total;
+  state.epoch = epoch;
+  state.images_per_second = recent_rate_;
+  state.loss = update.loss();
+  state.accuracy = last_accuracy_;
+  const double per_step = train_seconds_ / std::max<double>(1, static_cast<double>(step - first_step_ - 1));
+  state.eta_s = per_step * static_cast<double>(total - step);
+  state.wait_statistics = waits.statistics;
+  state.wait_gradients = waits.gradients;
+  progress_.update(state);
+
+  if (step % experiment_.config.train.log_every != 0 && step != total) return;
+  nlohmann::ordered_json line{{"schema", kMetricsSchema},
+                              {"kind", "train"},
+                              {"step", step},
+                              {"epoch", epoch},
+                              {"loss", interval_.loss()},
+                              {"accuracy", interval_.accuracy()},
+                              {"lr", lr},
+                              {"samples", interval_.samples},
+                              {"seconds", seconds()},
+                              {"images_per_second", recent_rate_},
+                              {"wait_statistics", waits.statistics},
+                              {"wait_gradients", waits.gradients}};
+  directory_.append_metrics(line.dump());
+  interval_ = {};
+}
+
+void Reporter::evaluation(std::int64_t step, double accuracy, double loss, double best, bool final) {
+  last_accuracy_ = accuracy;
+  const double epoch = static_cast<double>(step * experiment_.config.train.accumulate) /
+                       static_cast<double>(experiment_.batches_per_epoch);
+  nlohmann::ordered_json line{{"schema", kMetricsSchema}, {"kind", "eval"},      {"step", step},
+                              {"epoch", epoch},           {"loss", loss},        {"accuracy", accuracy},
+                              {"best_accuracy", best},    {"seconds", seconds()}};
+  directory_.append_metrics(line.dump());
+  progress_.print(fmt::format("{} step {} epoch {:.2f}: {} accuracy {:.2f} %, loss {:.4f} (best {:.2f} %)",
+                              final ? "final" : "eval ", step, epoch, experiment_.config.train.eval_split,
+                              100 * accuracy, loss, 100 * best));
+  pause();
+}
+
+std::map<std::string, std::string> Reporter::scalars() const {
+  return {{"interval_loss_sum", fmt::format("{:a}", interval_.loss_sum)},
+          {"interval_correct", std::to_string(interval_.correct)},
+          {"interval_samples", std::to_string(interval_.samples)}};
+}
+
+void Reporter::restore(const std::map<std::string, std::string>& scalars) {
+  interval_.loss_sum = std::stod(scalars.at("interval_loss_sum"));
+  interval_.correct = std::stoll(scalars.at("interval_correct"));
+  interval_.samples = std::stoll(scalars.at("interval_samples"));
+}
+
+}  // namespace syncbn

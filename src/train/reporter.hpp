@@ -1,0 +1,68 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "syncbn/train/progress.hpp"
+#include "syncbn/train/run_directory.hpp"
+#include "train/experiment.hpp"
+
+namespace syncbn {
+
+/// Loss and accuracy over some updates.
+struct TrainStatistics {
+  double loss_sum = 0;
+  std::int64_t correct = 0;
+  std::int64_t samples = 0;
+  void add(double loss, std::int64_t right, std::int64_t n) {
+    loss_sum += loss;
+    correct += right;
+    samples += n;
+  }
+  double loss() const { return loss_sum / static_cast<double>(samples); }
+  double accuracy() const { return static_cast<double>(correct) / static_cast<double>(samples); }
+};
+
+/// Shares of the workers' time spent waiting for others.
+struct WaitShares {
+  double statistics = 0;
+  double gradients = 0;
+};
+
+/// Tells the user and metrics.jsonl how the training goes. Used by worker 0 alone.
+class Reporter {
+ public:
+  Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step);
+
+  void step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits);
+  void evaluation(std::int64_t step, double accuracy, double loss, double best, bool final);
+  void message(const std::string& line) { progress_.print(line); }
+  void finish() { progress_.finish(); }
+
+  /// Sums since the last line of metrics.jsonl; part of a checkpoint.
+  std::map<std::string, std::string> scalars() const;
+  void restore(const std::map<std::string, std::string>& scalars);
+
+  double seconds() const;
+  /// Training images per second of this process's life, evaluations and saves left out.
+  double images_per_second() const { return train_seconds_ > 0 ? images_ / train_seconds_ : 0; }
+  /// Time from here to the next step() does not count as training.
+  void pause() { last_step_ = {}; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const Experiment& experiment_;
+  RunDirectory& directory_;
+  Progress progress_;
+  TrainStatistics interval_;
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point last_step_{};
+  std::int64_t first_step_;
+  double images_ = 0, train_seconds_ = 0, recent_rate_ = 0;
+  double last_accuracy_;
+};
+
+}  // namespace syncbn

@@ -1,0 +1,86 @@
+#include "train/state_io.hpp"
+
+#include <algorithm>
+#include <functional>
+
+namespace syncbn {
+
+namespace {
+
+using Visit = std::function<void(const std::string& name, const std::vector<std::int64_t>& shape, FlatRange range)>;
+
+/// Calls `visit` for every f32 tensor of the model: parameters, then running statistics.
+void for_each_tensor(ModelState& state, const Visit& visit) {
+  const std::vector<ParameterSpec>& parameters = state.model().parameters;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    visit(parameters[i].name, parameters[i].dims, state.parameter(static_cast<int>(i)));
+  }
+  for (const NormState& s : state.norm_states()) {
+    visit(s.name + ".running_mean", {s.mean.count}, s.mean);
+    visit(s.name + ".running_var", {s.var.count}, s.var);
+  }
+}
+
+std::string buffer_name(const std::string& buffer, const std::string& parameter) {
+  return "optimizer." + buffer + "." + parameter;
+}
+
+}  // namespace
+
+SafetensorsFile store_model(ModelState& state) {
+  SafetensorsFile file;
+  file.metadata["format"] = "pt";
+  for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>& shape, FlatRange range) {
+    file.put_f32(name, shape, state.values(range));
+  });
+  for (const NormState& s : state.norm_states()) file.put_i64(s.name + ".num_batches_tracked", s.batches_tracked);
+  return file;
+}
+
+void load_model(ModelState& state, const SafetensorsFile& file) {
+  for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>& shape, FlatRange range) {
+    const std::vector<float> values = file.f32(name, shape);
+    std::copy(values.begin(), values.end(), state.values(range).begin());
+  });
+  for (NormState& s : state.norm_states()) s.batches_tracked = file.i64(s.name + ".num_batches_tracked");
+  state.pack(0, 1);
+}
+
+SafetensorsFile store_optimizer(const ModelState& state, Optimizer& optimizer) {
+  SafetensorsFile file;
+  const std::vector<ParameterSpec>& parameters = state.model().parameters;
+  const std::vector<std::string> names = optimizer.state_names();
+  for (std::size_t b = 0; b < names.size(); ++b) {
+    const std::span<float> buffer = optimizer.state(static_cast<int>(b));
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const FlatRange r = state.parameter(static_cast<int>(i));
+      file.put_f32(buffer_name(names[b], parameters[i].name), parameters[i].dims, buffer.subspan(r.offset, r.count));
+    }
+  }
+  return file;
+}
+
+void load_optimizer(const ModelState& state, Optimizer& optimizer, const SafetensorsFile& file) {
+  const std::vector<ParameterSpec>& parameters = state.model().parameters;
+  const std::vector<std::string> names = optimizer.state_names();
+  for (std::size_t b = 0; b < names.size(); ++b) {
+    const std::span<float> buffer = optimizer.state(static_cast<int>(b));
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const std::vector<float> values = file.f32(buffer_name(names[b], parameters[i].name), parameters[i].dims);
+      std::copy(values.begin(), values.end(), buffer.begin() + state.parameter(static_cast<int>(i)).offset);
+    }
+  }
+}
+
+std::vector<ParameterSlot> parameter_slots(const ModelState& state) {
+  std::vector<ParameterSlot> slots;
+  const std::vector<ParameterSpec>& parameters = state.model().parameters;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const FlatRange r = state.parameter(static_cast<int>(i));
+    slots.push_back({parameters[i].name, r.offset, r.count, parameters[i].kind != ParameterKind::weight});
+  }
+  std::sort(slots.begin(), slots.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });
+  return slots;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,22 @@
+#pragma once
+
+#include "nn/model_state.hpp"
+#include "syncbn/optim/optimizer.hpp"
+#include "syncbn/train/safetensors.hpp"
+
+namespace syncbn {
+
+/// Weights and running statistics under torchvision's names.
+SafetensorsFile store_model(ModelState& state);
+/// The reverse; throws Error(bad_data) naming the tensor that is missing or has another shape. Brings packed forms up
+/// to date.
+void load_model(ModelState& state, const SafetensorsFile& file);
+
+/// Optimizer buffers as "optimizer.<buffer>.<parameter>".
+SafetensorsFile store_optimizer(const ModelState& state, Optimizer& optimizer);
+void load_optimizer(const ModelState& state, Optimizer& optimizer, const SafetensorsFile& file);
+
+/// Where the optimizer finds each parameter.
+std::vector<ParameterSlot> parameter_slots(const ModelState& state);
+
+}  // namespace syncbn

@@ -1,0 +1,31 @@
+#include "syncbn/train/trainer.hpp"
+
+#include <atomic>
+
+#include "train/training_run.hpp"
+
+namespace syncbn {
+
+namespace {
+
+// The only thing a signal handler may touch.
+std::atomic<bool> stop_flag = false;
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+}  // namespace
+
+void request_stop() noexcept {
+  stop_flag = true;
+}
+bool stop_requested() noexcept {
+  return stop_flag;
+}
+
+TrainResult train(World& world, const TrainRequest& request) {
+  const auto backend = ops::make_cpu_backend();
+  TrainingRun run(world, request, *backend);
+  world.run([&](Worker& worker) { run.work(worker); });
+  return run.finish();
+}
+
+}  // namespace syncbn

@@ -1,0 +1,186 @@
+#include "train/training_run.hpp"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "train/state_io.hpp"
+
+namespace syncbn {
+
+namespace {
+
+LoaderOptions loader_options(const World& world, const Experiment& e) {
+  LoaderOptions options;
+  options.workers = world.workers();
+  options.first_worker = world.first_worker();
+  options.local_workers = world.local_workers();
+  options.batch_per_worker = e.config.batch_per_worker;
+  options.seed = e.config.seed;
+  options.shuffle = e.config.data.shuffle;
+  options.drop_last = e.config.data.drop_last;
+  options.augmentation = e.augmentation;
+  options.prefetch = e.config.data.prefetch;
+  return options;
+}
+
+std::string to_string(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+std::span<const std::byte> as_bytes(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
+
+std::int64_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+}  // namespace
+
+TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::Backend& backend)
+    : world_(world),
+      backend_(backend),
+      request_(request),
+      experiment_(make_experiment(world, request.config, backend)),
+      state_(experiment_.model, experiment_.norm, backend),
+      slots_(parameter_slots(state_)),
+      optimizer_(make_optimizer(experiment_.optimizer, slots_, state_.flat_size())),
+      buckets_(plan_buckets(state_, request.config.bucket_kib * 1024)),
+      exchange_(world, buckets_.buckets, request.config.overlap),
+      total_gradient_(static_cast<std::size_t>(state_.flat_size()) * sizeof(float)),
+      squares_(slots_.size()),
+      loader_(experiment_.train_set, loader_options(world, experiment_)) {
+  open_directory(request);
+  state_.initialize(experiment_.config.seed);
+  restore();
+  state_.pack(0, 1);
+  const std::int64_t position = first_step_ * experiment_.config.train.accumulate;
+  loader_.seek(position / experiment_.batches_per_epoch, position % experiment_.batches_per_epoch);
+  steps_done_ = first_step_;
+}
+
+void TrainingRun::open_directory(const TrainRequest& request) {
+  // Only one rank touches the directory; the others learn whether that went well, so that nobody waits in vain.
+  std::string failure;
+  ExitCode code = ExitCode::ok;
+  if (world_.rank() == 0) {
+    try {
+      const std::string yaml = to_yaml(request.config);
+      directory_ = request.resume ? RunDirectory::resume(request.run_dir, yaml, experiment_yaml(request.config),
+                                                         request.overrides, request.command)
+                                  : RunDirectory::create(request.run_dir, yaml, request.overrides, request.command);
+      checkpoints_.emplace(directory_->file("checkpoints"), request.config.checkpoint.keep,
+                           request.config.checkpoint.keep_best);
+    } catch (const Error& e) {
+      failure = e.what();
+      code = e.code();
+    }
+  }
+  failure = world_.broadcast(failure);
+  if (!failure.empty())
+    throw Error(failure, static_cast<ExitCode>(std::stoi(world_.broadcast(std::to_string(static_cast<int>(code))))));
+}
+
+void TrainingRun::restore() {
+  // All ranks go on from what one of them has read, so that they can never disagree.
+  std::string model, optimizer, scalars;
+  if (directory_ && request_.resume) {
+    std::vector<std::string> refused;
+    const std::optional<TrainingState> saved = checkpoints_->load_newest(&refused);
+    for (const std::string& reason : refused) fmt::print(stderr, "syncbn: {}; going back to the one before\n", reason);
+    if (saved) {
+      model = to_string(saved->model.serialize());
+      optimizer = to_string(saved->optimizer.serialize());
+      nlohmann::json json = saved->scalars;
+      json["step"] = std::to_string(saved->step);
+      scalars = json.dump();
+    }
+  }
+  scalars = world_.broadcast(scalars);
+  std::map<std::string, std::string> values;
+  if (!scalars.empty()) {
+    values = nlohmann::json::parse(scalars).get<std::map<std::string, std::string>>();
+    model = world_.broadcast(model);
+    optimizer = world_.broadcast(optimizer);
+    load_model(state_, SafetensorsFile::parse(as_bytes(model), "checkpoint"));
+    load_optimizer(state_, *optimizer_, SafetensorsFile::parse(as_bytes(optimizer), "checkpoint"));
+    first_step_ = std::stoll(values.at("step"));
+    optimizer_->set_updates(std::stoll(values.at("updates")));
+    best_accuracy_ = std::stod(values.at("best_accuracy"));
+    last_accuracy_ = std::stod(values.at("last_accuracy"));
+    last_loss_ = std::stod(values.at("last_loss"));
+    last_evaluation_ = std::stoll(values.at("last_evaluation"));
+  }
+  if (directory_) {
+    if (request_.resume) directory_->truncate_metrics(first_step_);
+    reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_);
+    if (!values.empty()) {
+      reporter_->restore(values);
+      reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));
+    }
+  }
+}
+
+void TrainingRun::save(std::int64_t steps_done, bool is_best) {
+  if (saving_.valid()) saving_.get();  // rethrows what went wrong with the one before
+  TrainingState snapshot;
+  snapshot.step = steps_done;
+  snapshot.model = store_model(state_);
+  snapshot.optimizer = store_optimizer(state_, *optimizer_);
+  snapshot.scalars = reporter_->scalars();
+  snapshot.scalars["seed"] = std::to_string(experiment_.config.seed);
+  snapshot.scalars["updates"] = std::to_string(optimizer_->updates());
+  snapshot.scalars["best_accuracy"] = fmt::format("{:a}", best_accuracy_);
+  snapshot.scalars["last_accuracy"] = fmt::format("{:a}", last_accuracy_);
+  snapshot.scalars["last_loss"] = fmt::format("{:a}", last_loss_);
+  snapshot.scalars["last_evaluation"] = std::to_string(last_evaluation_);
+  // The disk works while training goes on.
+  saving_ = std::async(std::launch::async,
+                       [this, snapshot = std::move(snapshot), is_best] { checkpoints_->save(snapshot, is_best); });
+}
+
+TrainResult TrainingRun::finish() {
+  TrainResult result;
+  result.stopped = stopping_;
+  result.test_accuracy = last_accuracy_;
+  result.best_test_accuracy = best_accuracy_;
+  result.test_loss = last_loss_;
+  result.steps = steps_done_;
+  result.peak_rss_bytes = static_cast<std::int64_t>(world_.max_over_ranks(static_cast<double>(peak_rss_bytes())));
+  if (!directory_) return result;
+  if (saving_.valid()) saving_.get();
+  result.seconds = reporter_->seconds();
+  result.images_per_second = reporter_->images_per_second();
+  reporter_->finish();
+  if (result.stopped) return result;
+  write_file_durably(directory_->file("final.safetensors"), store_model(state_).serialize());
+  const Config& c = experiment_.config;
+  const nlohmann::ordered_json summary{{"schema", 1},
+                                       {"test_accuracy", result.test_accuracy},
+                                       {"best_test_accuracy", result.best_test_accuracy},
+                                       {"test_loss", result.test_loss},
+                                       {"images_per_second", result.images_per_second},
+                                       {"steps", result.steps},
+                                       {"seconds", result.seconds},
+                                       {"peak_rss_bytes", result.peak_rss_bytes},
+                                       {"workers", c.workers},
+                                       {"ranks", world_.ranks()},
+                                       {"threads", world_.threads()},
+                                       {"samples_per_worker", c.batch_per_worker},
+                                       {"global_batch", c.workers * c.batch_per_worker * c.train.accumulate},
+                                       {"norm_group", c.norm.group},
+                                       {"parameters", experiment_.model.parameter_count()},
+                                       {"versions", {{"syncbn", SYNCBN_VERSION}, {"backend", backend_.description()}}},
+                                       {"hosts", world_.hosts()},
+                                       {"command", request_.command}};
+  directory_->write_summary(summary.dump(2));
+  return result;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <atomic>
+#include <future>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "nn/network.hpp"
+#include "syncbn/comm/gradient_exchange.hpp"
+#include "syncbn/optim/optimizer.hpp"
+#include "syncbn/train/checkpoint.hpp"
+#include "syncbn/train/run_directory.hpp"
+#include "syncbn/train/trainer.hpp"
+#include "train/buckets.hpp"
+#include "train/experiment.hpp"
+#include "train/reporter.hpp"
+
+namespace syncbn {
+
+/// What the workers of one rank share during a training: weights, optimizer, loader, gradient exchange; on the rank of
+/// worker 0 also the run directory, its checkpoints and the reporter.
+class TrainingRun {
+ public:
+  /// Collective over ranks.
+  TrainingRun(World& world, const TrainRequest& request, const ops::Backend& backend);
+
+  /// Trains with one worker of this rank; World::run calls it for each. Collective over all workers.
+  void work(Worker& worker);
+  /// Writes final.safetensors and summary.json (worker 0's rank). Collective over ranks.
+  TrainResult finish();
+
+ private:
+  struct WorkerState;
+
+  void open_directory(const TrainRequest& request);
+  void restore();
+  void train_step(WorkerState& w, std::int64_t step);
+  void forward_backward(WorkerState& w, std::int64_t step, TrainStatistics& own);
+  TrainStatistics share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own);
+  [[noreturn]] void report_nonfinite(WorkerState& w, std::int64_t step);
+  void update_weights(WorkerState& w, std::int64_t step);
+  double clip_scale(const Worker& worker);
+  /// True if the accuracy is the best so far.
+  bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
+  void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
+  void save(std::int64_t steps_done, bool is_best);
+  WaitShares wait_shares(const WorkerState& w) const;
+
+  World& world_;
+  const ops::Backend& backend_;
+  TrainRequest request_;
+  Experiment experiment_;
+  ModelState state_;
+  std::vector<ParameterSlot> slots_;
+  std::unique_ptr<Optimizer> optimizer_;
+  BucketPlan buckets_;
+  GradientExchange exchange_;
+  Buffer total_gradient_;        // summed over all workers
+  std::vector<double> squares_;  // of each parameter's gradient, for clipping
+  Loader loader_;
+  std::int64_t first_step_ = 0;
+  std::atomic<bool> stopping_ = false;
+
+  // On the rank of worker 0 only.
+  std::optional<RunDirectory> directory_;
+  std::optional<CheckpointStore> checkpoints_;
+  std::unique_ptr<Reporter> reporter_;
+  std::future<void> saving_;
+
+  double last_accuracy_ = 0, last_loss_ = 0, best_accuracy_ = 0;
+  std::int64_t last_evaluation_ = -1, steps_done_ = 0;
+};
+
+/// Whether request_stop() was called.
+bool stop_requested() noexcept;
+
+}  // namespace syncbn

@@ -1,0 +1,211 @@
+// What one worker does in a training: the loop over updates, from batch to new weights.
+
+#include <fmt/format.h>
+
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "nn/loss.hpp"
+#include "train/evaluation.hpp"
+#include "train/training_run.hpp"
+
+namespace syncbn {
+
+/// What belongs to one worker.
+struct TrainingRun::WorkerState {
+  WorkerState(TrainingRun& run, Worker& w)
+      : worker(w),
+        group(make_norm_group(w, run.experiment_.config.norm.group)),
+        metrics(w.duplicate()),
+        gradient_memory(static_cast<std::size_t>(run.state_.flat_size()) * sizeof(float)),
+        gradient(gradient_memory.as<float>(), static_cast<std::size_t>(run.state_.flat_size())),
+        network(run.state_, run.backend_, group, count_groups(), run.experiment_.config.batch_per_worker, gradient) {}
+
+  bool is_first() const { return worker.index() == 0; }
+  int part() const { return worker.local_index(); }
+  int parts() const { return worker.world().local_workers(); }
+
+  int count_groups() const {
+    std::int64_t groups = group.rank() == 0;
+    worker.all().all_reduce(std::span<std::int64_t>(&groups, 1), Reduce::sum, {"groups", 0});
+    return static_cast<int>(groups);
+  }
+
+  Worker& worker;
+  Communicator group;    ///< shares batch statistics
+  Communicator metrics;  ///< all workers
+  Buffer gradient_memory;
+  std::span<float> gradient;
+  Network network;
+  WaitShares waits;  ///< averages over all workers
+  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+};
+
+void TrainingRun::work(Worker& worker) {
+  backend_.prepare_thread();
+  WorkerState w(*this, worker);
+  for (std::int64_t step = first_step_; step < experiment_.total_steps && !stopping_; ++step) {
+    try {
+      train_step(w, step);
+      const bool improved = evaluate_if_due(w, step + 1);
+      save_if_due(w, step + 1, improved);
+    } catch (const Aborted&) {
+      throw;
+    } catch (const Error& e) {
+      throw Error(fmt::format("{} [rank {}, worker {}, step {}]", e.what(), world_.rank(), worker.index(), step),
+                  e.code());
+    } catch (const std::exception& e) {
+      throw Error(fmt::format("{} [rank {}, worker {}, step {}]", e.what(), world_.rank(), worker.index(), step));
+    }
+  }
+  if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
+    worker.local_barrier();  // last_evaluation_ has been read by all
+    evaluate_if_due(w, experiment_.total_steps);
+  }
+}
+
+void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
+  w.network.begin_update();
+  exchange_.begin(w.worker, w.gradient.first(static_cast<std::size_t>(state_.exchanged_size())), step);
+  TrainStatistics own;
+  forward_backward(w, step, own);
+  const TrainStatistics all = share_metrics(w, step, own);
+  exchange_.wait(w.worker);
+  update_weights(w, step);
+  if (w.is_first()) {
+    steps_done_ = step + 1;
+    reporter_->step(step + 1, learning_rate(experiment_.schedule, step, experiment_.total_steps), all, w.waits);
+  }
+}
+
+void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStatistics& own) {
+  const std::int64_t accumulate = experiment_.config.train.accumulate;
+  // Gradients are summed over workers and micro-batches, so each sample weighs the same however they are spread.
+  const double scale = 1.0 / static_cast<double>(experiment_.samples_in_step(step));
+  for (std::int64_t m = 0; m < accumulate; ++m) {
+    const Batch& batch = loader_.next(w.worker.local_index());
+    std::memcpy(w.network.input().data, batch.images.data(),
+                static_cast<std::size_t>(batch.n * w.network.input().sample_stride()) * sizeof(float));
+    Pass pass;
+    pass.n = batch.n;
+    pass.step = step * accumulate + m;
+    pass.seed = experiment_.config.seed;
+    pass.sample_ids = std::span(batch.ids).first(static_cast<std::size_t>(batch.n));
+    w.network.forward(pass);
+    const LossResult loss =
+        softmax_cross_entropy(w.network.logits(), std::span(batch.labels).first(static_cast<std::size_t>(batch.n)),
+                              experiment_.config.label_smoothing, scale, w.network.logits_gradient());
+    own.add(loss.loss_sum, loss.correct, batch.n);
+    const bool last = m + 1 == accumulate;
+    w.network.backward(pass, [&](int layer) {
+      const int bucket = buckets_.completed_by[static_cast<std::size_t>(layer)];
+      if (last && bucket >= 0) exchange_.ready(w.worker, bucket);
+    });
+  }
+}
+
+TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own) {
+  const auto loss_is_bad = !std::isfinite(own.loss_sum);
+  std::array<double, 7> values{own.loss_sum,
+                               static_cast<double>(own.correct),
+                               static_cast<double>(own.samples),
+                               w.part() == 0 && stop_requested() ? 1.0 : 0.0,
+                               loss_is_bad ? 1.0 : 0.0,
+                               w.group.waited_seconds(),
+                               exchange_.waited_seconds(w.worker)};
+  w.metrics.all_reduce(std::span<double>(values), Reduce::sum, {"metrics", step});
+  if (values[4] > 0) report_nonfinite(w, step);
+  if (values[3] > 0) stopping_ = true;
+  const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - w.start).count();
+  const double worker_seconds = elapsed * world_.workers();
+  w.waits = {values[5] / worker_seconds, values[6] / worker_seconds};
+  TrainStatistics all;
+  all.add(values[0], static_cast<std::int64_t>(values[1]), static_cast<std::int64_t>(values[2]));
+  return all;
+}
+
+void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
+  // Which worker and layer met it first: the lowest layer, then the lowest worker.
+  const int layers = static_cast<int>(experiment_.model.layers.size());
+  const int layer = w.network.first_nonfinite_layer();
+  double first = static_cast<double>(layer < 0 ? layers : layer) * world_.workers() + w.worker.index();
+  w.metrics.all_reduce(std::span<double>(&first, 1), Reduce::min, {"first non-finite value", step});
+  const auto found = static_cast<std::int64_t>(first);
+  const std::int64_t found_layer = found / world_.workers();
+  const std::string where =
+      found_layer < layers
+          ? fmt::format("first seen at the input of '{}' on worker {}",
+                        experiment_.model.layers[static_cast<std::size_t>(found_layer)].name, found % world_.workers())
+          : std::string("first seen in the loss itself");
+  throw Error(
+      fmt::format("the loss is not a finite number ({}); the weights of the step before are in the newest "
+                  "checkpoint: lower optimizer.lr, add warm-up or optimizer.clip_norm, then go on with --resume",
+                  where));
+}
+
+double TrainingRun::clip_scale(const Worker& worker) {
+  const double limit = experiment_.config.clip_norm;
+  if (limit <= 0) return 1;
+  const std::span<const float> gradient(total_gradient_.as<float>(), static_cast<std::size_t>(state_.flat_size()));
+  gradient_squares(slots_, gradient, squares_, worker.local_index(), world_.local_workers());
+  worker.local_barrier();
+  double sum = 0;
+  for (const double s : squares_) sum += s;
+  return std::min(1.0, limit / (std::sqrt(sum) + 1e-6));
+}
+
+void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
+  const std::span<float> gradient(total_gradient_.as<float>(), static_cast<std::size_t>(state_.flat_size()));
+  const std::int64_t exchanged = state_.exchanged_size();
+  if (w.part() == 0) {
+    const std::span<const float> summed = exchange_.result();
+    std::copy_n(summed.begin(), exchanged, gradient.begin());
+    // The rest is the same on every worker already: it came with the statistics.
+    std::copy(w.gradient.begin() + exchanged, w.gradient.end(), gradient.begin() + exchanged);
+    optimizer_->begin_update();
+  }
+  w.worker.local_barrier();
+  const double scale = clip_scale(w.worker);
+  const double lr = learning_rate(experiment_.schedule, step, experiment_.total_steps);
+  optimizer_->update(state_.values(), gradient, lr, scale, w.part(), w.parts());
+  if (w.part() == 0) state_.update_statistics(gradient, experiment_.config.train.accumulate);
+  w.worker.local_barrier();
+  state_.pack(w.part(), w.parts());
+  w.worker.local_barrier();
+}
+
+bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {
+  const bool final = steps_done == experiment_.total_steps;
+  if (!final && !experiment_.due(experiment_.config.train.eval_every, steps_done)) return false;
+  const EvalResult r =
+      evaluate_network(w.network, experiment_.split(experiment_.config.train.eval_split), experiment_.augmentation,
+                       experiment_.config.batch_per_worker, w.metrics, steps_done);
+  const bool improved = r.accuracy > best_accuracy_;
+  w.worker.local_barrier();  // everybody has compared
+  if (w.part() == 0) {
+    last_accuracy_ = r.accuracy;
+    last_loss_ = r.loss;
+    last_evaluation_ = steps_done;
+    if (improved) best_accuracy_ = r.accuracy;
+  }
+  if (w.is_first()) reporter_->evaluation(steps_done, r.accuracy, r.loss, best_accuracy_, final);
+  w.worker.local_barrier();
+  return improved;
+}
+
+void TrainingRun::save_if_due(WorkerState& w, std::int64_t steps_done, bool improved) {
+  const Config::Checkpoint& when = experiment_.config.checkpoint;
+  const bool is_best = improved && when.keep_best;
+  const bool final = steps_done == experiment_.total_steps;
+  if (!final && !stopping_ && !is_best && !experiment_.due(when.every, steps_done)) return;
+  if (w.is_first()) {
+    save(steps_done, is_best);
+    if (stopping_) saving_.get();
+  }
+  w.worker.local_barrier();  // nobody changes the weights while they are copied
+}
+
+}  // namespace syncbn

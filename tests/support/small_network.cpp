@@ -1,0 +1,108 @@
+#include "support/small_network.hpp"
+
+#include <algorithm>
+#include <mutex>
+#include <numeric>
+
+#include "nn/loss.hpp"
+#include "syncbn/core/random.hpp"
+
+namespace syncbn::test {
+
+ModelOptions small_network_options() {
+  ModelOptions o;
+  o.name = "layers";
+  o.input = Shape{1, 2, 8, 8};
+  o.classes = 5;
+  const auto layer = [&](const std::string& type, const std::string& name) -> LayerConfig& {
+    o.layers.emplace_back();
+    o.layers.back().type = type;
+    o.layers.back().name = name;
+    return o.layers.back();
+  };
+  const auto conv = [&](const std::string& name, std::int64_t out, std::int64_t stride) {
+    LayerConfig& l = layer("conv2d", name);
+    l.out = out;
+    l.kernel = 3;
+    l.padding = 1;
+    l.stride = stride;
+    l.bias = false;
+  };
+  conv("conv1", 6, 1);
+  layer("batch_norm", "bn1");
+  layer("relu", "relu1");
+  conv("conv2", 6, 1);
+  layer("batch_norm", "bn2");
+  layer("add", "add").from = "relu1";
+  layer("relu", "relu2");
+  LayerConfig& pool = layer("max_pool", "pool");
+  pool.kernel = 2;
+  pool.stride = 2;
+  layer("flatten", "flatten");
+  LayerConfig& hidden = layer("linear", "hidden");
+  hidden.out = 12;
+  layer("batch_norm", "bn3");
+  layer("sigmoid", "sigmoid");
+  layer("linear", "fc").out = 5;
+  return o;
+}
+
+NetworkResult run_small_network(const std::vector<int>& counts, int group, int threads,
+                                const std::function<void(ModelState&)>& change) {
+  const auto backend = ops::make_cpu_backend();
+  const int workers = static_cast<int>(counts.size());
+  const int samples = std::accumulate(counts.begin(), counts.end(), 0);
+  NormSettings norm;
+  norm.whole_world = group == workers;
+  ModelState state(make_model(small_network_options()), norm, *backend);
+  state.initialize(3);
+  if (change) change(state);
+  state.pack(0, 1);
+
+  WorldOptions options;
+  options.workers = workers;
+  options.threads = threads;
+  World world = World::threads(options);
+  NetworkResult result;
+  result.gradient.resize(static_cast<std::size_t>(state.flat_size()));
+  world.run([&](Worker& worker) {
+    backend->prepare_thread();
+    const int n = counts[static_cast<std::size_t>(worker.index())];
+    const int first = std::accumulate(counts.begin(), counts.begin() + worker.index(), 0);
+    std::vector<float> gradient(result.gradient.size());
+    Network network(state, *backend, worker.group(group), workers / group, std::max(1, n), gradient);
+    network.begin_update();
+    std::vector<int> labels;
+    std::vector<std::int64_t> ids;
+    for (int i = 0; i < n; ++i) {
+      Random random(9, Purpose::test, static_cast<std::uint64_t>(first + i));
+      float* image = network.input().sample(i);
+      for (int k = 0; k < 2 * 8 * 8; ++k) image[k] = static_cast<float>(random.normal());
+      labels.push_back(static_cast<int>(random.below(5)));
+      ids.push_back(first + i);
+    }
+    Pass pass;
+    pass.n = n;
+    pass.sample_ids = ids;
+    network.forward(pass);
+    LossResult loss = softmax_cross_entropy(network.logits(), labels, 0.1, 1.0 / samples, network.logits_gradient());
+    network.backward(pass, [](int) {});
+    worker.all().all_reduce(std::span<double>(&loss.loss_sum, 1), Reduce::sum, {"loss", 0});
+    const std::int64_t exchanged = state.exchanged_size();
+    worker.all().all_reduce(std::span<float>(gradient).first(static_cast<std::size_t>(exchanged)), Reduce::sum,
+                            {"gradient", 0});
+    if (worker.index() == 0) {
+      result.loss = loss.loss_sum / samples;
+      result.gradient = gradient;
+    }
+  });
+  state.update_statistics(result.gradient, 1);
+  for (const NormState& s : state.norm_states()) {
+    for (const FlatRange& r : {s.mean, s.var}) {
+      result.statistics.insert(result.statistics.end(), state.values(r).begin(), state.values(r).end());
+    }
+  }
+  return result;
+}
+
+}  // namespace syncbn::test
