@@ -89,9 +89,9 @@ void Channel::complete_here(Round& round) {
     round.result = blocks.empty() ? nullptr : blocks[0];
     return set_phase(round, Phase::done);
   }
-  ensure(round.from_ranks, header.bytes());
-  round.result = round.from_ranks.data();
-  link_->start(header, blocks, round.from_ranks.data());
+  if (round.from_ranks->size() < header.bytes()) round.from_ranks = std::make_shared<Buffer>(header.bytes());
+  round.result = round.from_ranks->data();
+  link_->start(header, blocks, {round.from_ranks, 0});
   set_phase(round, Phase::exchanging);
 }
 
@@ -145,15 +145,9 @@ void Channel::wait(Round& round, int seat) {
 void Channel::exchange(Round& round, int seat, std::unique_lock<std::mutex>& lock) {
   exchanging_ = true;
   lock.unlock();
-  try {
-    drive(*link_, context_, [&] {
-      return fmt::format("{} at {}", describe_local(seat), describe(round.headers[static_cast<std::size_t>(seat)]));
-    });
-  } catch (const Aborted&) {
-    throw;
-  } catch (const Error& error) {
-    context_.fail_with(error);
-  }
+  drive(*link_, context_, [&] {
+    return fmt::format("{} at {}", describe_local(seat), describe(round.headers[static_cast<std::size_t>(seat)]));
+  });
   lock.lock();
   exchanging_ = false;
   round.phase.store(Phase::done, std::memory_order_release);

@@ -45,7 +45,7 @@ class Channel {
     std::vector<bool> here;
     std::vector<Header> headers;
     std::vector<Buffer> values;  // per seat; a copy, so that a worker that fails takes nothing away
-    Buffer from_ranks;
+    std::shared_ptr<Buffer> from_ranks = std::make_shared<Buffer>();
     const std::byte* result = nullptr;
   };
 

@@ -58,7 +58,7 @@ struct GradientExchange::Impl {
   void communicate();
   void exchange(int bucket, std::uint64_t sequence);
   float* gradient_of(int local, int bucket) const { return workers[at(local)].gradient + buckets[at(bucket)].offset; }
-  float* result_of(int bucket) const { return result.as<float>() + buckets[at(bucket)].offset; }
+  float* result_of(int bucket) const { return result->as<float>() + buckets[at(bucket)].offset; }
   std::string name(int local) const { return context->layout().describe_worker(first_worker + local); }
   static std::string label(int bucket) { return fmt::format("gradients[bucket {}]", bucket); }
   static std::size_t at(int i) { return static_cast<std::size_t>(i); }
@@ -68,7 +68,7 @@ struct GradientExchange::Impl {
   const bool overlap;
   const int first_worker;
   std::int64_t length = 0;
-  Buffer result;
+  std::shared_ptr<Buffer> result;
 
   std::vector<detail::Block> rest;  // of the local tree: what the other ranks need
   std::vector<Node> nodes;
@@ -100,7 +100,7 @@ GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_con
       throw Error(fmt::format("gradient bucket at {} of {} elements", bucket.offset, bucket.count), ExitCode::usage);
     length = std::max(length, bucket.offset + bucket.count);
   }
-  result = Buffer(static_cast<std::size_t>(length) * sizeof(float));
+  result = std::make_shared<Buffer>(static_cast<std::size_t>(length) * sizeof(float));
   build_nodes();
   half_done = std::vector<std::atomic<int>>(buckets.size() * nodes.size());
   open_blocks = std::vector<std::atomic<int>>(buckets.size());
@@ -117,6 +117,7 @@ GradientExchange::Impl::~Impl() {
   }
   changed.notify_all();
   if (communicator.joinable()) communicator.join();
+  if (context->failed()) transport->abandon();
 }
 
 void GradientExchange::Impl::build_nodes() {
@@ -290,7 +291,7 @@ void GradientExchange::Impl::exchange(int bucket, std::uint64_t sequence) {
   std::vector<std::byte*> blocks;
   for (const detail::Block& block : rest)
     blocks.push_back(reinterpret_cast<std::byte*>(gradient_of(block.item, bucket)));
-  link->start(header, blocks, reinterpret_cast<std::byte*>(result_of(bucket)));
+  link->start(header, blocks, {result, static_cast<std::size_t>(buckets[at(bucket)].offset) * sizeof(float)});
   detail::drive(*link, *context, [&] {
     return fmt::format("{} at {}", context->layout().describe_rank(context->layout().rank), describe(header));
   });
@@ -314,7 +315,7 @@ void GradientExchange::wait(const Worker& worker) {
 }
 
 std::span<float> GradientExchange::result() const {
-  return {impl_->result.as<float>(), static_cast<std::size_t>(impl_->length)};
+  return {impl_->result->as<float>(), static_cast<std::size_t>(impl_->length)};
 }
 
 double GradientExchange::waited_seconds(const Worker& worker) const {

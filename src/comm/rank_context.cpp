@@ -4,9 +4,11 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstring>
 #include <thread>
 
 #include "comm/channel.hpp"
+#include "comm/tree.hpp"
 
 namespace syncbn::detail {
 
@@ -15,7 +17,8 @@ namespace {
 // Channel numbers are message tags. 0 carries failures.
 constexpr int kAllChannel = 1;
 constexpr int kLocalChannel = 2;
-constexpr int kFirstFreeChannel = 3;
+constexpr int kControlChannel = 3;
+constexpr int kFirstFreeChannel = 4;
 
 constexpr double kYieldFor_s = 1e-3;
 constexpr auto kNap = std::chrono::microseconds(50);
@@ -47,6 +50,7 @@ RankContext::RankContext(const WorldOptions& options, Layout layout, std::unique
       next_channel_(kFirstFreeChannel) {
   all_ = std::make_shared<Channel>(*this, kAllChannel, WorkerRange{0, layout_.workers});
   local_ = std::make_shared<Channel>(*this, kLocalChannel, layout_.local());
+  control_ = transport_->connect(kControlChannel, {0, layout_.workers});
 }
 
 RemoteFailure describe_failure(const std::exception_ptr& failure) {
@@ -101,6 +105,44 @@ void RankContext::check_remote_failure() {
   throw error;
 }
 
+std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> numbers, const std::string& what) {
+  // A rank stands for several nodes of the tree; all but its first bring zeros.
+  const WorkerRange local = layout_.local();
+  const std::size_t nodes = fold_plan(layout_.workers, leaves(local.first, local.last)).rest.size();
+  std::vector<std::vector<std::int64_t>> values(nodes, std::vector<std::int64_t>(numbers.size()));
+  values[0] = std::move(numbers);
+  std::vector<std::byte*> blocks;
+  for (auto& value : values) blocks.push_back(reinterpret_cast<std::byte*>(value.data()));
+  Header header = Header::make(Operation::all_reduce, {what});
+  header.type = Element::i64;
+  header.count = static_cast<std::int64_t>(values[0].size());
+  header.sequence = control_calls_++;
+  const auto result = std::make_shared<Buffer>(header.bytes());
+  control_->start(header, blocks, {result, 0});
+  drive(*control_, *this, [&] { return layout_.describe_rank(layout_.rank) + " at " + describe(header); });
+  return {result->as<std::int64_t>(), result->as<std::int64_t>() + header.count};
+}
+
+std::vector<std::string> RankContext::all_gather(const std::string& value, const std::string& what) {
+  if (!control_) return {value};
+  throw_if_failed();
+  const auto words_in = [](std::size_t bytes) { return (bytes + 7) / 8; };
+  const auto ranks = static_cast<std::size_t>(layout_.ranks);
+  const auto me = static_cast<std::size_t>(layout_.rank);
+  std::vector<std::int64_t> sizes(ranks);
+  sizes[me] = static_cast<std::int64_t>(value.size());
+  sizes = sum_over_ranks(std::move(sizes), what);
+  std::vector<std::size_t> begin(ranks + 1);
+  for (std::size_t r = 0; r < ranks; ++r) begin[r + 1] = begin[r] + words_in(static_cast<std::size_t>(sizes[r]));
+  std::vector<std::int64_t> words(begin[ranks]);
+  if (!value.empty()) std::memcpy(words.data() + begin[me], value.data(), value.size());
+  words = sum_over_ranks(std::move(words), what);
+  std::vector<std::string> values;
+  for (std::size_t r = 0; r < ranks; ++r)
+    values.emplace_back(reinterpret_cast<const char*>(words.data() + begin[r]), static_cast<std::size_t>(sizes[r]));
+  return values;
+}
+
 std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<WorkerRange>& ranges) {
   const WorkerRange local = layout_.local();
   std::lock_guard lock(opening_mutex_);
@@ -123,7 +165,14 @@ std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<Wo
 
 void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting) {
   const Deadline deadline(context.timeout_s());
-  while (!link.poll()) {
+  const auto poll = [&] {
+    try {
+      return link.poll();
+    } catch (const Error& error) {
+      context.fail_with(error);
+    }
+  };
+  while (!poll()) {
     context.throw_if_failed();
     if (deadline.elapsed_s() < kYieldFor_s) {
       sched_yield();

@@ -61,6 +61,9 @@ class RankContext {
   /// Throws when another rank has announced its failure.
   void check_remote_failure();
 
+  /// Every rank's bytes, by rank. `what` names them in errors. Outside of World::run; collective over ranks.
+  std::vector<std::string> all_gather(const std::string& value, const std::string& what);
+
   /// A worker that has returned from the body will not join any more collectives in this run.
   void set_left(int local_index, bool left) { left_[static_cast<std::size_t>(local_index)].store(left); }
   bool has_left(int local_index) const { return left_[static_cast<std::size_t>(local_index)].load(); }
@@ -75,6 +78,7 @@ class RankContext {
     int to_fetch = 0;
   };
 
+  std::vector<std::int64_t> sum_over_ranks(std::vector<std::int64_t> numbers, const std::string& what);
   bool record(const std::exception_ptr& failure) noexcept;
 
   const Layout layout_;
@@ -85,6 +89,8 @@ class RankContext {
   const bool may_spin_;
   std::vector<std::atomic<bool>> left_;
   std::shared_ptr<Channel> all_, local_;
+  std::unique_ptr<Link> control_;  // between ranks, outside of World::run
+  std::uint64_t control_calls_ = 0;
 
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;

@@ -10,10 +10,9 @@ class SingleProcess final : public Transport {
  public:
   std::unique_ptr<Link> connect(int, const WorkerRange&) override { return nullptr; }
   std::unique_ptr<Transport> duplicate() override { return std::make_unique<SingleProcess>(); }
-  std::vector<std::string> all_gather(const std::string& value, const std::string&) override { return {value}; }
-  std::string broadcast(const std::string& value, const std::string&) override { return value; }
   void announce(const RemoteFailure&) noexcept override {}
   std::optional<RemoteFailure> announced() override { return std::nullopt; }
+  void abandon() noexcept override {}
   void abort(int code) override { std::_Exit(code); }
 };
 

@@ -5,13 +5,20 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "comm/header.hpp"
 #include "comm/layout.hpp"
 #include "syncbn/core/error.hpp"
+#include "syncbn/core/tensor.hpp"
 
 namespace syncbn::detail {
+
+/// Memory for a result, shared with the messages that may still write there when an operation fails.
+struct Target {
+  std::shared_ptr<Buffer> memory;
+  std::size_t offset = 0;
+  std::byte* data() const { return memory->data() + offset; }
+};
 
 /// The part of one communicator's collectives that goes between ranks. One operation at a time; start() and poll() are
 /// never called concurrently.
@@ -20,8 +27,8 @@ class Link {
   virtual ~Link() = default;
   /// Begins the operation that `header` describes. `blocks`: values of the tree nodes that this rank brings (see
   /// fold_plan), in ascending order; they are used as scratch and must live until poll() returns true. For a
-  /// broadcast: the root's bytes on its rank, else empty. `result`: header.bytes() of memory.
-  virtual void start(const Header& header, std::span<std::byte* const> blocks, std::byte* result) = 0;
+  /// broadcast: the root's bytes on its rank, else empty. `result`: room for header.bytes().
+  virtual void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) = 0;
   /// Goes on with the operation without blocking; true once it is complete. Throws Error when another rank's header
   /// differs.
   virtual bool poll() = 0;
@@ -46,14 +53,12 @@ class Transport {
   virtual std::unique_ptr<Link> connect(int channel, const WorkerRange& members) = 0;
   /// The same ranks with message streams of their own. Collective over ranks.
   virtual std::unique_ptr<Transport> duplicate() = 0;
-  /// Every rank's string, by rank. Collective over ranks.
-  virtual std::vector<std::string> all_gather(const std::string& value, const std::string& what) = 0;
-  /// Rank 0's string. Collective over ranks.
-  virtual std::string broadcast(const std::string& value, const std::string& what) = 0;
   /// Tells the other ranks that this one is lost, so that they need not wait for the time-out.
   virtual void announce(const RemoteFailure& failure) noexcept = 0;
   virtual std::optional<RemoteFailure> announced() = 0;
-  [[noreturn]] virtual void abort(int code) = 0;
+  /// Leaves its resources to the end of the process: there may be messages under way that nobody will take.
+  virtual void abandon() noexcept = 0;
+  virtual void abort(int code) = 0;
 };
 
 /// A world of one rank, without MPI.

@@ -180,7 +180,7 @@ void World::run(const std::function<void(Worker&)>& body) {
 }
 
 void World::require_same(const std::string& what, const std::string& value) const {
-  const std::vector<std::string> values = state_->context->transport().all_gather(value, what);
+  const std::vector<std::string> values = state_->context->all_gather(value, what);
   for (std::size_t r = 1; r < values.size(); ++r)
     if (values[r] != values[0])
       throw Error(fmt::format("{} of rank {} ({}) differs from that of rank 0 ({}), {}; start every rank alike", what,
@@ -190,10 +190,10 @@ void World::require_same(const std::string& what, const std::string& value) cons
 
 namespace {
 
-std::vector<double> gather_numbers(detail::Transport& transport, double value) {
+std::vector<double> gather_numbers(RankContext& context, double value) {
   std::vector<double> numbers;
   const std::string bytes(reinterpret_cast<const char*>(&value), sizeof value);
-  for (const std::string& theirs : transport.all_gather(bytes, "a number")) {
+  for (const std::string& theirs : context.all_gather(bytes, "number")) {
     double number = 0;
     std::memcpy(&number, theirs.data(), sizeof number);
     numbers.push_back(number);
@@ -205,17 +205,17 @@ std::vector<double> gather_numbers(detail::Transport& transport, double value) {
 
 double World::sum_over_ranks(double value) const {
   double sum = 0;
-  for (const double number : gather_numbers(state_->context->transport(), value)) sum += number;
+  for (const double number : gather_numbers(*state_->context, value)) sum += number;
   return sum;
 }
 
 double World::max_over_ranks(double value) const {
-  const std::vector<double> numbers = gather_numbers(state_->context->transport(), value);
+  const std::vector<double> numbers = gather_numbers(*state_->context, value);
   return *std::max_element(numbers.begin(), numbers.end());
 }
 
 std::string World::broadcast(const std::string& value) const {
-  return state_->context->transport().broadcast(value, "a text");
+  return state_->context->all_gather(rank() == 0 ? value : std::string(), "text")[0];
 }
 
 void World::abort(const std::string& message, ExitCode code) const {

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "comm/layout.hpp"
+#include "comm/mpi_handles.hpp"
+#include "comm/transport.hpp"
+#include "comm/tree.hpp"
+#include "syncbn/core/tensor.hpp"
+
+namespace syncbn::detail {
+
+/// Collectives among a few ranks, made of point-to-point messages, so that each of them can lead with a header.
+///
+/// Every rank sends every other one message: its header and the values of its tree nodes. Short values go whole and
+/// everybody folds them; of long ones each rank gets and folds only its shard, and a second message spreads the folded
+/// shards. Either way each element is folded along the same tree. With `native`, the messages carry headers only
+/// and MPI_Allreduce does the rest.
+class MpiLink final : public Link {
+ public:
+  /// `tag`: this link's alone in `comm`. `native`: a communicator of just these ranks, or MPI_COMM_NULL.
+  MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const WorkerRange& members);
+  ~MpiLink() override;
+
+  void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
+  bool poll() override;
+  std::string missing() const override;
+
+ private:
+  enum class Stage { idle, gathering, spreading, reducing, draining };
+  struct Peer {
+    int rank = 0;
+    int first_block = 0;  // its nodes among those of all ranks
+    int blocks = 0;
+  };
+  /// A range of elements.
+  struct Shard {
+    std::int64_t begin = 0;
+    std::int64_t count = 0;
+  };
+  /// Memory and requests of the messages under way. Left behind on purpose when the link dies before they end.
+  struct Messages {
+    std::vector<Buffer> outbox, inbox;  // per peer
+    std::vector<MPI_Request> sends, receives;
+    std::vector<std::size_t> inbox_bytes;
+    Target result;
+  };
+
+  bool is_sharded() const;
+  bool is_native() const { return native_ != MPI_COMM_NULL && header_.operation == Operation::all_reduce; }
+  Shard shard_of(std::size_t peer) const;
+  std::size_t payload_from(const Peer& peer, std::size_t receiver) const;
+  void send(std::size_t peer, const std::byte* data, std::size_t bytes);
+  void send_first_message(std::size_t peer);
+  bool receive_first_messages();
+  void check_message(std::size_t peer) const;
+  void after_gathering();
+  void fold_blocks();
+  void spread();
+  void start_native();
+  static bool all_done(std::vector<MPI_Request>& requests);
+
+  MPI_Comm comm_;
+  MPI_Comm native_;
+  int tag_;
+  const Layout& layout_;
+  std::vector<Peer> peers_;  // this rank included
+  std::size_t me_ = 0;
+  FoldPlan plan_;
+
+  Stage stage_ = Stage::idle;
+  Header header_;
+  std::vector<std::byte*> blocks_;
+  std::unique_ptr<Messages> messages_;
+};
+
+}  // namespace syncbn::detail
