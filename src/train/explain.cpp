@@ -1,0 +1,131 @@
+#include "syncbn/train/explain.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+
+#include "syncbn/core/error.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr std::int64_t kFloat = 4, kDouble = 8;
+
+/// The network with its additions and ReLUs that run inside a batch norm layer's sweep spelled out.
+std::string type_of(const LayerSpec& layer) {
+  std::string type = name_of(layer.type);
+  if (layer.type == LayerType::batch_norm && layer.residual >= 0) type += " + add";
+  if (layer.fused_relu) type += " + relu";
+  return type;
+}
+
+std::string sample_shape(const Shape& shape) {
+  std::string text;
+  for (int i = 1; i < shape.rank(); ++i) text += fmt::format("{}{}", i == 1 ? "" : " x ", shape[i]);
+  return text;
+}
+
+int group_size(const Config& config) {
+  if (config.norm.type == "none") return 1;
+  return config.norm.group == "all" || config.norm.group == "node" ? config.workers : std::stoi(config.norm.group);
+}
+
+/// Buffers as long as the weights that the optimizer keeps.
+int optimizer_buffers(const std::string& name) {
+  if (name == "sgd" || name == "lars" || name == "adagrad") return 1;
+  return 2;
+}
+
+void add_statistics(Explanation& e, const Model& model, std::int64_t batches) {
+  for (const LayerSpec& layer : model.layers) {
+    if (layer.type != LayerType::batch_norm || e.group == 1) continue;
+    const std::int64_t channels = layer.output.c();
+    e.statistics_forward.messages += batches;
+    e.statistics_forward.bytes += batches * kDouble * (1 + 2 * channels);
+    e.statistics_backward.messages += batches;
+    e.statistics_backward.bytes += batches * kDouble * 2 * channels;
+  }
+}
+
+/// From the last layer to the first, a bucket is closed at the first layer that fills it. With statistics shared by all
+/// workers, the gradients of gamma and beta are known from the statistics message and travel in no bucket.
+void add_gradients(Explanation& e, const Model& model, std::int64_t bucket_bytes) {
+  if (e.workers == 1) return;
+  const bool norm_is_reduced = e.group == e.workers;
+  std::map<int, std::int64_t, std::greater<>> bytes_of_layer;
+  for (const ParameterSpec& p : model.parameters) {
+    const bool norm = p.kind == ParameterKind::norm_weight || p.kind == ParameterKind::norm_bias;
+    if (!norm || !norm_is_reduced) bytes_of_layer[p.layer] += kFloat * p.count();
+  }
+  std::int64_t open = 0;
+  for (const auto& [layer, bytes] : bytes_of_layer) {
+    e.gradients.bytes += bytes;
+    open += bytes;
+    if (open < bucket_bytes) continue;
+    ++e.gradients.messages;
+    open = 0;
+  }
+  if (open > 0) ++e.gradients.messages;
+}
+
+void add_length(Explanation& e, const Config& config, std::int64_t images) {
+  const std::int64_t batch = e.workers * e.batch_per_worker;
+  if (config.data.train_limit > 0) images = std::min(images, config.data.train_limit);
+  e.batches_per_epoch = config.data.drop_last ? images / batch : (images + batch - 1) / batch;
+  const double steps_per_epoch =
+      static_cast<double>(e.batches_per_epoch) / static_cast<double>(config.train.accumulate);
+  e.steps = config.train.steps > 0 ? config.train.steps
+                                   : static_cast<std::int64_t>(std::ceil(config.train.epochs * steps_per_epoch));
+}
+
+}  // namespace
+
+DataShape data_shape(const std::string& kind) {
+  if (kind == "builtin") return {{1, 3, 32, 32}, 10, 10'000, 2'000};
+  if (kind == "mnist" || kind == "fashion-mnist") return {{1, 1, 28, 28}, 10, 60'000, 10'000};
+  if (kind == "cifar10") return {{1, 3, 32, 32}, 10, 50'000, 10'000};
+  if (kind == "cifar100") return {{1, 3, 32, 32}, 100, 50'000, 10'000};
+  throw Error(fmt::format("data.kind: unknown data set '{}'", kind), ExitCode::usage);
+}
+
+Explanation explain(const Config& config, int ranks) {
+  if (ranks < 1 || ranks > config.workers) {
+    throw Error(fmt::format("{} workers cannot be spread over {} ranks; every rank hosts at least one worker",
+                            config.workers, ranks),
+                ExitCode::usage);
+  }
+  check_config(config);
+  const DataShape data = data_shape(config.data.kind);
+  const Model model = make_model(model_options(config, data.image, data.classes));
+
+  Explanation e;
+  e.workers = config.workers;
+  e.ranks = ranks;
+  e.batch_per_worker = config.batch_per_worker;
+  e.global_batch = e.workers * e.batch_per_worker * config.train.accumulate;
+  e.group = group_size(config);
+  e.bn_span = e.group * e.batch_per_worker;
+  e.parameters = model.parameter_count();
+  e.weight_bytes = kFloat * e.parameters * (2 + optimizer_buffers(config.optimizer.name));
+
+  std::int64_t values = 0;
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    const LayerSpec& layer = model.layers[i];
+    Explanation::Layer row{layer.name, type_of(layer), sample_shape(layer.output), 0};
+    for (const ParameterSpec& p : model.parameters) {
+      if (p.layer == static_cast<int>(i)) row.parameters += p.count();
+    }
+    e.layers.push_back(std::move(row));
+    values += layer.output.elements();
+  }
+  e.activation_bytes = 2 * kFloat * values * e.batch_per_worker;
+  add_statistics(e, model, config.train.accumulate);
+  add_gradients(e, model, config.bucket_kib * 1024);
+  add_length(e, config, data.train_images);
+  return e;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,83 @@
+#include <gtest/gtest.h>
+
+#include "syncbn/core/error.hpp"
+#include "syncbn/train/explain.hpp"
+
+namespace syncbn {
+namespace {
+
+Explanation explain_text(const std::string& yaml, int ranks = 1) {
+  return explain(parse_config(yaml, "test", {}), ranks);
+}
+
+TEST(Explain, CountsParametersOfKnownModels) {
+  // He et al. 2016, table 6: 0.27 M; with projection shortcuts 272,474.
+  EXPECT_EQ(explain_text("workers: 1\ndata: {kind: cifar10}\nmodel: {name: resnet20}").parameters, 272474);
+  // 784 x 10 + 10
+  EXPECT_EQ(explain_text("workers: 1\ndata: {kind: mnist}\nmodel: {name: layers, layers: [{type: flatten}, {type: "
+                         "linear, out: 10}]}")
+                .parameters,
+            7850);
+}
+
+TEST(Explain, CountsMessagesAndBytesOfStatistics) {
+  const std::string net = R"(
+workers: 4
+batch_per_worker: 8
+data: {kind: mnist}
+bucket_kib: 1
+model:
+  name: layers
+  layers:
+    - {type: conv2d, out: 6, kernel: 5, bias: false}
+    - {type: batch_norm}
+    - {type: relu}
+    - {type: flatten}
+    - {type: linear, out: 10}
+)";
+  const Explanation all = explain_text(net);
+  EXPECT_EQ(all.statistics_forward.messages, 1);
+  EXPECT_EQ(all.statistics_forward.bytes, 8 * (1 + 2 * 6));
+  EXPECT_EQ(all.statistics_backward.bytes, 8 * 2 * 6);
+  EXPECT_EQ(all.bn_span, 32);
+  EXPECT_EQ(all.global_batch, 32);
+  // gamma and beta do not travel again
+  EXPECT_EQ(all.gradients.bytes, 4 * (6 * 25 + 6 * 24 * 24 * 10 + 10));
+  EXPECT_EQ(all.gradients.messages, 2);
+  EXPECT_EQ(all.batches_per_epoch, 60000 / 32);
+
+  const Explanation pairs = explain_text(net + "norm: {group: 2}\ntrain: {accumulate: 3}\n");
+  EXPECT_EQ(pairs.bn_span, 16);
+  EXPECT_EQ(pairs.global_batch, 96);
+  EXPECT_EQ(pairs.statistics_forward.messages, 3);
+  EXPECT_EQ(pairs.gradients.bytes, all.gradients.bytes + 4 * 12);
+
+  const Explanation local = explain_text(net + "norm: {group: 1}\n");
+  EXPECT_EQ(local.statistics_forward.messages, 0);
+  EXPECT_EQ(local.statistics_backward.bytes, 0);
+}
+
+TEST(Explain, RefusesMoreRanksThanWorkers) {
+  EXPECT_THROW(explain_text("workers: 2", 3), Error);
+  EXPECT_THROW(explain_text("workers: 2", 0), Error);
+  EXPECT_NO_THROW(explain_text("workers: 2", 2));
+}
+
+TEST(Explain, EveryShippedConfigurationCanBeExplained) {
+  for (const ShippedConfig& shipped : shipped_configs()) {
+    Config config = parse_config(shipped.text, shipped.name, {});
+    if (config.workers == 0) config.workers = 4;
+    EXPECT_GT(explain(config, 1).parameters, 0) << shipped.name;
+  }
+}
+
+TEST(Explain, ShapesAgreeWithTheData) {
+  const DataShape shape = data_shape("builtin");
+  const Dataset builtin = open_dataset("builtin", "", Split::test, 1);
+  EXPECT_EQ(shape.image, (Shape{1, builtin.channels(), builtin.height(), builtin.width()}));
+  EXPECT_EQ(shape.classes, builtin.classes());
+  EXPECT_EQ(shape.test_images, builtin.size());
+}
+
+}  // namespace
+}  // namespace syncbn
