@@ -9,7 +9,7 @@ namespace {
 using Array = Eigen::ArrayXd;
 
 // All values of one channel: member after member, sample after sample.
-Array gather(const std::vector<Input>& members, const Values Input::* field, std::int64_t channels, std::int64_t c) {
+Array gather(const std::vector<Input>& members, const Values Input::*field, std::int64_t channels, std::int64_t c) {
   Eigen::Index total = 0;
   for (const Input& m : members) total += m.shape.n() * m.shape.spatial();
   Array all(total);
@@ -20,8 +20,7 @@ Array gather(const std::vector<Input>& members, const Values Input::* field, std
       if ((m.*field).empty()) {
         all.segment(at, spatial).setZero();
       } else {
-        all.segment(at, spatial) =
-            Eigen::Map<const Array>((m.*field).data() + (n * channels + c) * spatial, spatial);
+        all.segment(at, spatial) = Eigen::Map<const Array>((m.*field).data() + (n * channels + c) * spatial, spatial);
       }
       at += spatial;
     }
@@ -31,13 +30,12 @@ Array gather(const std::vector<Input>& members, const Values Input::* field, std
 
 // The inverse of gather().
 void scatter(const Array& all, const std::vector<Input>& inputs, std::vector<OracleMember>& members,
-             Values OracleMember::* field, std::int64_t channels, std::int64_t c) {
+             Values OracleMember::*field, std::int64_t channels, std::int64_t c) {
   Eigen::Index at = 0;
   for (std::size_t w = 0; w < inputs.size(); ++w) {
     const std::int64_t spatial = inputs[w].shape.spatial();
     for (std::int64_t n = 0; n < inputs[w].shape.n(); ++n) {
-      Eigen::Map<Array>((members[w].*field).data() + (n * channels + c) * spatial, spatial) =
-          all.segment(at, spatial);
+      Eigen::Map<Array>((members[w].*field).data() + (n * channels + c) * spatial, spatial) = all.segment(at, spatial);
       at += spatial;
     }
   }

@@ -31,9 +31,9 @@ struct OracleMember {
 };
 
 struct OracleResult {
-  double count = 0;                 ///< M, values per channel
-  Values mean, var;                 ///< [C], biased variance
-  Values d_gamma, d_beta;           ///< over all members, [C]
+  double count = 0;        ///< M, values per channel
+  Values mean, var;        ///< [C], biased variance
+  Values d_gamma, d_beta;  ///< over all members, [C]
   std::vector<OracleMember> members;
 };
 

@@ -14,9 +14,8 @@ void for_each_value(const Tensor& t, Body body) {
   for (std::int64_t n = 0; n < t.shape.n(); ++n) {
     for (std::int64_t c = 0; c < channels; ++c) {
       for (std::int64_t s = 0; s < spatial; ++s) {
-        const std::int64_t inside = t.layout == Layout::channels_last
-                                        ? s * channels + c
-                                        : ((c / block) * spatial + s) * block + c % block;
+        const std::int64_t inside =
+            t.layout == Layout::channels_last ? s * channels + c : ((c / block) * spatial + s) * block + c % block;
         body(n * t.sample_stride() + inside, (n * channels + c) * spatial + s);
       }
     }
@@ -69,12 +68,14 @@ HostTensor::HostTensor(const Shape& shape, DataType type, Layout layout, const V
 
 void HostTensor::set(const Values& values) {
   if (static_cast<std::int64_t>(values.size()) != view_.shape.elements()) throw std::logic_error("wrong size");
-  for_each_value(view_, [&](std::int64_t at, std::int64_t i) { write(view_, at, values[static_cast<std::size_t>(i)]); });
+  for_each_value(view_,
+                 [&](std::int64_t at, std::int64_t i) { write(view_, at, values[static_cast<std::size_t>(i)]); });
 }
 
 Values HostTensor::get() const {
   Values values(static_cast<std::size_t>(view_.shape.elements()));
-  for_each_value(view_, [&](std::int64_t at, std::int64_t i) { values[static_cast<std::size_t>(i)] = read(view_, at); });
+  for_each_value(view_,
+                 [&](std::int64_t at, std::int64_t i) { values[static_cast<std::size_t>(i)] = read(view_, at); });
   return values;
 }
 

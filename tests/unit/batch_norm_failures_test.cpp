@@ -102,8 +102,7 @@ TEST(BatchNormCases, Case12GradientNeededOnSomeOnly) {
 }
 
 TEST(BatchNormCases, Case13WorkerSkipsALayer) {
-  for (const int workers : world_sizes()) {
-    if (workers == 1) continue;
+  for (const int workers : {std::max(2, job_ranks()), 8}) {
     const Problem problem = draw_problem(same(workers, {2, 3, 4, 4}));
     EXPECT_THAT(failure_of(workers,
                            [&](Worker& worker) {
@@ -225,7 +224,8 @@ TEST(BatchNormErrors, RefusesTensorsThatDoNotFit) {
   };
   const auto tensor = [](const Shape& shape, DataType type, Layout layout) { return HostTensor(shape, type, layout); };
   EXPECT_EQ(forward(x.view(), y.view()), "no error");
-  EXPECT_THAT(forward(tensor({2, 4, 4, 4}, DataType::f32, first).view(), y.view()), HasSubstr("4 channels, the layer 3"));
+  EXPECT_THAT(forward(tensor({2, 4, 4, 4}, DataType::f32, first).view(), y.view()),
+              HasSubstr("4 channels, the layer 3"));
   EXPECT_THAT(forward(tensor({6}, DataType::f32, first).view(), y.view()), HasSubstr("must be [N, C]"));
   EXPECT_THAT(forward(x.view(), tensor({2, 3, 4, 5}, DataType::f32, first).view()), HasSubstr("does not fit x"));
   EXPECT_THAT(forward(x.view(), tensor({2, 3, 4, 4}, DataType::f64, first).view()), HasSubstr("does not fit x"));

@@ -227,7 +227,9 @@ TEST(BatchNormCases, Case42FusedEqualsUnfused) {
         plain.relu = false;
         for (Input& input : plain.inputs) input.add.clear();
 
-        const auto rounded = [&](double v) { return type == DataType::f32 ? static_cast<double>(static_cast<float>(v)) : v; };
+        const auto rounded = [&](double v) {
+          return type == DataType::f32 ? static_cast<double>(static_cast<float>(v)) : v;
+        };
         const Outcomes forward = run(plain);
         World world = make_world(workers);
         Outcomes unfused(fused.inputs.size());

@@ -204,8 +204,9 @@ TEST(BatchNormCases, Case45ConversionKeepsEverything) {
 
 // The mode belongs to the call, not to the layer, so conversion cannot lose it; the other options are kept as they are.
 TEST(BatchNormCases, Case45ConversionKeepsUnusualOptions) {
-  const BatchNorm layer("bn1", 4, {.eps = 0, .momentum = 0, .cumulative = true, .affine = false,
-                                   .track_running_stats = false}, Communicator());
+  const BatchNorm layer("bn1", 4,
+                        {.eps = 0, .momentum = 0, .cumulative = true, .affine = false, .track_running_stats = false},
+                        Communicator());
   BatchNorm converted = layer.convert(Communicator());
   EXPECT_EQ(converted.options().eps, 0);
   EXPECT_EQ(converted.options().momentum, 0);
