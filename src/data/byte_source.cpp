@@ -167,6 +167,10 @@ class XzSource final : public PackedSource {
 std::unique_ptr<ByteSource> ByteSource::open(const std::filesystem::path& path, const std::string& remedy) {
   if (path.extension() == ".gz") return std::make_unique<GzipSource>(path, remedy);
   if (path.extension() == ".xz") return std::make_unique<XzSource>(path, remedy);
+  return open_packed(path, remedy);
+}
+
+std::unique_ptr<ByteSource> ByteSource::open_packed(const std::filesystem::path& path, const std::string& remedy) {
   return std::make_unique<RawSource>(path, remedy);
 }
 

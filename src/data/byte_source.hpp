@@ -16,6 +16,8 @@ class ByteSource {
  public:
   /// `remedy` ends every error message: what the user can do about a bad file.
   static std::unique_ptr<ByteSource> open(const std::filesystem::path& path, const std::string& remedy);
+  /// The bytes as they lie in the file, packed or not.
+  static std::unique_ptr<ByteSource> open_packed(const std::filesystem::path& path, const std::string& remedy);
   virtual ~ByteSource() = default;
   ByteSource(const ByteSource&) = delete;
   ByteSource& operator=(const ByteSource&) = delete;

@@ -82,6 +82,11 @@ std::vector<std::uint8_t> read_idx_labels(const std::filesystem::path& path, int
   return labels;
 }
 
+CifarFormat cifar_format(const std::string& kind, bool train) {
+  if (kind == "cifar10") return {10'000, {10}};
+  return {train ? 50'000 : 10'000, {20, 100}};
+}
+
 void read_cifar(const std::filesystem::path& path, const CifarFormat& format, const std::string& remedy,
                 std::span<std::uint8_t> pixels, std::span<std::uint8_t> labels) {
   const auto source = ByteSource::open(path, remedy);

@@ -31,6 +31,8 @@ struct CifarFormat {
   std::vector<int> label_classes;  ///< how many classes each label byte tells apart; the last one is the label kept
 };
 constexpr std::int64_t kCifarPixels = 3 * 32 * 32;
+/// Format of the official files of `kind` (cifar10, cifar100).
+CifarFormat cifar_format(const std::string& kind, bool train);
 /// pixels: [records, 3, 32, 32], labels: [records].
 void read_cifar(const std::filesystem::path& path, const CifarFormat& format, const std::string& remedy,
                 std::span<std::uint8_t> pixels, std::span<std::uint8_t> labels);

@@ -59,8 +59,7 @@ Dataset open_dataset(const std::string& kind, const std::string& path, Split spl
   if (kind == "builtin") return make_builtin_dataset(split, seed, train ? kBuiltinTrain : kBuiltinTest);
   const SetLayout& layout = layout_of(kind);
   const auto files = locate_files(layout, path, train ? layout.train_files : layout.test_files);
-  if (kind == "cifar10") return open_cifar(layout, files, {10'000, {10}});
-  if (kind == "cifar100") return open_cifar(layout, files, {train ? 50'000 : 10'000, {20, 100}});
+  if (kind == "cifar10" || kind == "cifar100") return open_cifar(layout, files, cifar_format(kind, train));
   return open_idx(layout, files);
 }
 

@@ -9,10 +9,11 @@ namespace syncbn {
 
 /// One official file of a public data set.
 struct RemoteFile {
-  std::string name;  ///< as the readers expect it
+  std::string name;  ///< as the readers expect it, or a .tar.gz that `download` unpacks into such files
   std::string url;
   std::uint64_t bytes = 0;  ///< 0 = unknown
   std::string md5;          ///< hex
+  std::string content_md5;  ///< hex, of the unpacked file, however it is packed; empty = unknown
 };
 struct RemoteDataset {
   std::string kind;    ///< mnist, fashion-mnist, cifar10, cifar100
@@ -20,19 +21,25 @@ struct RemoteDataset {
   std::string about;   ///< one line: what, size, licence
   std::vector<RemoteFile> files;
 };
+/// The public data sets. Their addresses are the official ones, or $SYNCBN_DATA_MIRROR/<folder>/<name> if that variable
+/// was set when this was first called.
 const std::vector<RemoteDataset>& remote_datasets();
 
 /// Where `data get` puts files and the readers look: $SYNCBN_DATA, else $XDG_CACHE_HOME/syncbn, else ~/.cache/syncbn.
 std::string data_root();
 
-/// Fetches one file into `folder` (resumes NAME.part, verifies the MD5 before renaming; a mismatch deletes it).
-/// Throws Error(unavailable) on network failure, naming URL and remedy; Error(bad_data) on a checksum mismatch.
+/// Fetches one file into `folder`, whether or not it is there already (see `check`). Resumes NAME.part; retries;
+/// verifies the MD5 before it renames NAME.part to NAME; a mismatch deletes it. The .tar.gz of the CIFAR sets are then
+/// unpacked and removed: their data files lie in `folder`. `progress` may be empty; bytes, total 0 = unknown; called
+/// often. Throws Error(unavailable) on network failure, naming URL and remedy; Error(bad_data) on a checksum mismatch;
+/// Error(failure) if the folder cannot be written.
 void download(const RemoteFile& file, const std::string& folder,
               const std::function<void(std::uint64_t done, std::uint64_t total)>& progress);
 
 enum class FileState { ok, missing, altered };
-/// Compares a file on disk with its official checksum. A file whose official form is .gz may also lie there raw or as
-/// .xz: `ok` then means that the readers accept it (well-formed); `altered` carries a reason.
+/// Compares a file on disk with its official checksum: its own, or that of its content if it lies there raw or packed
+/// in another way (.gz, .xz). Of a .tar.gz the files unpacked from it are looked at: `ok` then means that the readers
+/// accept them. `reason` (may be null) receives one line if the answer is not `ok`.
 FileState check(const RemoteDataset& dataset, const RemoteFile& file, const std::string& folder, std::string* reason);
 
 }  // namespace syncbn
