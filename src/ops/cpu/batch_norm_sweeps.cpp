@@ -9,172 +9,12 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "ops/cpu/runs-inl.hpp"
+
 HWY_BEFORE_NAMESPACE();
 namespace syncbn::ops::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
-
-template <class T>
-using Tag = hn::ScalableTag<T>;
-template <class T>
-using Vec = hn::Vec<Tag<T>>;
-
-template <class T>
-constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(Tag<T>()));
-template <class T>
-constexpr std::int64_t kMaskBytes = (kLanes<T> + 7) / 8;
-
-/// What one set of per-channel coefficients, one per lane, is good for in a sample: `count` vectors of `lanes` values,
-/// `step` apart, and perhaps one more of `tail` values. Either the lanes are channels (of which `channels` exist; the
-/// others are padding), or all are positions of one channel.
-struct Run {
-  std::int64_t offset, step, count, lanes, tail;
-  std::int64_t channel, channels;
-  bool one_channel;
-  std::int64_t first_vector;  ///< vectors of the sample before this run
-};
-
-template <class T, class Visit>
-HWY_INLINE void for_each_run(const Panels& p, Visit visit) {
-  constexpr std::int64_t n = kLanes<T>;
-  std::int64_t vectors = 0;
-  for (std::int64_t panel = 0; panel < p.count; ++panel) {
-    const std::int64_t base = panel * p.positions * p.width;
-    if (p.width == 1) {
-      const Run run{base, n, p.positions / n, n, p.positions % n, panel, 1, true, vectors};
-      visit(run);
-      vectors += run.count + (run.tail > 0);
-      continue;
-    }
-    for (std::int64_t lane = 0; lane < p.width; lane += n) {
-      const std::int64_t lanes = std::min(n, p.width - lane);
-      const std::int64_t channel = panel * p.width + lane;
-      const std::int64_t channels = std::clamp<std::int64_t>(p.channels - channel, 0, lanes);
-      visit(Run{base + lane, p.width, p.positions, lanes, 0, channel, channels, false, vectors});
-      vectors += p.positions;
-    }
-  }
-}
-
-/// How a vector of values is read and written: whole ...
-template <class T>
-struct Whole {
-  HWY_INLINE Vec<T> load(const T* p) const { return hn::LoadU(Tag<T>(), p); }
-  HWY_INLINE void store(Vec<T> v, T* p) const { hn::StoreU(v, Tag<T>(), p); }
-  HWY_INLINE Vec<T> clear_rest(Vec<T> v) const { return v; }
-};
-
-/// ... or only its first lanes.
-template <class T>
-struct Part {
-  hn::Mask<Tag<T>> mask;
-  explicit HWY_INLINE Part(std::int64_t lanes) : mask(hn::FirstN(Tag<T>(), static_cast<std::size_t>(lanes))) {}
-  HWY_INLINE Vec<T> load(const T* p) const { return hn::MaskedLoad(mask, Tag<T>(), p); }
-  HWY_INLINE void store(Vec<T> v, T* p) const { hn::BlendedStore(v, mask, Tag<T>(), p); }
-  HWY_INLINE Vec<T> clear_rest(Vec<T> v) const { return hn::IfThenElseZero(mask, v); }
-};
-
-template <class T>
-HWY_INLINE Vec<T> load_channels(const T* coefficients, const Run& run) {
-  if (run.one_channel) return hn::Set(Tag<T>(), coefficients[run.channel]);
-  if (run.channels == kLanes<T>) return hn::LoadU(Tag<T>(), coefficients + run.channel);
-  return Part<T>(run.channels).load(coefficients + run.channel);
-}
-
-/// Calls body(io, offset of the vector in the sample, index of the vector in the sample) along a run.
-template <class T, class Body>
-HWY_INLINE void sweep(const Run& run, Body body) {
-  if (run.lanes == kLanes<T>) {
-    const Whole<T> io;
-    for (std::int64_t i = 0; i < run.count; ++i) body(io, run.offset + i * run.step, run.first_vector + i);
-  } else {
-    const Part<T> io(run.lanes);
-    for (std::int64_t i = 0; i < run.count; ++i) body(io, run.offset + i * run.step, run.first_vector + i);
-  }
-  if (run.tail > 0) {
-    body(Part<T>(run.tail), run.offset + run.count * run.step, run.first_vector + run.count);
-  }
-}
-
-// ---- sums ----
-
-/// The lanes of a Vec<T> in f64.
-template <class T>
-struct Wide {
-  static constexpr std::int64_t kParts = kLanes<T> / kLanes<double>;
-  Vec<double> part[kParts];
-
-  HWY_INLINE Wide() {
-    for (auto& v : part) v = hn::Zero(Tag<double>());
-  }
-  explicit HWY_INLINE Wide(const double* values) {
-    for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::LoadU(Tag<double>(), values + i * kLanes<double>);
-  }
-  HWY_INLINE void store(double* values) const {
-    for (std::int64_t i = 0; i < kParts; ++i) hn::StoreU(part[i], Tag<double>(), values + i * kLanes<double>);
-  }
-  HWY_INLINE void add(Vec<T> v) {
-    if constexpr (sizeof(T) == sizeof(double)) {
-      part[0] = hn::Add(part[0], v);
-    } else {
-#if HWY_TARGET == HWY_SCALAR
-      part[0] = hn::Add(part[0], hn::PromoteTo(Tag<double>(), v));
-#else
-      const hn::Half<Tag<T>> half;
-      part[0] = hn::Add(part[0], hn::PromoteTo(Tag<double>(), hn::LowerHalf(half, v)));
-      part[1] = hn::Add(part[1], hn::PromoteTo(Tag<double>(), hn::UpperHalf(half, v)));
-#endif
-    }
-  }
-  HWY_INLINE void add(const Wide& other) {
-    for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::Add(part[i], other.part[i]);
-  }
-  /// += a * b
-  HWY_INLINE void add_product(const Wide& a, const Wide& b) {
-    for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::MulAdd(a.part[i], b.part[i], part[i]);
-  }
-  /// The sum of all lanes in lane 0, added in their order; 0 in the others.
-  HWY_INLINE void gather() {
-    HWY_ALIGN double lanes[kLanes<T>];
-    store(lanes);
-    for (std::int64_t i = 1; i < kLanes<T>; ++i) lanes[0] += lanes[i];
-    std::fill(lanes + 1, lanes + kLanes<T>, 0.0);
-    *this = Wide(lanes);
-  }
-};
-
-template <class T>
-HWY_INLINE Wide<T> load_wide_channels(const double* values, const Run& run) {
-  HWY_ALIGN double lanes[kLanes<T>] = {};
-  std::copy_n(values + run.channel, run.channels, lanes);
-  return Wide<T>(lanes);
-}
-
-template <class T>
-HWY_INLINE void store_wide_channels(const Wide<T>& wide, double* values, const Run& run) {
-  HWY_ALIGN double lanes[kLanes<T>];
-  wide.store(lanes);
-  std::copy_n(lanes, run.channels, values + run.channel);
-}
-
-/// A per-channel point that sums are taken about: as rounded to T, in which the sums are, and what that adds to each
-/// value.
-template <class T>
-struct Origin {
-  Vec<T> rounded;
-  Wide<T> error;
-
-  HWY_INLINE Origin(const double* exact, const Run& run) {
-    HWY_ALIGN T near[kLanes<T>] = {};
-    HWY_ALIGN double errors[kLanes<T>] = {};
-    for (std::int64_t i = 0; i < run.channels; ++i) {
-      near[i] = static_cast<T>(exact[run.channel + i]);
-      errors[i] = static_cast<double>(near[i]) - exact[run.channel + i];
-    }
-    rounded = run.one_channel ? hn::Set(Tag<T>(), near[0]) : hn::LoadU(Tag<T>(), near);
-    error = Wide<T>(errors);
-  }
-};
 
 template <class T>
 struct Pair {
@@ -190,6 +30,12 @@ constexpr std::int64_t kBlock = 64;
 template <class T, class Term>
 HWY_INLINE Pair<T> sum_along(const Run& run, Term term) {
   Pair<T> total;
+  if (run.count == 1 && run.lanes == kLanes<T> && run.tail == 0 && !run.one_channel) {
+    auto a = hn::Zero(Tag<T>()), b = a;
+    term(Whole<T>(), run.offset, run.first_vector, a, b);
+    total.first.add(a), total.second.add(b);
+    return total;
+  }
   const auto add_block = [&](const auto& io, std::int64_t begin, std::int64_t end) HWY_ATTR {
     const auto zero = hn::Zero(Tag<T>());
     Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
@@ -221,13 +67,11 @@ HWY_INLINE Pair<T> sum_along(const Run& run, Term term) {
 template <class T>
 void sums(const SumsSweep<T>& s) {
   const std::int64_t stride = s.extent.panels.size();
-  HWY_ALIGN double count[kLanes<T>];
-  std::fill_n(count, kLanes<T>, static_cast<double>(s.extent.panels.positions));
-  const Wide<T> positions(count);
-  for_each_run<T>(s.extent.panels, [&](const Run& run) HWY_ATTR {
+  for_each_run<T>(s.extent, [&](const Run& run) HWY_ATTR {
     const Origin<T> pivot(s.pivot, run);
+    const auto values = Wide<T>::all(static_cast<double>(run.values_per_channel()));
     auto sum = load_wide_channels<T>(s.sum, run), sum_sq = load_wide_channels<T>(s.sum_sq, run);
-    for (std::int64_t n = 0; n < s.extent.samples; ++n) {
+    for (std::int64_t n = run.sample; n < run.sample + run.samples; ++n) {
       const T* x = s.x + n * stride;
       auto part = sum_along<T>(run, [&](const auto& io, std::int64_t at, std::int64_t, Vec<T>& a, Vec<T>& b) HWY_ATTR {
         const auto d = io.clear_rest(hn::Sub(io.load(x + at), pivot.rounded));
@@ -236,7 +80,7 @@ void sums(const SumsSweep<T>& s) {
       });
       // x - pivot = d + e:  sum = sum(d) + M e,  sum_sq = sum(d^2) + e (sum(d) + sum)
       Wide<T> exact = part.first;
-      exact.add_product(positions, pivot.error);
+      exact.add_product(values, pivot.error);
       part.first.add(exact);
       part.second.add_product(pivot.error, part.first);
       sum.add(exact);
@@ -264,11 +108,11 @@ template <FusedRelu kRelu, class T>
 void backward_sums(const BackwardSumsSweep<T>& s) {
   const std::int64_t stride = s.extent.panels.size();
   const std::int64_t mask_stride = mask_bytes<T>(s.extent.panels);
-  for_each_run<T>(s.extent.panels, [&](const Run& run) HWY_ATTR {
+  for_each_run<T>(s.extent, [&](const Run& run) HWY_ATTR {
     const Origin<T> center(s.center, run);
     const auto scale = load_channels(s.scale, run), shift = load_channels(s.shift, run);
     auto sum_dy = load_wide_channels<T>(s.sum_dy, run), sum_dy_xc = load_wide_channels<T>(s.sum_dy_xc, run);
-    for (std::int64_t n = 0; n < s.extent.samples; ++n) {
+    for (std::int64_t n = run.sample; n < run.sample + run.samples; ++n) {
       const T *x = s.x + n * stride, *dy = s.dy + n * stride;
       const std::uint8_t* mask = s.mask + n * mask_stride;
       auto part =
@@ -293,10 +137,10 @@ template <FusedRelu kRelu, bool kAdd, class T>
 void apply(const ApplySweep<T>& s) {
   const std::int64_t stride = s.extent.panels.size();
   const std::int64_t mask_stride = mask_bytes<T>(s.extent.panels);
-  for_each_run<T>(s.extent.panels, [&](const Run& run) HWY_ATTR {
+  for_each_run<T>(s.extent, [&](const Run& run) HWY_ATTR {
     const auto center = load_channels(s.center, run), scale = load_channels(s.scale, run),
                shift = load_channels(s.shift, run);
-    for (std::int64_t n = 0; n < s.extent.samples; ++n) {
+    for (std::int64_t n = run.sample; n < run.sample + run.samples; ++n) {
       const T *x = s.x + n * stride, *add = s.add + n * stride;
       T* y = s.y + n * stride;
       std::uint8_t* mask = s.mask + n * mask_stride;
@@ -319,22 +163,24 @@ template <FusedRelu kRelu, class T>
 void backward(const BackwardSweep<T>& s) {
   const std::int64_t stride = s.extent.panels.size();
   const std::int64_t mask_stride = mask_bytes<T>(s.extent.panels);
-  for_each_run<T>(s.extent.panels, [&](const Run& run) HWY_ATTR {
+  for_each_run<T>(s.extent, [&](const Run& run) HWY_ATTR {
     const auto center = load_channels(s.center, run), scale = load_channels(s.scale, run),
                shift = load_channels(s.shift, run);
     const auto p = load_channels(s.p, run), q = load_channels(s.q, run), r = load_channels(s.r, run);
-    for (std::int64_t n = 0; n < s.extent.samples; ++n) {
+    for (std::int64_t n = run.sample; n < run.sample + run.samples; ++n) {
       const T *x = s.x + n * stride, *dy = s.dy + n * stride;
       T *dx = s.dx + n * stride, *d_add = s.d_add + n * stride;
       const std::uint8_t* mask = s.mask + n * mask_stride;
+      // Local copies, since the compiler must assume that stores change what `s` refers to.
+      const bool want_dx = s.dx, want_add = s.d_add, accumulate_dx = s.accumulate_dx, accumulate_add = s.accumulate_add;
       sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t index) HWY_ATTR {
         const auto xc = hn::Sub(io.load(x + at), center);
         const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale, shift, mask, index);
-        if (s.dx) {
+        if (want_dx) {
           const auto v = hn::MulAdd(p, g, hn::MulAdd(q, xc, r));
-          io.store(s.accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
+          io.store(accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
         }
-        if (s.d_add) io.store(s.accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);
+        if (want_add) io.store(accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);
       });
     }
   });

@@ -1,7 +1,7 @@
 #pragma once
 
 // The sweeps of batch normalization over samples that lie as Panels, in f32 or f64, compiled for several instruction
-// sets. batch_norm.cpp brings every tensor into this form.
+// sets. batch_norm.cpp brings every tensor into this form. Pointers are to the first sample of the extent.
 
 #include <cstdint>
 #include <string>
@@ -10,12 +10,6 @@
 #include "ops/cpu/panels.hpp"
 
 namespace syncbn::ops::cpu {
-
-/// Consecutive samples of consecutive memory. Pointers are to the first of them.
-struct Extent {
-  Panels panels;
-  std::int64_t samples;
-};
 
 template <class T>
 struct SumsSweep {

@@ -31,4 +31,10 @@ struct Panels {
   bool padded() const { return count * width != channels; }
 };
 
+/// Consecutive samples.
+struct Extent {
+  Panels panels;
+  std::int64_t samples;
+};
+
 }  // namespace syncbn::ops::cpu
