@@ -107,10 +107,31 @@ struct Whole {
 template <class T>
 struct Part {
   hn::Mask<Tag<T>> mask;
-  explicit HWY_INLINE Part(std::int64_t lanes) : mask(hn::FirstN(Tag<T>(), static_cast<std::size_t>(lanes))) {}
-  HWY_INLINE Vec<T> load(const T* p) const { return hn::MaskedLoad(mask, Tag<T>(), p); }
-  HWY_INLINE void store(Vec<T> v, T* p) const { hn::BlendedStore(v, mask, Tag<T>(), p); }
-  HWY_INLINE Vec<T> clear_rest(Vec<T> v) const { return hn::IfThenElseZero(mask, v); }
+  std::int64_t lanes;
+  explicit HWY_INLINE Part(std::int64_t count)
+      : mask(hn::FirstN(Tag<T>(), static_cast<std::size_t>(count))), lanes(count) {}
+#if HWY_TARGET <= HWY_AVX2
+  HWY_INLINE Vec<T> load(const T* p) const {
+    return hn::MaskedLoad(mask, Tag<T>(), p);
+  }
+  HWY_INLINE void store(Vec<T> v, T* p) const {
+    hn::BlendedStore(v, mask, Tag<T>(), p);
+  }
+#else  // where masked loads touch the whole vector
+  HWY_INLINE Vec<T> load(const T* p) const {
+    HWY_ALIGN T buffer[kLanes<T>] = {};
+    std::copy_n(p, lanes, buffer);
+    return hn::Load(Tag<T>(), buffer);
+  }
+  HWY_INLINE void store(Vec<T> v, T* p) const {
+    HWY_ALIGN T buffer[kLanes<T>];
+    hn::Store(v, Tag<T>(), buffer);
+    std::copy_n(buffer, lanes, p);
+  }
+#endif
+  HWY_INLINE Vec<T> clear_rest(Vec<T> v) const {
+    return hn::IfThenElseZero(mask, v);
+  }
 };
 
 template <class T>
