@@ -1,0 +1,237 @@
+#include "cli/command_line.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <functional>
+
+#include "cli/commands.hpp"
+#include "syncbn/core/text.hpp"
+#include "syncbn/train/config.hpp"
+
+namespace syncbn::cli {
+namespace {
+
+constexpr const char* kExitCodes =
+    "Exit codes: 0 ok, 1 failed while running, 2 usage or configuration, 65 bad data, 69 MPI or another service "
+    "unavailable,\n75 stopped after a checkpoint (start again with --resume).";
+
+std::string keys_text() {
+  std::string text =
+      "Keys of a configuration (default) and their meaning; KEY=VALUE overrides them, lists are [a, b]:\n";
+  std::size_t width = 0;
+  for (const KeyHelp& key : config_keys()) width = std::max(width, key.key.size() + key.default_value.size() + 3);
+  for (const KeyHelp& key : config_keys()) {
+    text += fmt::format("  {:<{}}  {}\n", fmt::format("{} ({})", key.key, key.default_value), width, key.meaning);
+  }
+  return text;
+}
+
+/// All subcommands, their options and what they run.
+class CommandLine {
+ public:
+  CommandLine(int argc, char** argv) {
+    app_.require_subcommand(1);
+    app_.set_version_flag("--version", fmt::format("syncbn {}", SYNCBN_VERSION), "Print the version");
+    app_.footer(
+        fmt::format("Examples:\n"
+                    "  syncbn train quickstart                       a first run, on all cores\n"
+                    "  mpirun -n 4 syncbn train quickstart           the same on 4 MPI ranks: the same result\n"
+                    "  syncbn train quickstart norm.group=1          with local instead of shared statistics\n"
+                    "  syncbn COMMAND --help                         options and examples of a command\n\n{}",
+                    kExitCodes));
+    add_train(argc, argv);
+    add_eval();
+    add_explain();
+    add_doctor();
+    add_data();
+    add_configs();
+  }
+
+  ExitCode run(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::ParseError& e) {
+      if (e.get_exit_code() == 0) return static_cast<ExitCode>(app_.exit(e));  // --help, --version
+      refuse(e, argc, argv);
+    }
+    return action_();
+  }
+
+ private:
+  CLI::App* add(CLI::App* parent, const std::string& name, const std::string& about, const std::string& footer,
+                std::function<ExitCode()> action) {
+    CLI::App* command = parent->add_subcommand(name, about);
+    command->footer(footer);
+    if (action) command->callback([this, action = std::move(action)] { action_ = action; });
+    return command;
+  }
+
+  static void add_config(CLI::App* command, std::string& config, std::vector<std::string>& overrides) {
+    command->add_option("CONFIG", config, "YAML file, or the name of a shipped one (syncbn configs list)")->required();
+    command->add_option("KEY=VALUE", overrides, "override keys of the configuration; the last one wins");
+  }
+
+  void add_train(int argc, char** argv) {
+    train_.command.assign(argv, argv + argc);
+    CLI::App* c = add(&app_, "train", "Train as a configuration says",
+                      keys_text() +
+                          "\nExamples:\n"
+                          "  syncbn train quickstart\n"
+                          "  mpirun -n 4 syncbn train my.yaml optimizer.lr=0.2 train.epochs=30\n"
+                          "  syncbn train my.yaml norm.group=4 --output runs/groups-of-4\n"
+                          "  mpirun -n 2 syncbn train my.yaml --resume     goes on, on any number of ranks\n\n" +
+                          kExitCodes,
+                      [this] {
+                        if (!output_.empty()) train_.overrides.push_back("output.dir=" + output_);
+                        return run_train(train_);
+                      });
+    add_config(c, train_.config, train_.overrides);
+    c->add_flag("--resume", train_.resume, "go on from the newest checkpoint of the run directory, if there is one");
+    c->add_option("--output", output_, "run directory; short for output.dir=DIR")->type_name("DIR");
+    c->add_flag("--log-ranks", train_.log_ranks, "show the messages of all ranks, not only of rank 0");
+  }
+
+  void add_eval() {
+    CLI::App* c = add(&app_, "eval", "Accuracy and loss of stored weights",
+                      "Examples:\n"
+                      "  syncbn eval runs/quickstart\n"
+                      "  syncbn eval cifar10_resnet20 --weights model.safetensors --split test\n"
+                      "  mpirun -n 4 syncbn eval runs/mine --weights runs/mine/checkpoints/step-000001000",
+                      [this] { return run_eval(eval_); });
+    add_config(c, eval_.config, eval_.overrides);
+    c->get_option("CONFIG")->description("configuration or run directory");
+    c->add_option("--weights", eval_.weights, "safetensors file or checkpoint; default: those of the run directory")
+        ->type_name("FILE");
+    c->add_option("--split", eval_.split, "images to evaluate on")
+        ->check(CLI::IsMember({"test", "train"}))
+        ->capture_default_str();
+    c->add_flag("--log-ranks", eval_.log_ranks, "show the messages of all ranks, not only of rank 0");
+  }
+
+  void add_explain() {
+    CLI::App* c = add(&app_, "explain", "Show layers, sizes, memory and messages of a configuration",
+                      "Examples:\n"
+                      "  syncbn explain cifar10_resnet20\n"
+                      "  syncbn explain my.yaml workers=64 norm.group=8 --ranks 16",
+                      [this] { return run_explain(explain_); });
+    add_config(c, explain_.config, explain_.overrides);
+    c->add_option("--ranks", explain_.ranks, "MPI ranks to assume")
+        ->check(CLI::Range(1, 65536))
+        ->capture_default_str()
+        ->type_name("P");
+  }
+
+  void add_doctor() {
+    add(&app_, "doctor", "Show what this machine and this launch offer",
+        "Examples:\n"
+        "  syncbn doctor\n"
+        "  mpirun -n 4 syncbn doctor                     what a launch offers, with a quick all-reduce figure",
+        [] { return run_doctor(); });
+  }
+
+  void add_data() {
+    CLI::App* data = add(&app_, "data", "List, fetch and check the public data sets",
+                         "Examples:\n"
+                         "  syncbn data list\n"
+                         "  syncbn data get mnist cifar10\n"
+                         "  syncbn data check --path /datasets",
+                         nullptr);
+    data->require_subcommand(1);
+    const auto sub = [&](const char* name, const char* about, const char* examples, bool needs_kind, auto action) {
+      CLI::App* c = add(data, name, about, examples, [this, action] { return action(data_); });
+      CLI::Option* kinds = c->add_option("NAME", data_.kinds, "mnist, fashion-mnist, cifar10, cifar100");
+      if (needs_kind) kinds->required();
+      c->add_option("--path", data_.path, "folder for or with the data sets; default: $SYNCBN_DATA or the cache")
+          ->type_name("DIR");
+    };
+    sub("list", "Which sets there are, and where they were found", "Examples:\n  syncbn data list", false,
+        run_data_list);
+    sub("get", "Fetch sets from their official addresses and verify them",
+        "Examples:\n  syncbn data get mnist\n  syncbn data get cifar10 --path /datasets", true, run_data_get);
+    sub("check", "Compare the files with the official checksums",
+        "Examples:\n  syncbn data check\n  syncbn data check cifar10", false, run_data_check);
+  }
+
+  void add_configs() {
+    CLI::App* configs = add(&app_, "configs", "List, show and copy the shipped configurations",
+                            "Examples:\n"
+                            "  syncbn configs list\n"
+                            "  syncbn configs show quickstart\n"
+                            "  syncbn configs copy quickstart mine.yaml",
+                            nullptr);
+    configs->require_subcommand(1);
+    add(configs, "list", "Names and what they are", "Examples:\n  syncbn configs list",
+        [] { return run_configs_list(); });
+    CLI::App* show = add(configs, "show", "Print one", "Examples:\n  syncbn configs show quickstart",
+                         [this] { return run_configs_show(name_); });
+    CLI::App* copy = add(configs, "copy", "Copy one, to be changed",
+                         "Examples:\n  syncbn configs copy quickstart\n  syncbn configs copy quickstart mine.yaml",
+                         [this] { return run_configs_copy(name_, file_); });
+    for (CLI::App* c : {show, copy}) c->add_option("NAME", name_, "as in syncbn configs list")->required();
+    copy->add_option("FILE", file_, "default: NAME.yaml here");
+  }
+
+  /// The subcommand that the words name as far as they are known, and the first word that is not.
+  [[noreturn]] void refuse(const CLI::ParseError& error, int argc, char** argv) const {
+    const CLI::App* command = &app_;
+    std::string path = "syncbn";
+    for (int i = 1; i < argc; ++i) {
+      const std::string word = argv[i];
+      const auto children = command->get_subcommands([](const CLI::App*) { return true; });
+      std::vector<std::string> names;
+      const CLI::App* next = nullptr;
+      for (const CLI::App* child : children) {
+        names.push_back(child->get_name());
+        if (child->get_name() == word) next = child;
+      }
+      if (next != nullptr) {
+        command = next;
+        path += " " + word;
+      } else if (!names.empty() && !word.starts_with('-')) {
+        throw_unknown("command", word, names, path);
+      } else if (word.starts_with("--")) {
+        check_option(*command, word.substr(0, word.find('=')), path);
+      }
+    }
+    std::string what = error.what();
+    std::replace(what.begin(), what.end(), '\n', ' ');
+    throw Error(fmt::format("{} (see {} --help)", what, path), ExitCode::usage);
+  }
+
+  static void check_option(const CLI::App& command, const std::string& word, const std::string& path) {
+    std::vector<std::string> names;
+    for (const CLI::Option* option : command.get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+    if (std::find(names.begin(), names.end(), word) == names.end()) throw_unknown("option", word, names, path);
+  }
+
+  [[noreturn]] static void throw_unknown(const char* what, const std::string& word,
+                                         const std::vector<std::string>& known, const std::string& path) {
+    const std::string close = nearest(word, known);
+    throw Error(fmt::format("unknown {} '{}'{} (see {} --help)", what, word,
+                            close.empty() ? "" : fmt::format("; did you mean '{}'?", close), path),
+                ExitCode::usage);
+  }
+
+  CLI::App app_{
+      "Training with batch normalization over any number of workers: the result depends on the workers, never "
+      "on the ranks.",
+      "syncbn"};
+  std::function<ExitCode()> action_;
+  TrainOptions train_;
+  EvalOptions eval_;
+  ExplainOptions explain_;
+  DataOptions data_;
+  std::string output_, name_, file_;
+};
+
+}  // namespace
+
+ExitCode run(int argc, char** argv) {
+  return CommandLine(argc, argv).run(argc, argv);
+}
+
+}  // namespace syncbn::cli

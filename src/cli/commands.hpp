@@ -1,0 +1,53 @@
+#pragma once
+
+// The subcommands of the program. Each takes what the command line said and returns the exit code; failures are
+// thrown.
+
+#include <string>
+#include <vector>
+
+#include "syncbn/core/error.hpp"
+
+namespace syncbn::cli {
+
+struct TrainOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool resume = false;
+  bool log_ranks = false;
+  std::vector<std::string> command;  ///< argv, for the record
+};
+ExitCode run_train(const TrainOptions& options);
+
+struct EvalOptions {
+  std::string config;   ///< configuration or run directory
+  std::string weights;  ///< empty: final.safetensors of the run directory
+  std::string split = "test";
+  std::vector<std::string> overrides;
+  bool log_ranks = false;
+};
+ExitCode run_eval(const EvalOptions& options);
+
+struct ExplainOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  int ranks = 1;
+};
+ExitCode run_explain(const ExplainOptions& options);
+
+ExitCode run_doctor();
+
+struct DataOptions {
+  std::vector<std::string> kinds;  ///< empty: all
+  std::string path;                ///< folder that holds the data sets' folders; empty: data_root()
+};
+ExitCode run_data_list(const DataOptions& options);
+ExitCode run_data_get(const DataOptions& options);
+ExitCode run_data_check(const DataOptions& options);
+
+ExitCode run_configs_list();
+ExitCode run_configs_show(const std::string& name);
+/// Never overwrites. An empty `file` means NAME.yaml here.
+ExitCode run_configs_copy(const std::string& name, const std::string& file);
+
+}  // namespace syncbn::cli

@@ -1,0 +1,69 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "cli/commands.hpp"
+#include "syncbn/train/config.hpp"
+
+namespace syncbn::cli {
+namespace {
+
+const ShippedConfig& find(const std::string& name) {
+  std::vector<std::string> names;
+  for (const ShippedConfig& shipped : shipped_configs()) {
+    if (shipped.name == name || shipped.name + ".yaml" == name) return shipped;
+    names.push_back(shipped.name);
+  }
+  const std::string close = nearest(name, names);
+  throw Error(fmt::format("no shipped configuration '{}'{}", name,
+                          close.empty() ? "; see syncbn configs list" : fmt::format("; did you mean '{}'?", close)),
+              ExitCode::usage);
+}
+
+/// The comment's first line.
+std::string about(const ShippedConfig& config) {
+  const std::string line = config.text.substr(0, config.text.find('\n'));
+  return line.starts_with("# ") ? line.substr(2) : "";
+}
+
+}  // namespace
+
+ExitCode run_configs_list() {
+  std::size_t width = 0;
+  for (const ShippedConfig& shipped : shipped_configs()) width = std::max(width, shipped.name.size());
+  for (const ShippedConfig& shipped : shipped_configs()) {
+    fmt::print("{:<{}}  {}\n", shipped.name, width, about(shipped));
+  }
+  return ExitCode::ok;
+}
+
+ExitCode run_configs_show(const std::string& name) {
+  fmt::print("{}", find(name).text);
+  return ExitCode::ok;
+}
+
+ExitCode run_configs_copy(const std::string& name, const std::string& file) {
+  const ShippedConfig& shipped = find(name);
+  const std::string path = file.empty() ? shipped.name + ".yaml" : file;
+  const int out = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (out < 0) {
+    throw Error(errno == EEXIST ? fmt::format("{} exists already; name another file", path)
+                                : fmt::format("cannot create {}: {}", path, std::strerror(errno)),
+                ExitCode::usage);
+  }
+  const bool written =
+      ::write(out, shipped.text.data(), shipped.text.size()) == static_cast<ssize_t>(shipped.text.size());
+  const int error = errno;
+  if (::close(out) != 0 || !written) {
+    ::unlink(path.c_str());
+    throw Error(fmt::format("cannot write {}: {}", path, std::strerror(error)));
+  }
+  fmt::print(stderr, "syncbn: wrote {}; start it with: syncbn train {}\n", path, path);
+  return ExitCode::ok;
+}
+
+}  // namespace syncbn::cli

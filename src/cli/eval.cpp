@@ -1,0 +1,42 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+
+#include "cli/commands.hpp"
+#include "cli/launch.hpp"
+#include "cli/log.hpp"
+#include "cli/signals.hpp"
+#include "syncbn/train/trainer.hpp"
+
+namespace syncbn::cli {
+
+ExitCode run_eval(const EvalOptions& options) {
+  const Job job;
+  start_logging(job.rank(), options.log_ranks);
+  std::error_code ignored;
+  const bool run_dir = std::filesystem::is_directory(options.config, ignored);
+  std::string weights = options.weights;
+  const Config config = job.load([&] {
+    if (weights.empty() && !run_dir) {
+      throw Error(
+          fmt::format("{} is not a run directory, so the weights must be named: --weights FILE", options.config),
+          ExitCode::usage);
+    }
+    return load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides);
+  });
+  if (weights.empty()) weights = options.config + "/final.safetensors";
+
+  World world = job.make_world(config);
+  EvalResult result;
+  run_guarded(world, [&] { result = evaluate(world, config, weights, options.split); });
+  if (job.first()) {
+    fmt::print("accuracy  {:.4f}\n", result.accuracy);
+    fmt::print("loss      {:.4f}\n", result.loss);
+    fmt::print("correct   {}\n", result.correct);
+    fmt::print("samples   {}\n", result.samples);
+  }
+  return ExitCode::ok;
+}
+
+}  // namespace syncbn::cli

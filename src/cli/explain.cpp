@@ -1,0 +1,79 @@
+#include "syncbn/train/explain.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "cli/commands.hpp"
+#include "cli/cores.hpp"
+#include "cli/run_path.hpp"
+
+namespace syncbn::cli {
+namespace {
+
+constexpr const char* kComparison =
+    R"(How this differs from --sync-bn and --dist-bn of other trainers:
+  torch's SyncBatchNorm (--sync-bn) ties the statistics to processes: the span is what the started GPUs hold. Here
+  norm.group says how many workers share statistics, and workers are part of the experiment: 1 is what others call
+  local, all is --sync-bn, numbers between are process groups, and none of them depends on how many ranks are started.
+  --dist-bn (timm) averages or copies the running statistics of local layers once an epoch, for evaluation only; the
+  gradients never see it. Here running statistics follow the shared batch statistics of every step; with several groups,
+  see norm.group in `syncbn train --help`.
+)";
+
+std::string bytes_text(std::int64_t bytes) {
+  const auto b = static_cast<double>(bytes);
+  if (bytes < 10'000) return fmt::format("{} B", bytes);
+  if (bytes < 10'000'000) return fmt::format("{:.1f} KiB", b / 1024);
+  return fmt::format("{:.1f} MiB", b / (1 << 20));
+}
+
+void print_layers(const Explanation& e) {
+  std::size_t name = 5, type = 4, output = 12;
+  for (const auto& layer : e.layers) {
+    name = std::max(name, layer.name.size());
+    type = std::max(type, layer.type.size());
+    output = std::max(output, layer.output.size());
+  }
+  const auto row = [&](const std::string& a, const std::string& b, const std::string& c, const std::string& d) {
+    fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>10}\n", a, name, b, type, c, output, d);
+  };
+  row("layer", "type", "output shape", "parameters");
+  for (const auto& layer : e.layers) {
+    row(layer.name, layer.type, layer.output, layer.parameters == 0 ? "" : std::to_string(layer.parameters));
+  }
+}
+
+void print_traffic(const char* what, const Traffic& traffic) {
+  if (traffic.messages == 0) {
+    fmt::print("  {:<22} none\n", what);
+  } else {
+    fmt::print("  {:<22} {} messages, {}\n", what, traffic.messages, bytes_text(traffic.bytes));
+  }
+}
+
+}  // namespace
+
+ExitCode run_explain(const ExplainOptions& options) {
+  Config config = load_config(options.config, options.overrides);
+  if (config.workers == 0) config.workers = std::max(static_cast<int>(allowed_cores().size()), options.ranks);
+  const Explanation e = explain(config, options.ranks);
+
+  print_layers(e);
+  fmt::print("\nparameters             {}\n", e.parameters);
+  fmt::print("activation memory      about {} per worker (outputs and their gradients)\n",
+             bytes_text(e.activation_bytes));
+  fmt::print("weight memory          about {} per rank (weights, gradient, optimizer), and {} of gradient per worker\n",
+             bytes_text(e.weight_bytes), bytes_text(4 * e.parameters));
+  const int threads = config.threads > 0 ? config.threads : (e.workers + e.ranks - 1) / e.ranks;
+  fmt::print("\nsizes                  {}\n", sizes_line(config, e.ranks, threads));
+  fmt::print("length                 {} batches per epoch, {} updates in all\n", e.batches_per_epoch, e.steps);
+  fmt::print("\nmessages and bytes that a worker gives in one update:\n");
+  print_traffic("statistics, forward", e.statistics_forward);
+  print_traffic("statistics, backward", e.statistics_backward);
+  print_traffic("gradients", e.gradients);
+  fmt::print("\n{}", kComparison);
+  return ExitCode::ok;
+}
+
+}  // namespace syncbn::cli

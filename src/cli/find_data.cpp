@@ -1,0 +1,18 @@
+#include "cli/find_data.hpp"
+
+#include "data/folders.hpp"
+#include "syncbn/core/error.hpp"
+
+namespace syncbn::cli {
+
+std::optional<std::string> find_data(const std::string& kind, const std::string& path) {
+  const SetLayout& layout = layout_of(kind);
+  try {
+    locate_files(layout, path, layout.test_files);
+    return locate_files(layout, path, layout.train_files).front().parent_path().string();
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace syncbn::cli

@@ -1,0 +1,154 @@
+#include "cli/launch.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+
+#include "cli/cores.hpp"
+#include "syncbn/core/error.hpp"
+
+namespace syncbn::cli {
+namespace {
+
+struct LauncherVariables {
+  const char* ranks;
+  const char* rank;
+};
+// mpirun starts its daemons through srun, so the more specific ones come first.
+constexpr std::array<LauncherVariables, 6> kLaunchers = {{{"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
+                                                          {"PMI_SIZE", "PMI_RANK"},
+                                                          {"PALS_SIZE", "PALS_RANKID"},
+                                                          {"JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"},
+                                                          {"FLUX_JOB_SIZE", "FLUX_TASK_RANK"},
+                                                          {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"}}};
+
+int number_of(const char* variable, int otherwise) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::atoi(text);
+}
+
+/// An interactive shell under srun is a step of one task: nothing there was launched as a rank.
+bool is_single_slurm_task(const Launcher& launcher) {
+  return launcher.variable == "SLURM_STEP_NUM_TASKS" && launcher.ranks == 1;
+}
+
+[[noreturn]] void throw_separate_jobs(const Launcher& launcher) {
+  if (launcher.rank != 0) throw ReportedByRankZero(ExitCode::unavailable);
+  const std::string library = MpiEnvironment::library_version();
+  throw Error(
+      fmt::format("the launcher started {} ranks ({}) but MPI sees 1: it and this program's MPI library ({}) do "
+                  "not fit together; start with that library's own mpirun, or under Slurm with: srun "
+                  "--mpi=pmix -n {} syncbn ...",
+                  launcher.ranks, launcher.variable, library.substr(0, library.find(',')), launcher.ranks),
+      ExitCode::unavailable);
+}
+
+std::optional<MpiEnvironment> start_mpi(const Launcher& launcher) {
+  std::optional<MpiEnvironment> mpi;
+  if (launcher.variable.empty()) return mpi;
+  mpi.emplace();
+  if (mpi->ranks() == 1 && launcher.ranks > 1) throw_separate_jobs(launcher);
+  return mpi;
+}
+
+World make(const std::optional<MpiEnvironment>& mpi, const WorldOptions& options) {
+  return mpi ? World::mpi(options, mpi->fortran_comm()) : World::threads(options);
+}
+
+WorldOptions one_worker_per_rank(const std::optional<MpiEnvironment>& mpi) {
+  WorldOptions options;
+  options.workers = mpi ? mpi->ranks() : 1;
+  options.threads = 1;
+  return options;
+}
+
+}  // namespace
+
+Launcher detect_launcher() {
+  for (const LauncherVariables& names : kLaunchers) {
+    if (std::getenv(names.ranks) == nullptr) continue;
+    const Launcher launcher{names.ranks, std::max(1, number_of(names.ranks, 1)), number_of(names.rank, 0)};
+    return is_single_slurm_task(launcher) ? Launcher{} : launcher;
+  }
+  if (std::getenv("PMIX_RANK") != nullptr) return {"PMIX_RANK", 1, number_of("PMIX_RANK", 0)};
+  return {};
+}
+
+Job::Job() : launcher_(detect_launcher()), mpi_(start_mpi(launcher_)), plain_(make(mpi_, one_worker_per_rank(mpi_))) {}
+
+std::string Job::on_rank_zero(const std::function<std::string()>& what) const {
+  if (ranks() == 1) return what();
+  // One byte says whether it worked: '+' and the text, or the exit code.
+  if (first()) {
+    try {
+      const std::string text = what();
+      plain_.broadcast("+" + text);
+      return text;
+    } catch (const Error& e) {
+      plain_.broadcast(std::string(1, static_cast<char>(e.code())));
+      throw;
+    } catch (...) {
+      plain_.broadcast(std::string(1, static_cast<char>(ExitCode::failure)));
+      throw;
+    }
+  }
+  const std::string answer = plain_.broadcast("");
+  if (!answer.starts_with('+')) throw ReportedByRankZero(static_cast<ExitCode>(answer.at(0)));
+  return answer.substr(1);
+}
+
+Config Job::load(const std::function<Config()>& read) const {
+  Config config = parse_config(on_rank_zero([&] { return to_yaml(read()); }), "configuration of rank 0", {});
+  if (config.workers == 0) config.workers = std::max(cores_offered(), ranks());
+  on_rank_zero([&] {
+    check_config(config);
+    if (config.workers < ranks()) {
+      throw Error(fmt::format("workers = {} but {} ranks were started, and every rank hosts at least one worker; start "
+                              "{} ranks or fewer, or set workers={}",
+                              config.workers, ranks(), config.workers, ranks()),
+                  ExitCode::usage);
+    }
+    return std::string();
+  });
+  return config;
+}
+
+int Job::cores_offered() const {
+  // Ranks of a host may share cores: a table (host, core) in which every rank marks its own.
+  const std::vector<int> own = allowed_cores();
+  const int mine = own.empty() ? 0 : *std::max_element(own.begin(), own.end()) + 1;
+  const auto width = static_cast<std::size_t>(plain_.max_over_ranks(mine));
+  const std::size_t host = static_cast<std::size_t>(
+      std::find(hosts().begin(), hosts().end(), hosts()[static_cast<std::size_t>(rank())]) - hosts().begin());
+  std::vector<std::int64_t> table(hosts().size() * width, 0);
+  for (const int core : own) table[host * width + static_cast<std::size_t>(core)] = 1;
+  plain_.run([&](Worker& worker) { worker.all().all_reduce(table, Reduce::max, {"cores offered", 0}); });
+  return static_cast<int>(std::count(table.begin(), table.end(), 1));
+}
+
+World Job::make_world(const Config& config) const {
+  WorldOptions options;
+  options.workers = config.workers;
+  options.threads = config.threads;
+  options.reduction = config.reduction == "native" ? Reduction::native : Reduction::ordered;
+  options.timeout_s = config.timeout_s;
+  return make_world(options);
+}
+
+World Job::make_world(const WorldOptions& options) const {
+  return make(mpi_, options);
+}
+
+void run_guarded(const World& world, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const std::exception& e) {
+    if (world.ranks() == 1) throw;
+    const auto* error = dynamic_cast<const Error*>(&e);
+    world.abort(e.what(), error == nullptr ? ExitCode::failure : error->code());
+  }
+}
+
+}  // namespace syncbn::cli

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "syncbn/comm/world.hpp"
+#include "syncbn/train/config.hpp"
+
+namespace syncbn::cli {
+
+/// What mpirun, srun, ... left in the environment of this process.
+struct Launcher {
+  std::string variable;  ///< the one that was found; empty: started by hand
+  int ranks = 1;         ///< as the launcher says
+  int rank = 0;
+};
+Launcher detect_launcher();
+
+/// Rank 0 reports what went wrong; the others only leave with the same exit code.
+class ReportedByRankZero : public Error {
+ public:
+  explicit ReportedByRankZero(ExitCode code) : Error("reported by rank 0", code) {}
+};
+
+/// The processes that were started together. MPI is used if and only if a launcher started this process.
+class Job {
+ public:
+  /// Throws Error(unavailable) when MPI does not see the ranks that the launcher has started, with the line that works.
+  Job();
+
+  int ranks() const { return plain_.ranks(); }
+  int rank() const { return plain_.rank(); }
+  bool first() const { return rank() == 0; }
+  const std::vector<std::string>& hosts() const { return plain_.hosts(); }
+
+  /// Runs `what` on rank 0 and hands its text to all; what it throws there ends all ranks. Collective over ranks.
+  std::string on_rank_zero(const std::function<std::string()>& what) const;
+  /// Reads the configuration on rank 0; `workers: auto` is resolved. Collective over ranks.
+  Config load(const std::function<Config()>& read) const;
+  /// Cores that the launch offers to all ranks together, each counted once. Collective over ranks.
+  int cores_offered() const;
+  /// The world of the experiment. Collective over ranks.
+  World make_world(const Config& config) const;
+  World make_world(const WorldOptions& options) const;
+
+ private:
+  Launcher launcher_;
+  std::optional<MpiEnvironment> mpi_;
+  mutable World plain_;  // one worker per rank, for what happens before the experiment's world exists
+};
+
+/// Runs `work`; if it throws on one of several ranks, the whole job is ended with the error's code.
+void run_guarded(const World& world, const std::function<void()>& work);
+
+}  // namespace syncbn::cli

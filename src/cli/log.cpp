@@ -1,0 +1,58 @@
+#include "cli/log.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <mutex>
+
+namespace syncbn::cli {
+namespace {
+
+class RunDirectorySink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  RunDirectorySink(std::string directory, const std::string& name)
+      : marker_(directory + "/config.yaml"), path_(directory + "/" + name) {}
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    held_.append(line.data(), line.size());
+    flush_();
+  }
+
+  void flush_() override {
+    std::error_code ignored;
+    if (!file_.is_open() && std::filesystem::exists(marker_, ignored)) file_.open(path_, std::ios::app);
+    if (!file_.is_open()) return;
+    file_ << held_ << std::flush;
+    held_.clear();
+  }
+
+ private:
+  std::string marker_, path_, held_;
+  std::ofstream file_;
+};
+
+}  // namespace
+
+void start_logging(int rank, bool all_ranks) {
+  auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+  auto logger = std::make_shared<spdlog::logger>("syncbn", sink);
+  sink->set_pattern(all_ranks ? fmt::format("syncbn: rank {}: %v", rank) : "syncbn: %v");
+  if (rank != 0 && !all_ranks) sink->set_level(spdlog::level::off);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+void log_to_run_directory(int rank, const std::string& run_dir) {
+  auto sink = std::make_shared<RunDirectorySink>(run_dir, rank == 0 ? "log.txt" : fmt::format("log.rank{}.txt", rank));
+  sink->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l: %v");
+  spdlog::default_logger()->sinks().push_back(std::move(sink));
+}
+
+}  // namespace syncbn::cli

@@ -1,0 +1,37 @@
+#include "cli/run_path.hpp"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+namespace syncbn::cli {
+
+std::string run_path(const Config& config, const std::string& config_path) {
+  constexpr std::string_view kName = "{name}";
+  std::string path = config.output.dir;
+  const std::string name = std::filesystem::path(config_path).stem().string();
+  for (std::size_t at = path.find(kName); at != std::string::npos; at = path.find(kName, at + name.size())) {
+    path.replace(at, kName.size(), name);
+  }
+  return path;
+}
+
+std::string sizes_line(const Config& config, int ranks, int threads_per_rank) {
+  const std::int64_t batch = config.batch_per_worker * config.workers;
+  std::string span = "none";
+  if (config.norm.type != "none") {
+    const std::string& group = config.norm.group;
+    span = group == "node"  ? "all samples of a host"
+           : group == "all" ? std::to_string(batch)
+                            : std::to_string(config.batch_per_worker * std::stoi(group));
+  }
+  std::string line = fmt::format("{} worker{} on {} rank{} ({} thread{} each), {} samples per worker, global batch {}",
+                                 config.workers, config.workers == 1 ? "" : "s", ranks, ranks == 1 ? "" : "s",
+                                 threads_per_rank, threads_per_rank == 1 ? "" : "s", config.batch_per_worker, batch);
+  if (config.train.accumulate > 1) {
+    line += fmt::format(" x {} = {} per update", config.train.accumulate, batch * config.train.accumulate);
+  }
+  return line + ", bn_span " + span;
+}
+
+}  // namespace syncbn::cli

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <string>
+
+#include "syncbn/train/config.hpp"
+
+namespace syncbn::cli {
+
+/// output.dir with {name} replaced by the stem of the configuration's file name.
+std::string run_path(const Config& config, const std::string& config_path);
+
+/// "8 workers on 2 ranks, 2 samples per worker, global batch 16, bn_span 16"
+std::string sizes_line(const Config& config, int ranks, int threads_per_rank);
+
+}  // namespace syncbn::cli

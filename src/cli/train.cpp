@@ -1,0 +1,69 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+
+#include "cli/commands.hpp"
+#include "cli/launch.hpp"
+#include "cli/log.hpp"
+#include "cli/run_path.hpp"
+#include "cli/signals.hpp"
+#include "syncbn/train/trainer.hpp"
+
+namespace syncbn::cli {
+namespace {
+
+/// Whether the run directory is ours to write logs into; if not, train() refuses it.
+bool may_write(const std::string& run_dir, bool resume) {
+  std::error_code error;
+  return resume || !std::filesystem::exists(run_dir, error) || std::filesystem::is_empty(run_dir, error);
+}
+
+void print_result(const TrainResult& result, const std::string& run_dir) {
+  fmt::print("test_accuracy       {:.4f}\n", result.test_accuracy);
+  fmt::print("best_test_accuracy  {:.4f}\n", result.best_test_accuracy);
+  fmt::print("test_loss           {:.4f}\n", result.test_loss);
+  fmt::print("steps               {}\n", result.steps);
+  fmt::print("seconds             {:.1f}\n", result.seconds);
+  fmt::print("images_per_second   {:.1f}\n", result.images_per_second);
+  fmt::print("run                 {}\n", run_dir);
+}
+
+}  // namespace
+
+ExitCode run_train(const TrainOptions& options) {
+  const Job job;
+  start_logging(job.rank(), options.log_ranks);
+  TrainRequest request;
+  request.config = job.load([&] {
+    Config config = load_config(options.config, options.overrides);
+    config.output.dir = run_path(config, options.config);
+    return config;
+  });
+  request.run_dir = request.config.output.dir;
+  request.resume = options.resume;
+  request.overrides = options.overrides;
+  request.command = options.command;
+
+  const bool ours =
+      job.on_rank_zero([&] { return may_write(request.run_dir, options.resume) ? "yes" : "no"; }) == "yes";
+  if (ours) {
+    log_to_run_directory(job.rank(), request.run_dir);
+    report_crashes(job.rank(), request.run_dir);
+  }
+  stop_on_signals();
+
+  World world = job.make_world(request.config);
+  spdlog::info(sizes_line(request.config, world.ranks(), world.threads()));
+  TrainResult result;
+  run_guarded(world, [&] { result = train(world, request); });
+  if (result.stopped) {
+    spdlog::info("stopped by a signal after a checkpoint at step {}; the same command with --resume goes on",
+                 result.steps);
+    return ExitCode::stopped;
+  }
+  if (job.first()) print_result(result, request.run_dir);
+  return ExitCode::ok;
+}
+
+}  // namespace syncbn::cli
