@@ -45,19 +45,18 @@ bool is_single_slurm_task(const Launcher& launcher) {
       ExitCode::unavailable);
 }
 
-std::optional<MpiEnvironment> start_mpi(const Launcher& launcher) {
-  std::optional<MpiEnvironment> mpi;
-  if (launcher.variable.empty()) return mpi;
-  mpi.emplace();
+std::unique_ptr<MpiEnvironment> start_mpi(const Launcher& launcher) {
+  if (launcher.variable.empty()) return nullptr;
+  auto mpi = std::make_unique<MpiEnvironment>();
   if (mpi->ranks() == 1 && launcher.ranks > 1) throw_separate_jobs(launcher);
   return mpi;
 }
 
-World make(const std::optional<MpiEnvironment>& mpi, const WorldOptions& options) {
+World make(const std::unique_ptr<MpiEnvironment>& mpi, const WorldOptions& options) {
   return mpi ? World::mpi(options, mpi->fortran_comm()) : World::threads(options);
 }
 
-WorldOptions one_worker_per_rank(const std::optional<MpiEnvironment>& mpi) {
+WorldOptions one_worker_per_rank(const std::unique_ptr<MpiEnvironment>& mpi) {
   WorldOptions options;
   options.workers = mpi ? mpi->ranks() : 1;
   options.threads = 1;

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <functional>
-#include <optional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -47,7 +47,7 @@ class Job {
 
  private:
   Launcher launcher_;
-  std::optional<MpiEnvironment> mpi_;
+  std::unique_ptr<MpiEnvironment> mpi_;
   mutable World plain_;  // one worker per rank, for what happens before the experiment's world exists
 };
 
