@@ -1,8 +1,5 @@
 #pragma once
 
-// The long-deprecated C++ bindings would need a library of their own.
-#define OMPI_SKIP_MPICXX 1
-#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
 #include <string>

@@ -165,8 +165,8 @@ TEST_P(DistributedComm, OneSlotPerRank) {
 }
 
 TEST(DistributedWorld, PlacesConsecutiveWorkers) {
-  const int ranks = test::rank_count(), rank = test::my_rank();
   World world = mpi_world(9);
+  const int ranks = test::job_ranks(), rank = world.rank();
   EXPECT_EQ(world.ranks(), ranks);
   EXPECT_EQ(world.rank(), rank);
   EXPECT_EQ(world.first_worker(), rank * 9 / ranks);
@@ -176,8 +176,9 @@ TEST(DistributedWorld, PlacesConsecutiveWorkers) {
 }
 
 TEST(DistributedWorld, TalksBetweenRanksOutsideRun) {
-  const int ranks = test::rank_count(), rank = test::my_rank();
+  const int ranks = test::job_ranks();
   const World world = mpi_world(ranks + 1);
+  const int rank = world.rank();
   EXPECT_EQ(world.sum_over_ranks(rank + 0.5), ranks * (ranks - 1) / 2.0 + 0.5 * ranks);
   EXPECT_EQ(world.max_over_ranks(rank), ranks - 1);
   EXPECT_EQ(world.broadcast("from " + std::to_string(rank)), "from 0");
@@ -187,8 +188,9 @@ TEST(DistributedWorld, TalksBetweenRanksOutsideRun) {
 }
 
 TEST(DistributedWorld, NamesTheFirstRankThatDiffers) {
-  const int ranks = test::rank_count(), rank = test::my_rank();
+  const int ranks = test::job_ranks();
   const World world = mpi_world(ranks);
+  const int rank = world.rank();
   const std::string mine = std::string("seed: 1\nlr: ") + (rank == ranks - 1 ? "0.2" : "0.1") + "\nworkers: 8\n";
   if (ranks == 1) {
     EXPECT_NO_THROW(world.require_same("configuration", mine));
@@ -206,7 +208,7 @@ TEST(DistributedWorld, NamesTheFirstRankThatDiffers) {
 }
 
 TEST(DistributedWorld, RefusesMoreRanksThanWorkers) {
-  const int ranks = test::rank_count();
+  const int ranks = test::job_ranks();
   if (ranks == 1) {
     EXPECT_THROW(mpi_world(0), Error);
     return;

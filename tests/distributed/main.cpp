@@ -1,12 +1,10 @@
 // Runs the same tests on every rank; a failure on any rank fails them all.
-#define OMPI_SKIP_MPICXX 1
-#define MPICH_SKIP_MPICXX 1
 #include <gtest/gtest.h>
 #include <mpi.h>
 
 #include <cstdio>
 
-#include "distributed/mpi_world.hpp"
+#include "syncbn/comm/world.hpp"
 
 namespace {
 
@@ -35,26 +33,6 @@ class Together : public testing::EmptyTestEventListener {
 };
 
 }  // namespace
-
-namespace syncbn::test {
-
-int world_comm() {
-  return MPI_Comm_c2f(MPI_COMM_WORLD);
-}
-
-int rank_count() {
-  int ranks = 0;
-  MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-  return ranks;
-}
-
-int my_rank() {
-  int rank = 0;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  return rank;
-}
-
-}  // namespace syncbn::test
 
 int main(int argc, char** argv) {
   const syncbn::MpiEnvironment environment;

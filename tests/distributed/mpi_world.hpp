@@ -1,21 +1,17 @@
 #pragma once
 
-#include "syncbn/comm/world.hpp"
+#include "support/worlds.hpp"
 
 namespace syncbn::test {
 
-int world_comm();  ///< Fortran handle of the communicator the tests run on
-int rank_count();
-int my_rank();
-
-/// W workers over all ranks of the test.
+/// W workers over all ranks of the job.
 inline World mpi_world(int workers, Reduction reduction = Reduction::ordered, double timeout_s = 30, int threads = 0) {
   WorldOptions options;
   options.workers = workers;
   options.threads = threads;
   options.reduction = reduction;
   options.timeout_s = timeout_s;
-  return World::mpi(options, world_comm());
+  return make_world(options);
 }
 
 /// The same workers as threads of this process alone: what the distributed result must equal to the bit.

@@ -1,0 +1,126 @@
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+
+#include "distributed/mpi_world.hpp"
+#include "support/disagreement.hpp"
+#include "support/failures.hpp"
+#include "support/gradients.hpp"
+
+namespace syncbn {
+namespace {
+
+using test::contains;
+using test::failure_of;
+using test::mpi_world;
+
+std::string rank_text(const World& world, int rank) {
+  return "rank " + std::to_string(rank) + " (" + world.hosts()[static_cast<std::size_t>(rank)];
+}
+
+// One worker per rank and two: the disagreement is met between ranks, or first within one.
+TEST(DistributedFailures, EveryDisagreementIsNamedOnEveryRank) {
+  const int ranks = test::job_ranks();
+  if (ranks == 1) return;  // met by the thread tests
+  for (const test::Disagreement& d : test::disagreements()) {
+    World world = mpi_world(2 * ranks);
+    std::atomic<int> used{0};
+    // Both workers of the last rank differ, so that the ranks must find out.
+    const std::string text = failure_of(world, [&](Worker& worker) {
+      test::make(worker.all(), {.layer = "before", .step = 6});
+      test::make(worker.all(), worker.index() >= 2 * ranks - 2 ? d.other : d.usual);
+      ++used;
+    });
+    EXPECT_TRUE(contains(text, std::string("the ") + d.field + " differs")) << text;
+    EXPECT_TRUE(contains(text, rank_text(world, ranks - 1))) << text;
+    EXPECT_TRUE(contains(text, ", workers " + std::to_string(2 * ranks - 2) + "-" + std::to_string(2 * ranks - 1)))
+        << text;
+    EXPECT_TRUE(contains(text, d.usual_text)) << text;
+    EXPECT_TRUE(contains(text, d.other_text)) << text;
+    EXPECT_EQ(used, 0);
+  }
+}
+
+TEST(DistributedFailures, DisagreementWithinOneRankReachesTheOthers) {
+  const int ranks = test::job_ranks();
+  World world = mpi_world(2 * ranks);
+  const int odd = 2 * ranks - 1;
+  const std::string text = failure_of(
+      world, [&](Worker& worker) { test::make(worker.all(), {.layer = worker.index() == odd ? "bn2" : "bn1"}); });
+  EXPECT_TRUE(contains(text, "worker " + std::to_string(odd) + " (rank " + std::to_string(ranks - 1))) << text;
+  EXPECT_TRUE(contains(text, "layer 'bn2' step 7")) << text;
+}
+
+TEST(DistributedFailures, AnExceptionReachesEveryRankSoon) {
+  const int ranks = test::job_ranks();
+  World world = mpi_world(ranks + 1);
+  const auto start = std::chrono::steady_clock::now();
+  ExitCode code = ExitCode::ok;
+  std::string text;
+  try {
+    world.run([&](Worker& worker) {
+      for (int step = 0;; ++step) {
+        if (worker.index() == ranks && step == 5) throw Error("loss is NaN in step 5", ExitCode::bad_data);
+        test::make(worker.all(), {"bn1", step});
+      }
+    });
+  } catch (const Error& error) {
+    text = error.what();
+    code = error.code();
+  }
+  EXPECT_TRUE(contains(text, "loss is NaN in step 5")) << text;
+  EXPECT_EQ(code, ExitCode::bad_data);
+  if (world.rank() != ranks - 1) {
+    EXPECT_TRUE(contains(text, rank_text(world, ranks - 1))) << text;
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+TEST(DistributedFailures, AStuckRankIsNamedAfterTheTimeout) {
+  const int ranks = test::job_ranks();
+  if (ranks == 1) return;
+  World world = mpi_world(ranks, Reduction::ordered, 0.5);
+  const std::string text = failure_of(world, [&](Worker& worker) {
+    test::make(worker.all(), {"bn1", 3});
+    if (worker.index() == ranks - 1) std::this_thread::sleep_for(std::chrono::seconds(2));
+    test::make(worker.all(), {"bn2", 3});
+  });
+  EXPECT_TRUE(contains(text, "has waited 0.5 s for " + rank_text(world, ranks - 1))) << text;
+  EXPECT_TRUE(contains(text, "layer 'bn2' step 3")) << text;
+}
+
+TEST(DistributedFailures, GradientsOfDifferentStepsAreRefused) {
+  const int ranks = test::job_ranks();
+  if (ranks == 1) return;
+  World world = mpi_world(ranks);
+  GradientExchange exchange(world, {{0, 10}, {10, 10}}, true);
+  std::vector<float> gradient(20);
+  const std::string text = failure_of(world, [&](Worker& worker) {
+    exchange.begin(worker, gradient, worker.index() == ranks - 1 ? 8 : 7);
+    exchange.ready(worker, 0);
+    exchange.ready(worker, 1);
+    exchange.wait(worker);
+  });
+  EXPECT_TRUE(contains(text, "the step differs")) << text;
+  EXPECT_TRUE(contains(text, "layer 'gradients[bucket 0]' step 8")) << text;
+}
+
+class DistributedGradients : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Workers, DistributedGradients, testing::Range(4, 10));
+
+TEST_P(DistributedGradients, HaveTheBitsOfTheTreeWithAndWithoutOverlap) {
+  const int workers = GetParam();
+  for (const auto& [length, bucket] : {std::pair{10007, 1000}, std::pair{600000, 262144}}) {
+    const auto expected = test::tree_sum<float>(0, workers, static_cast<std::size_t>(length));
+    for (const bool overlap : {true, false}) {
+      World world = mpi_world(workers);
+      EXPECT_EQ(test::exchange_gradients(world, length, bucket, overlap), expected);
+    }
+    World native = mpi_world(workers, Reduction::native);
+    EXPECT_EQ(test::exchange_gradients(native, length, bucket, true).size(), expected.size());
+  }
+}
+
+}  // namespace
+}  // namespace syncbn

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <algorithm>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "support/tree_oracle.hpp"
+#include "syncbn/comm/gradient_exchange.hpp"
+
+namespace syncbn::test {
+
+/// Buckets as a backward pass completes them: from the end, one of them empty.
+inline std::vector<GradientExchange::Bucket> buckets_of(std::int64_t length, std::int64_t bucket) {
+  std::vector<GradientExchange::Bucket> buckets{{length, 0}};
+  for (std::int64_t end = length; end > 0; end -= bucket)
+    buckets.push_back({std::max<std::int64_t>(0, end - bucket), std::min(end, bucket)});
+  return buckets;
+}
+
+/// A few steps of gradients through a GradientExchange; what this rank gets in the last.
+inline std::vector<float> exchange_gradients(World& world, std::int64_t length, std::int64_t bucket, bool overlap) {
+  const auto buckets = buckets_of(length, bucket);
+  GradientExchange exchange(world, buckets, overlap);
+  std::vector<std::vector<float>> gradients(static_cast<std::size_t>(world.local_workers()));
+  std::vector<float> result;
+  world.run([&](Worker& worker) {
+    std::vector<float>& gradient = gradients[static_cast<std::size_t>(worker.local_index())];
+    for (int step = 0; step < 4; ++step) {
+      gradient.assign(static_cast<std::size_t>(length), 0);
+      exchange.begin(worker, gradient, step);
+      for (std::size_t b = 0; b < buckets.size(); ++b) {
+        for (std::int64_t i = buckets[b].offset; i < buckets[b].offset + buckets[b].count; ++i)
+          gradient[static_cast<std::size_t>(i)] =
+              nasty<float>(worker.index(), static_cast<std::size_t>(i)) * static_cast<float>(4 - step);
+        if ((worker.index() + step) % 3 == 0) std::this_thread::yield();
+        exchange.ready(worker, static_cast<int>(b));
+      }
+      double one = 1;  // a statistics message meanwhile
+      worker.all().all_reduce(std::span<double>(&one, 1), Reduce::sum, {"bn1", step});
+      exchange.wait(worker);
+      if (step == 3 && worker.local_index() == 0) result.assign(exchange.result().begin(), exchange.result().end());
+      worker.local_barrier();
+    }
+  });
+  return result;
+}
+
+}  // namespace syncbn::test
