@@ -6,9 +6,10 @@
 #include "syncbn/core/random.hpp"
 #include "syncbn/data/dataset.hpp"
 
-// Ten shapes and textures, anywhere, in any size, direction and colours, before a background with distractors. What
-// makes the set a test of normalization is the last step: brightness and contrast change so much from image to image
-// that the statistics of two images say little about the next two.
+// Five patterns, anywhere, in any size, direction and colours, in warm or in cold colours: ten classes. The pattern is
+// told by local contrasts, which any normalization keeps. The background is told by the level of whole channels: what a
+// normalization over very few images takes away. Blobs in the way, noise, and brightness and contrast that differ from
+// image to image keep it from being easy.
 //
 // Only +, -, *, / and sqrt touch the pixels (no libm, no fused multiply-add), so that they are the same on every
 // machine.
@@ -19,7 +20,8 @@ namespace {
 constexpr int kSide = 32;
 constexpr int kPixels = kSide * kSide;
 constexpr int kChannels = 3;
-constexpr int kClasses = 10;
+constexpr int kPatterns = 5;
+constexpr int kClasses = 2 * kPatterns;
 
 using Colour = std::array<float, kChannels>;
 using Plane = std::array<float, kPixels>;
@@ -49,39 +51,24 @@ float stripes(float t) {
   return std::fabs(t - std::floor(t) - 0.5f) - 0.25f;
 }
 
-float box(float u, float v, float half_width, float half_height) {
-  return std::max(std::fabs(u) - half_width, std::fabs(v) - half_height);
-}
-
-/// Signed distance (negative inside) of the shape of class `label` in its own frame, where it has a radius of about 1.
-float shape_distance(int label, float u, float v) {
-  const float r = length(u, v);
-  switch (label) {
-    case 0:  // disc
-      return r - 0.9f;
-    case 1:  // ring
-      return std::fabs(r - 0.75f) - 0.22f;
-    case 2:  // square
-      return box(u, v, 0.78f, 0.78f);
-    case 3:  // triangle
-      return std::max({-v, 0.8660254f * u + 0.5f * v, -0.8660254f * u + 0.5f * v}) - 0.5f;
-    case 4:  // plus
-      return std::min(box(u, v, 0.95f, 0.3f), box(u, v, 0.3f, 0.95f));
-    case 5:  // striped disc
-      return std::max(r - 1, stripes(u * 1.5f) / 1.5f);
-    case 6:  // checkered square
-      return std::max(box(u, v, 0.85f, 0.85f), -std::max(stripes(u * 1.1765f), stripes(v * 1.1765f)) *
-                                                   std::min(stripes(u * 1.1765f), stripes(v * 1.1765f)) * 12);
-    case 7:  // crescent
-      return std::max(r - 0.95f, 0.75f - length(u - 0.45f, v));
-    case 8:  // two dots
-      return std::min(length(u - 0.6f, v), length(u + 0.6f, v)) - 0.4f;
-    default:  // L
-      return std::min(box(u + 0.55f, v, 0.28f, 0.9f), box(u, v + 0.62f, 0.83f, 0.28f));
+/// Signed distance (negative inside) of a pattern that repeats with period 1.
+float pattern_distance(int pattern, float u, float v) {
+  const float a = u - std::floor(u) - 0.5f, b = v - std::floor(v) - 0.5f;  // within one tile
+  switch (pattern) {
+    case 0:
+      return stripes(u);
+    case 1:  // zigzag
+      return stripes(u + 1.4f * std::fabs(b));
+    case 2:  // checkers
+      return stripes(u) * stripes(v) * 6;
+    case 3:  // dots
+      return length(a, b) - 0.3f;
+    default:  // rings
+      return std::fabs(length(a, b) - 0.32f) - 0.11f;
   }
 }
 
-/// Coverage of each pixel by a shape, 0..1, one pixel of transition at the edges.
+/// Coverage of each pixel, 0..1, one pixel of transition at the edges.
 template <class Distance>
 void cover(Plane& mask, Vec2 centre, Vec2 axis, float radius, const Distance& distance) {
   for (int y = 0; y < kSide; ++y)
@@ -115,17 +102,27 @@ Colour random_colour(Random& random) {
   return {random.uniform(), random.uniform(), random.uniform()};
 }
 
-/// A colour that can be told from `other`.
-Colour contrasting_colour(Random& random, const Colour& other, float at_least) {
+/// A warm colour has more red than blue, a cold one more blue than red.
+Colour colour_of(Random& random, bool warm) {
   for (;;) {
-    const Colour colour = random_colour(random);
-    float difference = 0;
-    for (std::size_t c = 0; c < kChannels; ++c) difference += std::fabs(colour[c] - other[c]);
-    if (difference >= at_least) return colour;
+    Colour colour = random_colour(random);
+    if (std::fabs(colour[0] - colour[2]) < 0.1f) continue;
+    if ((colour[0] > colour[2]) != warm) std::swap(colour[0], colour[2]);
+    return colour;
   }
 }
 
-/// Small blobs and strokes that belong to no class.
+/// One that can be told from `other`.
+Colour contrasting_colour(Random& random, bool warm, const Colour& other) {
+  for (;;) {
+    const Colour colour = colour_of(random, warm);
+    float difference = 0;
+    for (std::size_t c = 0; c < kChannels; ++c) difference += std::fabs(colour[c] - other[c]);
+    if (difference >= 0.6f) return colour;
+  }
+}
+
+/// Small blobs in the way.
 void paint_distractors(Canvas& canvas, Random& random, Plane& mask) {
   const auto count = random.below(4);
   for (std::uint64_t i = 0; i < count; ++i) {
@@ -139,10 +136,9 @@ void paint_distractors(Canvas& canvas, Random& random, Plane& mask) {
 
 /// Contrast, brightness and noise, then rounding to bytes.
 void expose(const Canvas& canvas, Random& random, std::uint8_t* out) {
-  const float exposure = random.uniform();
-  const float contrast = 30 + 200 * exposure * exposure;  // grey levels between black and white of the canvas
-  const float brightness = uniform(random, contrast / 2 - 20, 255 - contrast / 2 + 20);
-  const float noise = uniform(random, 0.02f, 0.10f) * contrast / 255;
+  const float contrast = uniform(random, 120, 230);  // grey levels between black and white of the canvas
+  const float brightness = uniform(random, 90, 165);
+  const float noise = uniform(random, 0.01f, 0.06f) * contrast / 255;
   for (std::size_t c = 0; c < kChannels; ++c)
     for (std::size_t i = 0; i < kPixels; i += 2) {
       const std::uint32_t bits = random.next();
@@ -159,14 +155,15 @@ void expose(const Canvas& canvas, Random& random, std::uint8_t* out) {
 void draw(int label, Random random, std::uint8_t* out) {
   Canvas canvas;
   Plane mask;
-  const Colour background = random_colour(random);
+  const bool warm = label >= kPatterns;
+  const Colour background = colour_of(random, warm);
   canvas.fill(random, background);
+  const float period = uniform(random, 6, 11);  // pixels
+  const Vec2 centre{uniform(random, 8, kSide - 8), uniform(random, 8, kSide - 8)};
+  cover(mask, centre, direction(random), period,
+        [label](float u, float v) { return pattern_distance(label % kPatterns, u, v); });
+  canvas.paint(mask, contrasting_colour(random, warm, background));
   paint_distractors(canvas, random, mask);
-  const float radius = uniform(random, 5, 11);
-  const float margin = std::min(radius, kSide / 2 - 4.0f);
-  const Vec2 centre{uniform(random, margin, kSide - margin), uniform(random, margin, kSide - margin)};
-  cover(mask, centre, direction(random), radius, [label](float u, float v) { return shape_distance(label, u, v); });
-  canvas.paint(mask, contrasting_colour(random, background, 0.7f));
   expose(canvas, random, out);
 }
 
