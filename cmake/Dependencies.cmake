@@ -24,6 +24,10 @@ macro(syncbn_find_module package prefix module)
 endmacro()
 
 syncbn_find("libopenmpi-dev openmpi-bin" MPI COMPONENTS C)
+# mpi.h would otherwise bring its long-deprecated C++ bindings, and with them a library that nobody links.
+if(TARGET MPI::MPI_C)
+  set_property(TARGET MPI::MPI_C APPEND PROPERTY INTERFACE_COMPILE_DEFINITIONS OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
+endif()
 syncbn_find("libdnnl-dev ocl-icd-opencl-dev" dnnl)
 syncbn_find("g++" OpenMP COMPONENTS CXX)
 syncbn_find("libc6-dev" Threads)

@@ -10,8 +10,6 @@ namespace syncbn::detail {
 namespace {
 
 constexpr double kSpinFor_s = 30e-6;
-/// How often a sleeping waiter looks at the clock and at failures.
-constexpr auto kLookAround = std::chrono::milliseconds(20);
 
 void ensure(Buffer& buffer, std::size_t bytes) {
   if (buffer.size() < bytes) buffer = Buffer(bytes);
@@ -42,6 +40,7 @@ void Channel::start(int seat, Header header, std::span<const std::byte> values) 
   me.pending = true;
   header.sequence = me.next++;
   header.worker = local_.first + seat;
+  context_.note(local_index(seat), header);
   Round& round = round_of(header.sequence);
   Buffer& mine = round.values[static_cast<std::size_t>(seat)];
   ensure(mine, header.bytes());
@@ -128,7 +127,7 @@ bool Channel::spin(const Round& round) const {
 
 void Channel::wait(Round& round, int seat) {
   if (spin(round)) return;
-  const SlotPause pause(context_.slots());
+  const SlotPause pause(context_, local_index(seat));
   const Deadline deadline(context_.timeout_s());
   std::unique_lock lock(mutex_);
   while (round.phase.load(std::memory_order_relaxed) != Phase::done) {
@@ -159,13 +158,10 @@ void Channel::check_arrivals(const Round& round, int seat, const Deadline& deadl
   std::string missing;
   for (int other = 0; other < local_.size(); ++other) {
     if (round.here[static_cast<std::size_t>(other)]) continue;
-    const int local_index = local_.first + other - context_.layout().local().first;
-    const bool left = context_.has_left(local_index);
+    const bool left = context_.has_left(local_index(other));
     if (!left && !late) continue;
-    const Header& last = rounds_[(round.sequence + 1) % 2].headers[static_cast<std::size_t>(other)];
-    missing += fmt::format("{}{} ({}{})", missing.empty() ? "" : ", ", describe_local(other),
-                           left ? "has finished its work and left" : "has not arrived",
-                           round.sequence > 0 ? "; last seen at " + describe(last) : "");
+    missing += fmt::format("{}{} ({})", missing.empty() ? "" : ", ", context_.describe_worker(local_index(other)),
+                           left ? "has finished its work and left" : "has not arrived");
   }
   if (missing.empty()) return;
   const std::string where = describe(round.headers[static_cast<std::size_t>(seat)]);

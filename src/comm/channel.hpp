@@ -56,6 +56,8 @@ class Channel {
     double waited_s = 0;
   };
 
+  /// Of this seat's worker within its rank.
+  int local_index(int seat) const { return local_.first + seat - context_.layout().local().first; }
   Round& round_of(std::uint64_t sequence) { return rounds_[sequence % 2]; }
   void complete_here(Round& round);
   void compare_headers(const Round& round);

@@ -23,7 +23,6 @@ using detail::Header;
 using detail::RankContext;
 
 constexpr int kGradientChannel = 1;
-constexpr auto kLookAround = std::chrono::milliseconds(20);
 
 }  // namespace
 
@@ -53,7 +52,8 @@ struct GradientExchange::Impl {
   void release(int local, int bucket);
   void fold(const Node& node, int bucket, bool is_root);
   void complete_here(int bucket);
-  void complete(int bucket);
+  void complete();
+  bool step_done(const WorkerState& me);
   void check_progress(const WorkerState& me, int local, const Deadline& deadline);
   void communicate();
   void exchange(int bucket, std::uint64_t sequence);
@@ -202,7 +202,7 @@ void GradientExchange::Impl::fold(const Node& node, int bucket, bool is_root) {
 void GradientExchange::Impl::complete_here(int bucket) {
   if (!link) {
     if (nodes.empty()) std::copy_n(gradient_of(0, bucket), buckets[at(bucket)].count, result_of(bucket));
-    return complete(bucket);
+    return complete();
   }
   {
     std::lock_guard lock(mutex);
@@ -211,13 +211,18 @@ void GradientExchange::Impl::complete_here(int bucket) {
   changed.notify_all();
 }
 
-void GradientExchange::Impl::complete(int) {
-  bool step_done = false;
+void GradientExchange::Impl::complete() {
+  bool last = false;
   {
     std::lock_guard lock(mutex);
-    step_done = ++completed % buckets.size() == 0;
+    last = ++completed % buckets.size() == 0;
   }
-  if (step_done) changed.notify_all();
+  if (last) changed.notify_all();
+}
+
+bool GradientExchange::Impl::step_done(const WorkerState& me) {
+  std::lock_guard lock(mutex);
+  return completed >= me.target;
 }
 
 void GradientExchange::Impl::wait(int local) {
@@ -230,16 +235,12 @@ void GradientExchange::Impl::wait(int local) {
         me.open ? fmt::format("bucket {} was never ready", missing - me.ready.begin()) : "begin() was not called")));
   if (!overlap)
     for (int bucket = 0; at(bucket) < buckets.size(); ++bucket) release(local, bucket);
-  {
+  if (!step_done(me)) {
+    const detail::SlotPause pause(*context, local);
     std::unique_lock lock(mutex);
-    if (completed < me.target) {
-      lock.unlock();
-      const detail::SlotPause pause(context->slots());
-      lock.lock();
-      while (completed < me.target) {
-        check_progress(me, local, deadline);
-        changed.wait_for(lock, kLookAround);
-      }
+    while (completed < me.target) {
+      check_progress(me, local, deadline);
+      changed.wait_for(lock, kLookAround);
     }
   }
   me.open = false;
@@ -274,7 +275,7 @@ void GradientExchange::Impl::communicate() {
         handed_over[at(bucket)] = false;
       }
       exchange(bucket, sequence);
-      complete(bucket);
+      complete();
     }
   } catch (...) {
     context->fail(std::current_exception());  // reaches the workers in wait()

@@ -45,8 +45,7 @@ RankContext::RankContext(const WorldOptions& options, Layout layout, std::unique
       slots_(slots_for(options, layout_), layout_.local().size()),
       may_spin_(slots_.count() == layout_.local().size() &&
                 layout_.local().size() * layout_.ranks_on_this_node() <= cores_offered()),
-      left_(static_cast<std::size_t>(layout_.local().size())),
-      openings_made_(static_cast<std::size_t>(layout_.local().size()), 0),
+      workers_(static_cast<std::size_t>(layout_.local().size())),
       next_channel_(kFirstFreeChannel) {
   all_ = std::make_shared<Channel>(*this, kAllChannel, WorkerRange{0, layout_.workers});
   local_ = std::make_shared<Channel>(*this, kLocalChannel, layout_.local());
@@ -105,6 +104,38 @@ void RankContext::check_remote_failure() {
   throw error;
 }
 
+void RankContext::take_slot(int local_index) noexcept {
+  const Deadline deadline(timeout_s_);
+  try {
+    while (!slots_.acquire_for(local_index, kLookAround)) {
+      check_remote_failure();
+      if (!deadline.passed() || slots_.unchanged_s() < timeout_s_) continue;
+      std::string holders;
+      for (const int holder : slots_.holders()) holders += (holders.empty() ? "" : ", ") + describe_worker(holder);
+      fail_with(
+          Error(fmt::format("{} has waited {:.3g} s for a compute slot; stuck on {}: {}", describe_worker(local_index),
+                            timeout_s_, slots_.count() > 1 ? "them" : "it", holders)));
+    }
+  } catch (const Error&) {
+    // Recorded, and met by this worker at its next collective; this also runs while a failure unwinds.
+    static_cast<void>(slots_.acquire_for(local_index, kLookAround));
+  }
+}
+
+void RankContext::note(int local_index, const Header& header) {
+  WorkerRecord& worker = workers_[static_cast<std::size_t>(local_index)];
+  std::lock_guard lock(worker.mutex);
+  worker.last = header;
+  worker.seen = true;
+}
+
+std::string RankContext::describe_worker(int local_index) const {
+  const WorkerRecord& worker = workers_[static_cast<std::size_t>(local_index)];
+  const std::string name = layout_.describe_worker(layout_.local().first + local_index);
+  std::lock_guard lock(worker.mutex);
+  return worker.seen ? fmt::format("{} last seen at {}", name, describe(worker.last)) : name + " not seen yet";
+}
+
 std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> numbers, const std::string& what) {
   // A rank stands for several nodes of the tree; all but its first bring zeros.
   const WorkerRange local = layout_.local();
@@ -146,7 +177,7 @@ std::vector<std::string> RankContext::all_gather(const std::string& value, const
 std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<WorkerRange>& ranges) {
   const WorkerRange local = layout_.local();
   std::lock_guard lock(opening_mutex_);
-  const int number = openings_made_[static_cast<std::size_t>(local_index)]++;
+  const int number = workers_[static_cast<std::size_t>(local_index)].openings_made++;
   Opening& opening = openings_[number];
   if (opening.to_fetch == 0) {  // the first local worker to get here opens them for all, in ascending order
     opening.to_fetch = local.size();

@@ -19,6 +19,9 @@ namespace syncbn::detail {
 
 class Channel;
 
+/// How often a sleeping waiter looks at the clock and at failures.
+inline constexpr auto kLookAround = std::chrono::milliseconds(20);
+
 /// Time since a wait began, on the monotonic clock, and its limit.
 class Deadline {
  public:
@@ -40,7 +43,7 @@ class RankContext {
   RankContext(const WorldOptions& options, Layout layout, std::unique_ptr<Transport> transport);
 
   const Layout& layout() const { return layout_; }
-  Slots& slots() { return slots_; }
+  int slots() const { return slots_.count(); }
   Transport& transport() { return *transport_; }
   double timeout_s() const { return timeout_s_; }
   Reduction reduction() const { return reduction_; }
@@ -64,15 +67,32 @@ class RankContext {
   /// Every rank's bytes, by rank. `what` names them in errors. Outside of World::run; collective over ranks.
   std::vector<std::string> all_gather(const std::string& value, const std::string& what);
 
+  /// The compute slot of a local worker. When none changes hands for the time-out, its holders are stuck: that is
+  /// recorded as a failure.
+  void take_slot(int local_index) noexcept;
+  void give_slot(int local_index) { slots_.release(local_index); }
+
+  /// What a local worker has called last, for messages about it.
+  void note(int local_index, const Header& header);
+  /// "worker 3 (rank 0, host; last seen at layer 'bn1' step 4 (...))"
+  std::string describe_worker(int local_index) const;
+
   /// A worker that has returned from the body will not join any more collectives in this run.
-  void set_left(int local_index, bool left) { left_[static_cast<std::size_t>(local_index)].store(left); }
-  bool has_left(int local_index) const { return left_[static_cast<std::size_t>(local_index)].load(); }
+  void set_left(int local_index, bool left) { workers_[static_cast<std::size_t>(local_index)].left.store(left); }
+  bool has_left(int local_index) const { return workers_[static_cast<std::size_t>(local_index)].left.load(); }
 
   /// The channel of this worker among those of the given consecutive ranges; null when its range is just itself. All
   /// local workers must call it alike; the n-th call of each refers to the same channels.
   std::shared_ptr<Channel> open(int local_index, const std::vector<WorkerRange>& ranges);
 
  private:
+  struct WorkerRecord {
+    std::atomic<bool> left{false};
+    int openings_made = 0;  // under opening_mutex_
+    mutable std::mutex mutex;
+    bool seen = false;
+    Header last;
+  };
   struct Opening {
     std::vector<std::shared_ptr<Channel>> channels;
     int to_fetch = 0;
@@ -87,7 +107,7 @@ class RankContext {
   std::unique_ptr<Transport> transport_;
   Slots slots_;
   const bool may_spin_;
-  std::vector<std::atomic<bool>> left_;
+  std::vector<WorkerRecord> workers_;  // local ones
   std::shared_ptr<Channel> all_, local_;
   std::unique_ptr<Link> control_;  // between ranks, outside of World::run
   std::uint64_t control_calls_ = 0;
@@ -97,9 +117,23 @@ class RankContext {
   std::exception_ptr failure_;
 
   std::mutex opening_mutex_;
-  std::vector<int> openings_made_;  // per local worker
   std::map<int, Opening> openings_;
   int next_channel_;
+};
+
+/// Gives the worker's slot to others for the time it waits.
+class SlotPause {
+ public:
+  SlotPause(RankContext& context, int local_index) : context_(context), local_index_(local_index) {
+    context_.give_slot(local_index_);
+  }
+  ~SlotPause() { context_.take_slot(local_index_); }
+  SlotPause(const SlotPause&) = delete;
+  SlotPause& operator=(const SlotPause&) = delete;
+
+ private:
+  RankContext& context_;
+  int local_index_;
 };
 
 /// Polls an operation between ranks to its end: yields at first, then sleeps in short naps. Throws Error on time-out

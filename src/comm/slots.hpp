@@ -1,7 +1,9 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <vector>
 
 namespace syncbn::detail {
 
@@ -9,33 +11,30 @@ namespace syncbn::detail {
 /// others.
 class Slots {
  public:
-  Slots(int slots, int workers) : count_(slots), free_(slots), limited_(slots < workers) {}
+  Slots(int slots, int workers);
 
   int count() const { return count_; }
-  void acquire();
-  void release();
+  /// Waits for a slot, at most for `limit`; whether it got one.
+  bool acquire_for(int worker, std::chrono::milliseconds limit);
+  void release(int worker);
   /// From now on nobody waits for a slot: after a failure everybody must get out.
   void open();
+  /// Seconds since a slot last changed hands.
+  double unchanged_s() const;
+  /// The workers that hold a slot now.
+  std::vector<int> holders() const;
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   const int count_;
-  int free_;
   const bool limited_;
+  int free_;
   bool open_ = false;
-  std::mutex mutex_;
+  std::vector<bool> holds_;
+  Clock::time_point changed_at_ = Clock::now();
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
-};
-
-/// Gives the worker's slot to others for the time it waits.
-class SlotPause {
- public:
-  explicit SlotPause(Slots& slots) : slots_(slots) { slots_.release(); }
-  ~SlotPause() { slots_.acquire(); }
-  SlotPause(const SlotPause&) = delete;
-  SlotPause& operator=(const SlotPause&) = delete;
-
- private:
-  Slots& slots_;
 };
 
 }  // namespace syncbn::detail

@@ -132,7 +132,7 @@ int World::local_workers() const {
   return state_->context->layout().local().size();
 }
 int World::threads() const {
-  return state_->context->slots().count();
+  return state_->context->slots();
 }
 Reduction World::reduction() const {
   return state_->context->reduction();
@@ -147,7 +147,7 @@ void World::run(const std::function<void(Worker&)>& body) {
   state_->world = this;
   for (int i = 0; i < local_workers(); ++i) context.set_left(i, false);
   const auto work = [this, &context, &body](int local_index) {
-    context.slots().acquire();
+    context.take_slot(local_index);
     try {
       Worker worker(*state_, local_index);
       body(worker);
@@ -155,7 +155,7 @@ void World::run(const std::function<void(Worker&)>& body) {
       context.fail(std::current_exception());
     }
     context.set_left(local_index, true);
-    context.slots().release();
+    context.give_slot(local_index);
   };
   if (local_workers() == 1) {
     work(0);

@@ -85,6 +85,7 @@ TEST(DistributedFailures, AStuckRankIsNamedAfterTheTimeout) {
     test::make(worker.all(), {"bn1", 3});
     if (worker.index() == ranks - 1) std::this_thread::sleep_for(std::chrono::seconds(2));
     test::make(worker.all(), {"bn2", 3});
+    worker.all().barrier({"end", 3});  // what the others sent is enough for bn2, so here the late one learns of it
   });
   EXPECT_TRUE(contains(text, "has waited 0.5 s for " + rank_text(world, ranks - 1))) << text;
   EXPECT_TRUE(contains(text, "layer 'bn2' step 3")) << text;
