@@ -240,7 +240,7 @@ void GradientExchange::Impl::wait(int local) {
     std::unique_lock lock(mutex);
     while (completed < me.target) {
       check_progress(me, local, deadline);
-      changed.wait_for(lock, kLookAround);
+      changed.wait_for(lock, detail::kLookAround);
     }
   }
   me.open = false;

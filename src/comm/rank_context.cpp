@@ -112,9 +112,8 @@ void RankContext::take_slot(int local_index) noexcept {
       if (!deadline.passed() || slots_.unchanged_s() < timeout_s_) continue;
       std::string holders;
       for (const int holder : slots_.holders()) holders += (holders.empty() ? "" : ", ") + describe_worker(holder);
-      fail_with(
-          Error(fmt::format("{} has waited {:.3g} s for a compute slot; stuck on {}: {}", describe_worker(local_index),
-                            timeout_s_, slots_.count() > 1 ? "them" : "it", holders)));
+      fail_with(Error(fmt::format("{} has waited {:.3g} s for a compute slot, held all this time by {}",
+                                  layout_.describe_worker(layout_.local().first + local_index), timeout_s_, holders)));
     }
   } catch (const Error&) {
     // Recorded, and met by this worker at its next collective; this also runs while a failure unwinds.
