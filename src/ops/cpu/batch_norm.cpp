@@ -11,8 +11,10 @@ namespace {
 template <class From, class To>
 void convert(const From* from, const Panels& from_panels, To* to, const Panels& to_panels) {
   for (std::int64_t c = 0; c < to_panels.channels; ++c) {
-    for (std::int64_t i = 0; i < to_panels.positions; ++i) {
-      to[to_panels.offset(c, i)] = static_cast<To>(from[from_panels.offset(c, i)]);
+    const From* value = from + from_panels.offset(c, 0);
+    To* target = to + to_panels.offset(c, 0);
+    for (std::int64_t i = 0; i < to_panels.positions; ++i, value += from_panels.width, target += to_panels.width) {
+      *target = static_cast<To>(*value);
     }
   }
 }

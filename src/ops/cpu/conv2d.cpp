@@ -1,5 +1,6 @@
 #include <map>
 
+#include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
 #include "ops/cpu/onednn.hpp"
 
@@ -150,7 +151,7 @@ class OneDnnConv2d final : public Conv2d {
       backward_data_.set(DNNL_ARG_DIFF_DST, dy.sample(i));
       backward_data_.set(DNNL_ARG_DIFF_SRC, accumulate ? sample_.as<float>() : dx.sample(i));
       backward_data_.run();
-      if (accumulate) add_to(dx.sample(i), sample_.as<float>(), count);
+      if (accumulate) add(dx.sample(i), sample_.as<float>(), dx.sample(i), count);
     }
   }
 
@@ -168,8 +169,8 @@ class OneDnnConv2d final : public Conv2d {
     batch.to_canonical.set(DNNL_ARG_TO, canonical_.as<float>());
     batch.to_canonical.run();
     const auto& g = d_.geometry;
-    add_to(d_weight, canonical_.as<float>(), g.c_out * g.c_in * g.kernel_h * g.kernel_w);
-    if (g.bias) add_to(d_bias, bias_.as<float>(), g.c_out);
+    add(d_weight, canonical_.as<float>(), d_weight, g.c_out * g.c_in * g.kernel_h * g.kernel_w);
+    if (g.bias) add(d_bias, bias_.as<float>(), d_bias, g.c_out);
   }
 
  private:

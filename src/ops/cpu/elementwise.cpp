@@ -1,30 +1,31 @@
-#include <cmath>
+#include <algorithm>
+#include <cstring>
+#include <vector>
 
+#include "ops/cpu/batch_norm_sweeps.hpp"
+#include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
-#include "ops/cpu/panels.hpp"
 #include "syncbn/core/random.hpp"
 
 namespace syncbn::ops::cpu {
 namespace {
 
-/// y[i] = or += value(i) for all values of the samples.
-template <class Value>
-void for_values(const Tensor& like, Samples s, bool accumulate, float* y, Value value) {
-  const std::int64_t stride = like.sample_stride(), end = s.end * stride;
-  if (accumulate) {
-    for (std::int64_t i = s.begin * stride; i < end; ++i) y[i] += value(i);
-  } else {
-    for (std::int64_t i = s.begin * stride; i < end; ++i) y[i] = value(i);
-  }
+std::int64_t values_in(const Tensor& t, Samples s) {
+  return s.count() * t.sample_stride();
+}
+
+/// visit(places of a channel's positions: first, step) for each channel that is not padding.
+template <class Visit>
+void for_each_channel(const Panels& p, Visit visit) {
+  for (std::int64_t c = 0; c < p.channels; ++c) visit(c, p.offset(c, 0), p.width);
 }
 
 /// Padding of blocked layouts holds zeros.
 void clear_padding(const Tensor& y, Samples s) {
-  const Panels panels(y);
-  if (!panels.padded()) return;
+  const Panels p(y);
   for (std::int64_t n = s.begin; n < s.end; ++n) {
-    for (std::int64_t c = panels.channels; c < panels.count * panels.width; ++c) {
-      for (std::int64_t i = 0; i < panels.positions; ++i) y.sample(n)[panels.offset(c, i)] = 0;
+    for (std::int64_t c = p.channels; c < p.count * p.width; ++c) {
+      for (std::int64_t i = 0; i < p.positions; ++i) y.sample(n)[p.offset(c, i)] = 0;
     }
   }
 }
@@ -38,45 +39,27 @@ Panels panels_as(const Tensor& x, const Shape& shape) {
 class CpuElementwise final : public Elementwise {
  public:
   void activate(Activation kind, float slope, const Tensor& x, const Tensor& y, Samples s) const override {
-    const float* in = x.as<float>();
-    float* out = y.as<float>();
-    switch (kind) {
-      case Activation::relu:
-        return for_values(x, s, false, out, [=](std::int64_t i) { return in[i] < 0 ? 0 : in[i]; });
-      case Activation::leaky_relu:
-        return for_values(x, s, false, out, [=](std::int64_t i) { return in[i] < 0 ? slope * in[i] : in[i]; });
-      case Activation::sigmoid:
-        for_values(x, s, false, out, [=](std::int64_t i) { return 1 / (1 + std::exp(-in[i])); });
-        return clear_padding(y, s);
-      case Activation::tanh:
-        return for_values(x, s, false, out, [=](std::int64_t i) { return std::tanh(in[i]); });
-    }
+    run(ActivationSweep{kind, slope, x.sample(s.begin), y.sample(s.begin), values_in(x, s)});
+    if (kind == Activation::sigmoid) clear_padding(y, s);  // the one whose value at 0 is not 0
   }
 
   void activate_backward(Activation kind, float slope, const Tensor& y, const Tensor& dy, const Tensor& dx, Samples s,
                          bool accumulate) const override {
-    const float *out = y.as<float>(), *grad = dy.as<float>();
-    float* to = dx.as<float>();
-    switch (kind) {
-      case Activation::relu:
-        return for_values(y, s, accumulate, to, [=](std::int64_t i) { return out[i] > 0 ? grad[i] : 0; });
-      case Activation::leaky_relu:
-        return for_values(y, s, accumulate, to, [=](std::int64_t i) { return out[i] > 0 ? grad[i] : slope * grad[i]; });
-      case Activation::sigmoid:
-        return for_values(y, s, accumulate, to, [=](std::int64_t i) { return grad[i] * (out[i] * (1 - out[i])); });
-      case Activation::tanh:
-        return for_values(y, s, accumulate, to, [=](std::int64_t i) { return grad[i] * (1 - out[i] * out[i]); });
-    }
+    run(ActivationBackwardSweep{kind, slope, y.sample(s.begin), dy.sample(s.begin), dx.sample(s.begin), values_in(y, s),
+                                accumulate});
   }
 
   void add(const Tensor& a, const Tensor& b, const Tensor& y, Samples s) const override {
-    const float *left = a.as<float>(), *right = b.as<float>();
-    for_values(a, s, false, y.as<float>(), [=](std::int64_t i) { return left[i] + right[i]; });
+    cpu::add(a.sample(s.begin), b.sample(s.begin), y.sample(s.begin), values_in(a, s));
   }
 
   void copy(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const override {
-    const float* in = x.as<float>();
-    for_values(x, s, accumulate, y.as<float>(), [=](std::int64_t i) { return in[i]; });
+    const std::int64_t count = values_in(x, s);
+    if (accumulate) {
+      cpu::add(y.sample(s.begin), x.sample(s.begin), y.sample(s.begin), count);
+    } else if (count > 0) {
+      std::memcpy(y.sample(s.begin), x.sample(s.begin), static_cast<std::size_t>(count) * sizeof(float));
+    }
   }
 
   void dropout(const Tensor& x, const Tensor& y, Samples s, float p, std::uint64_t seed, std::uint64_t step,
@@ -84,44 +67,48 @@ class CpuElementwise final : public Elementwise {
     const Panels panels(x);
     const float scale = 1 / (1 - p);
     for (std::int64_t n = s.begin; n < s.end; ++n) {
-      const std::uint64_t id = static_cast<std::uint64_t>(sample_ids[n]);
-      constexpr std::uint64_t kSpread = 0x9E3779B97F4A7C15;  // so that neighbours' ids differ in every bit of the key
+      constexpr std::uint64_t kSpread = 0x9E3779B97F4A7C15;  // so that neighbours' keys differ in every bit
+      const auto id = static_cast<std::uint64_t>(sample_ids[n]);
       Random random(seed, Purpose::dropout, step, layer_key ^ ((id + 1) * kSpread));
       const float* in = x.sample(n);
       float* out = y.sample(n);
-      for (std::int64_t c = 0; c < panels.channels; ++c) {
-        for (std::int64_t i = 0; i < panels.positions; ++i) {
-          const std::int64_t at = panels.offset(c, i);
+      for_each_channel(panels, [&](std::int64_t, std::int64_t at, std::int64_t stride) {
+        for (std::int64_t i = 0; i < panels.positions; ++i, at += stride) {
           const float value = random.uniform() < p ? 0 : in[at] * scale;
           out[at] = accumulate ? out[at] + value : value;
         }
-      }
+      });
     }
   }
 
   void global_average(const Tensor& x, const Tensor& y, Samples s) const override {
     const Panels panels(x);
+    const auto channels = static_cast<std::size_t>(panels.channels);
+    const std::vector<double> zero(channels);
+    std::vector<double> sum(channels), sum_sq(channels);
     for (std::int64_t n = s.begin; n < s.end; ++n) {
-      for (std::int64_t c = 0; c < panels.channels; ++c) {
-        double sum = 0;
-        for (std::int64_t i = 0; i < panels.positions; ++i) sum += x.sample(n)[panels.offset(c, i)];
-        y.sample(n)[c] = static_cast<float>(sum / static_cast<double>(panels.positions));
+      std::fill(sum.begin(), sum.end(), 0.0);
+      run(SumsSweep<float>{Extent{panels, 1}, x.sample(n), zero.data(), sum.data(), sum_sq.data()});
+      for (std::size_t c = 0; c < channels; ++c) {
+        y.sample(n)[c] = static_cast<float>(sum[c] / static_cast<double>(panels.positions));
       }
     }
   }
 
   void global_average_backward(const Tensor& dy, const Tensor& dx, Samples s, bool accumulate) const override {
-    const Panels panels(dx);
-    const float share = 1 / static_cast<float>(panels.positions);
+    const Panels p(dx);
+    const float share = 1 / static_cast<float>(p.positions);
     for (std::int64_t n = s.begin; n < s.end; ++n) {
-      for (std::int64_t c = 0; c < panels.channels; ++c) {
-        const float value = dy.sample(n)[c] * share;
-        for (std::int64_t i = 0; i < panels.positions; ++i) {
-          float& to = dx.sample(n)[panels.offset(c, i)];
-          to = accumulate ? to + value : value;
+      for (std::int64_t first = 0; first < p.channels; first += p.width) {
+        const std::int64_t lanes = std::min(p.width, p.channels - first);
+        const float* from = dy.sample(n) + first;
+        float* to = dx.sample(n) + p.offset(first, 0);
+        for (std::int64_t i = 0; i < p.positions; ++i, to += p.width) {
+          for (std::int64_t k = 0; k < lanes; ++k) to[k] = from[k] * share + (accumulate ? to[k] : 0);
         }
       }
     }
+    if (!accumulate) clear_padding(dx, s);
   }
 
   void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const override {
@@ -130,13 +117,12 @@ class CpuElementwise final : public Elementwise {
     for (std::int64_t n = s.begin; n < s.end; ++n) {
       const float* in = x.sample(n);
       float* out = y.sample(n);
-      for (std::int64_t c = 0; c < to.channels; ++c) {
-        for (std::int64_t i = 0; i < to.positions; ++i) {
-          const float value = in[from.offset(c, i)];
-          float& target = out[to.offset(c, i)];
-          target = accumulate ? target + value : value;
+      for_each_channel(to, [&](std::int64_t c, std::int64_t at, std::int64_t stride) {
+        const float* value = in + from.offset(c, 0);
+        for (std::int64_t i = 0; i < to.positions; ++i, at += stride, value += from.width) {
+          out[at] = accumulate ? out[at] + *value : *value;
         }
-      }
+      });
     }
     if (!accumulate) clear_padding(y, s);
   }

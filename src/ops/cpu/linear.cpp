@@ -1,5 +1,6 @@
 #include <map>
 
+#include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
 #include "ops/cpu/onednn.hpp"
 
@@ -42,7 +43,7 @@ class OneDnnLinear final : public Linear {
     task.set(DNNL_ARG_WEIGHTS, weight);
     task.set(DNNL_ARG_DIFF_SRC, accumulate ? scratch_data_.data() : dx.data);
     task.run();
-    if (accumulate) add_to(dx.as<float>(), scratch_data_.as<float>(), n * in_);
+    if (accumulate) add(dx.as<float>(), scratch_data_.as<float>(), dx.as<float>(), n * in_);
   }
 
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) override {
@@ -54,7 +55,7 @@ class OneDnnLinear final : public Linear {
     task.set(DNNL_ARG_DIFF_DST, dy.data);
     task.set(DNNL_ARG_DIFF_WEIGHTS, scratch_weight_.data());
     task.run();
-    add_to(d_weight, scratch_weight_.as<float>(), out_ * in_);
+    add(d_weight, scratch_weight_.as<float>(), d_weight, out_ * in_);
     if (bias_) add_bias_gradient(dy, n, d_bias);
   }
 

@@ -99,8 +99,4 @@ dnnl::primitive_attr task_attributes() {
   return attributes;
 }
 
-void add_to(float* sum, const float* addend, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) sum[i] += addend[i];
-}
-
 }  // namespace syncbn::ops::cpu

@@ -77,7 +77,4 @@ decltype(auto) make_with_onednn(const std::string& what, Make make) {
   }
 }
 
-/// sum[i] += addend[i]
-void add_to(float* sum, const float* addend, std::int64_t count);
-
 }  // namespace syncbn::ops::cpu

@@ -1,3 +1,4 @@
+#include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
 #include "ops/cpu/onednn.hpp"
 
@@ -43,7 +44,7 @@ class OneDnnPool final : public Pool {
       backward_.set(DNNL_ARG_DIFF_SRC, accumulate ? sample_.as<float>() : dx.sample(i));
       if (workspace_bytes_ > 0) backward_.set(DNNL_ARG_WORKSPACE, workspace + i * workspace_bytes_);
       backward_.run();
-      if (accumulate) add_to(dx.sample(i), sample_.as<float>(), count);
+      if (accumulate) add(dx.sample(i), sample_.as<float>(), dx.sample(i), count);
     }
   }
 
