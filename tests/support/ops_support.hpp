@@ -111,7 +111,7 @@ inline const std::vector<Layout>& all_layouts() {
 
 /// |got - want| <= relative * |want| + absolute, NaN equal to NaN.
 inline void expect_close(double got, double want, double relative, double absolute, const std::string& what) {
-  if (std::isnan(want) && std::isnan(got)) return;
+  if (got == want || (std::isnan(want) && std::isnan(got))) return;
   ASSERT_LE(std::abs(got - want), relative * std::abs(want) + absolute) << what << ": got " << got << ", want " << want;
 }
 
