@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "ops/cpu/elementwise_sweeps.hpp"
@@ -19,54 +21,76 @@ std::string describe(const Conv2dGeometry& g) {
          s(g.stride) + ", padding " + s(g.padding);
 }
 
-/// Descriptions of the three passes, for any number of samples. oneDNN chooses the formats of the weights, which
-/// depend on nothing but the geometry.
+/// oneDNN's vector kernels want blocked activations; images of 1 or 3 channels may be plain when they are only read.
+Layout kernel_layout(std::int64_t channels, bool only_read) {
+  constexpr std::int64_t kBlocked = 8;
+  return only_read && (channels == 1 || channels == 3) ? Layout::channels_first
+                                                       : preferred_layout(std::max(channels, kBlocked));
+}
+
+std::int64_t padded(std::int64_t channels, Layout layout) {
+  const std::int64_t block = block_of(layout);
+  return (channels + block - 1) / block * block;
+}
+
+/// Descriptions of the three passes, for any number of samples. The padding of blocked layouts counts as channels
+/// (whose weights are 0): oneDNN has no fast kernels for fewer channels than a block. It chooses the formats of the
+/// weights, which depend on nothing but the geometry.
 class Descriptions {
  public:
   explicit Descriptions(const Conv2dGeometry& g)
       : geometry(g),
-        input_layout(preferred_layout(g.c_in)),
-        output_layout(preferred_layout(g.c_out)),
-        canonical({g.c_out, g.c_in, g.kernel_h, g.kernel_w}, memory::data_type::f32, memory::format_tag::oihw) {}
+        source(kernel_layout(g.c_in, true)),
+        blocked(kernel_layout(g.c_in, false)),
+        target(kernel_layout(g.c_out, false)) {}
 
-  memory::desc input(std::int64_t n) const {
-    return activation_desc(n, geometry.c_in, geometry.h_in, geometry.w_in, input_layout);
+  /// x as forward and the weight gradient read it; dx as it is computed; y and dy.
+  memory::desc x(std::int64_t n) const {
+    return activation_desc(n, padded(geometry.c_in, source), geometry.h_in, geometry.w_in, source);
   }
-  memory::desc output(std::int64_t n) const {
-    return activation_desc(n, geometry.c_out, geometry.h_out, geometry.w_out, output_layout);
+  memory::desc dx() const {
+    return activation_desc(1, padded(geometry.c_in, blocked), geometry.h_in, geometry.w_in, blocked);
+  }
+  memory::desc y(std::int64_t n) const {
+    return activation_desc(n, padded(geometry.c_out, target), geometry.h_out, geometry.w_out, target);
+  }
+
+  /// [c_out, c_in, kh, kw] with both channels padded.
+  memory::desc weights(Layout input, memory::format_tag format = memory::format_tag::any) const {
+    const auto& g = geometry;
+    return {{padded(g.c_out, target), padded(g.c_in, input), g.kernel_h, g.kernel_w}, memory::data_type::f32, format};
   }
   memory::desc bias() const {
-    return geometry.bias ? memory::desc({geometry.c_out}, memory::data_type::f32, memory::format_tag::x)
+    return geometry.bias ? memory::desc({padded(geometry.c_out, target)}, memory::data_type::f32, memory::format_tag::x)
                          : memory::desc();
   }
-  convolution_forward::primitive_desc forward(std::int64_t n) const {
-    return {{dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, input(n), any_weights(), bias(),
-             output(n), strides(), padding_before(), padding_after()},
+  convolution_forward::primitive_desc forward(const memory::desc& input, Layout layout, std::int64_t n) const {
+    return {{dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, input, weights(layout), bias(),
+             y(n), strides(), padding_before(), padding_after()},
             task_attributes(),
             engine};
   }
+  convolution_forward::primitive_desc forward(std::int64_t n) const { return forward(x(n), source, n); }
   convolution_backward_data::primitive_desc backward_data() const {
-    return {{dnnl::algorithm::convolution_direct, input(1), any_weights(), output(1), strides(), padding_before(),
+    return {{dnnl::algorithm::convolution_direct, dx(), weights(blocked), y(1), strides(), padding_before(),
              padding_after()},
             task_attributes(),
             engine,
-            forward(1)};
+            forward(dx(), blocked, 1)};
   }
   convolution_backward_weights::primitive_desc backward_weights(std::int64_t n) const {
-    return {{dnnl::algorithm::convolution_direct, input(n), any_weights(), bias(), output(n), strides(),
-             padding_before(), padding_after()},
+    return {{dnnl::algorithm::convolution_direct, x(n), weights(source), bias(), y(n), strides(), padding_before(),
+             padding_after()},
             task_attributes(),
             engine,
             forward(n)};
   }
 
   Conv2dGeometry geometry;
-  Layout input_layout, output_layout;
-  memory::desc canonical;
+  Layout source, blocked, target;
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
 
  private:
-  memory::desc any_weights() const { return {canonical.dims(), memory::data_type::f32, memory::format_tag::any}; }
   memory::dims strides() const { return {geometry.stride, geometry.stride}; }
   memory::dims padding_before() const { return {geometry.padding, geometry.padding}; }
   memory::dims padding_after() const {
@@ -81,35 +105,91 @@ Task make_reorder(const dnnl::engine& engine, const memory::desc& from, const me
   return {engine, pd, {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}}};
 }
 
+/// The weights in one format of oneDNN's.
+class Form {
+ public:
+  Form() = default;
+  Form(const Descriptions& d, Layout input, const memory::desc& format)
+      : rows_(d.geometry.c_out),
+        row_(d.geometry.c_in * d.geometry.kernel_h * d.geometry.kernel_w),
+        padded_row_(padded(d.geometry.c_in, input) * d.geometry.kernel_h * d.geometry.kernel_w),
+        plain_(d.weights(input, memory::format_tag::oihw).get_size()),
+        memory_(format, d.engine),
+        from_plain_(make_reorder(d.engine, d.weights(input, memory::format_tag::oihw), format)),
+        to_plain_(make_reorder(d.engine, format, d.weights(input, memory::format_tag::oihw))) {}
+
+  const memory& get() const { return memory_; }
+  void assign(const float* weight) {
+    for (std::int64_t o = 0; o < rows_; ++o) std::copy_n(weight + o * row_, row_, plain_.as<float>() + o * padded_row_);
+    from_plain_.set(DNNL_ARG_FROM, plain_.data());
+    from_plain_.set(DNNL_ARG_TO, memory_);
+    from_plain_.run();
+  }
+  void add_to(float* weight) {
+    to_plain_.set(DNNL_ARG_FROM, memory_);
+    to_plain_.set(DNNL_ARG_TO, plain_.data());
+    to_plain_.run();
+    for (std::int64_t o = 0; o < rows_; ++o) {
+      add(weight + o * row_, plain_.as<float>() + o * padded_row_, weight + o * row_, row_);
+    }
+  }
+
+ private:
+  std::int64_t rows_ = 0, row_ = 0, padded_row_ = 0;
+  Buffer plain_;  // canonical, padded with zeros
+  memory memory_;
+  Task from_plain_, to_plain_;
+};
+
 /// The weights in the formats of the two passes that read them.
 class PackedWeights final : public Conv2dWeights {
  public:
   explicit PackedWeights(const Conv2dGeometry& g) {
     make_with_onednn(describe(g), [&] {
       const Descriptions d(g);
-      forward_ = memory(d.forward(1).weights_desc(), d.engine);
-      backward_ = memory(d.backward_data().weights_desc(), d.engine);
-      to_forward_ = make_reorder(d.engine, d.canonical, forward_.get_desc());
-      to_backward_ = make_reorder(d.engine, d.canonical, backward_.get_desc());
+      forward = Form(d, d.source, d.forward(1).weights_desc());
+      backward = Form(d, d.blocked, d.backward_data().weights_desc());
       return 0;
     });
   }
-
   void pack(const float* weight) override {
-    to_forward_.set(DNNL_ARG_FROM, weight);
-    to_forward_.set(DNNL_ARG_TO, forward_);
-    to_forward_.run();
-    to_backward_.set(DNNL_ARG_FROM, weight);
-    to_backward_.set(DNNL_ARG_TO, backward_);
-    to_backward_.run();
+    forward.assign(weight);
+    backward.assign(weight);
   }
 
-  const memory& forward_form() const { return forward_; }
-  const memory& backward_form() const { return backward_; }
+  Form forward, backward;
+};
+
+/// Samples in the layout of a kernel: in place where the tensor has it, else in a buffer.
+class Staging {
+ public:
+  Tensor read(const Tensor& t, Samples s, Layout layout) {
+    const Tensor staged = place(t, s, layout);
+    if (t.layout != layout) reorder(window(t, s), staged, {0, s.count()}, false);
+    return staged;
+  }
+  /// Where a kernel shall write; to be followed by written().
+  Tensor place(const Tensor& t, Samples s, Layout layout, bool in_place = true) {
+    Tensor staged = window(t, s);
+    if (t.layout == layout && in_place) return staged;
+    staged.layout = layout;
+    if (buffer_.size() < staged.bytes()) buffer_ = Buffer(staged.bytes());
+    staged.data = buffer_.data();
+    return staged;
+  }
+  void written(const Tensor& staged, const Tensor& t, Samples s, bool accumulate) {
+    const Tensor target = window(t, s);
+    if (staged.data != target.data) reorder(staged, target, {0, s.count()}, accumulate);
+  }
 
  private:
-  memory forward_, backward_;
-  Task to_forward_, to_backward_;
+  static Tensor window(const Tensor& t, Samples s) {
+    Tensor part = t;
+    part.data = t.sample(s.begin);
+    part.shape = t.shape.with_n(s.count());
+    return part;
+  }
+  Buffer buffer_;
 };
 
 /// Forward and the gradient of the input run sample by sample, so that a caller can walk over samples in cache and
@@ -120,71 +200,69 @@ class OneDnnConv2d final : public Conv2d {
     forward_ = make_with_onednn(describe(g), [&] {
       const auto pd = d_.forward(1);
       return Task(d_.engine, pd,
-                  {{DNNL_ARG_SRC, d_.input(1)},
+                  {{DNNL_ARG_SRC, d_.x(1)},
                    {DNNL_ARG_WEIGHTS, pd.weights_desc()},
                    {DNNL_ARG_BIAS, d_.bias()},
-                   {DNNL_ARG_DST, d_.output(1)}});
+                   {DNNL_ARG_DST, d_.y(1)}});
     });
+    if (g.bias) bias_ = Buffer(d_.bias().get_size());
   }
 
   void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) override {
-    require_layout(x, d_.input_layout, "conv2d");
-    require_layout(y, d_.output_layout, "conv2d");
-    forward_.set(DNNL_ARG_WEIGHTS, static_cast<const PackedWeights&>(weight).forward_form());
-    if (d_.geometry.bias) forward_.set(DNNL_ARG_BIAS, bias);
+    forward_.set(DNNL_ARG_WEIGHTS, static_cast<const PackedWeights&>(weight).forward.get());
+    if (d_.geometry.bias) {
+      std::copy_n(bias, d_.geometry.c_out, bias_.as<float>());
+      forward_.set(DNNL_ARG_BIAS, bias_.data());
+    }
     for (std::int64_t i = s.begin; i < s.end; ++i) {
-      forward_.set(DNNL_ARG_SRC, x.sample(i));
-      forward_.set(DNNL_ARG_DST, y.sample(i));
+      const Samples one{i, i + 1};
+      const Tensor to = output_.place(y, one, d_.target);
+      forward_.set(DNNL_ARG_SRC, input_.read(x, one, d_.source).data);
+      forward_.set(DNNL_ARG_DST, to.data);
       forward_.run();
+      output_.written(to, y, one, false);
     }
   }
 
   void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
                      bool accumulate) override {
-    require_layout(dy, d_.output_layout, "conv2d");
-    require_layout(dx, d_.input_layout, "conv2d");
     if (!backward_data_) make_backward_data();
-    const std::int64_t count = dx.sample_stride();
-    if (accumulate && sample_.size() == 0) sample_ = Buffer(static_cast<std::size_t>(count) * sizeof(float));
-    backward_data_.set(DNNL_ARG_WEIGHTS, static_cast<const PackedWeights&>(weight).backward_form());
+    backward_data_.set(DNNL_ARG_WEIGHTS, static_cast<const PackedWeights&>(weight).backward.get());
     for (std::int64_t i = s.begin; i < s.end; ++i) {
-      backward_data_.set(DNNL_ARG_DIFF_DST, dy.sample(i));
-      backward_data_.set(DNNL_ARG_DIFF_SRC, accumulate ? sample_.as<float>() : dx.sample(i));
+      const Samples one{i, i + 1};
+      const Tensor to = input_.place(dx, one, d_.blocked, !accumulate);
+      backward_data_.set(DNNL_ARG_DIFF_DST, output_.read(dy, one, d_.target).data);
+      backward_data_.set(DNNL_ARG_DIFF_SRC, to.data);
       backward_data_.run();
-      if (accumulate) add(dx.sample(i), sample_.as<float>(), dx.sample(i), count);
+      input_.written(to, dx, one, accumulate);
     }
   }
 
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) override {
-    require_layout(x, d_.input_layout, "conv2d");
-    require_layout(dy, d_.output_layout, "conv2d");
     if (n == 0) return;
     BatchTask& batch = batch_task(n);
-    batch.gradient.set(DNNL_ARG_SRC, x.data);
-    batch.gradient.set(DNNL_ARG_DIFF_DST, dy.data);
-    batch.gradient.set(DNNL_ARG_DIFF_WEIGHTS, batch.diff_weights);
-    if (d_.geometry.bias) batch.gradient.set(DNNL_ARG_DIFF_BIAS, bias_.as<float>());
+    batch.gradient.set(DNNL_ARG_SRC, input_.read(x, {0, n}, d_.source).data);
+    batch.gradient.set(DNNL_ARG_DIFF_DST, output_.read(dy, {0, n}, d_.target).data);
+    batch.gradient.set(DNNL_ARG_DIFF_WEIGHTS, batch.weights.get());
+    if (d_.geometry.bias) batch.gradient.set(DNNL_ARG_DIFF_BIAS, bias_.data());
     batch.gradient.run();
-    batch.to_canonical.set(DNNL_ARG_FROM, batch.diff_weights);
-    batch.to_canonical.set(DNNL_ARG_TO, canonical_.as<float>());
-    batch.to_canonical.run();
-    const auto& g = d_.geometry;
-    add(d_weight, canonical_.as<float>(), d_weight, g.c_out * g.c_in * g.kernel_h * g.kernel_w);
-    if (g.bias) add(d_bias, bias_.as<float>(), d_bias, g.c_out);
+    batch.weights.add_to(d_weight);
+    if (!d_.geometry.bias) return;
+    add(d_bias, bias_.as<float>(), d_bias, d_.geometry.c_out);
+    std::memset(bias_.data(), 0, bias_.size());  // the padding must be 0 when it holds the bias again
   }
 
  private:
   struct BatchTask {
-    Task gradient, to_canonical;
-    memory diff_weights;
+    Task gradient;
+    Form weights;
   };
 
   void make_backward_data() {
     backward_data_ = make_with_onednn("the input gradient of " + describe(d_.geometry), [&] {
       const auto pd = d_.backward_data();
-      return Task(
-          d_.engine, pd,
-          {{DNNL_ARG_DIFF_DST, d_.output(1)}, {DNNL_ARG_WEIGHTS, pd.weights_desc()}, {DNNL_ARG_DIFF_SRC, d_.input(1)}});
+      return Task(d_.engine, pd,
+                  {{DNNL_ARG_DIFF_DST, d_.y(1)}, {DNNL_ARG_WEIGHTS, pd.weights_desc()}, {DNNL_ARG_DIFF_SRC, d_.dx()}});
     });
   }
 
@@ -194,15 +272,11 @@ class OneDnnConv2d final : public Conv2d {
       const auto pd = d_.backward_weights(n);
       const auto format = pd.diff_weights_desc();
       BatchTask task{Task(d_.engine, pd,
-                          {{DNNL_ARG_SRC, d_.input(n)},
-                           {DNNL_ARG_DIFF_DST, d_.output(n)},
+                          {{DNNL_ARG_SRC, d_.x(n)},
+                           {DNNL_ARG_DIFF_DST, d_.y(n)},
                            {DNNL_ARG_DIFF_WEIGHTS, format},
                            {DNNL_ARG_DIFF_BIAS, d_.bias()}}),
-                     make_reorder(d_.engine, format, d_.canonical), memory(format, d_.engine)};
-      if (canonical_.size() == 0) {
-        canonical_ = Buffer(d_.canonical.get_size());
-        bias_ = Buffer(static_cast<std::size_t>(d_.geometry.c_out) * sizeof(float));
-      }
+                     Form(d_, d_.source, format)};
       return batch_tasks_.emplace(n, std::move(task)).first->second;
     });
   }
@@ -210,7 +284,8 @@ class OneDnnConv2d final : public Conv2d {
   Descriptions d_;
   Task forward_, backward_data_;
   std::map<std::int64_t, BatchTask> batch_tasks_;  // by number of samples; few occur
-  Buffer sample_, canonical_, bias_;
+  Staging input_, output_;
+  Buffer bias_;  // of y's padded channels
 };
 
 }  // namespace

@@ -112,23 +112,27 @@ class CpuElementwise final : public Elementwise {
   }
 
   void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const override {
-    const Shape& shape = x.shape.rank() >= y.shape.rank() ? x.shape : y.shape;
-    const Panels from = panels_as(x, shape), to = panels_as(y, shape);
-    for (std::int64_t n = s.begin; n < s.end; ++n) {
-      const float* in = x.sample(n);
-      float* out = y.sample(n);
-      for_each_channel(to, [&](std::int64_t c, std::int64_t at, std::int64_t stride) {
-        const float* value = in + from.offset(c, 0);
-        for (std::int64_t i = 0; i < to.positions; ++i, at += stride, value += from.width) {
-          out[at] = accumulate ? out[at] + *value : *value;
-        }
-      });
-    }
-    if (!accumulate) clear_padding(y, s);
+    cpu::reorder(x, y, s, accumulate);
   }
 };
 
 }  // namespace
+
+void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) {
+  const Shape& shape = x.shape.rank() >= y.shape.rank() ? x.shape : y.shape;
+  const Panels from = panels_as(x, shape), to = panels_as(y, shape);
+  for (std::int64_t n = s.begin; n < s.end; ++n) {
+    const float* in = x.sample(n);
+    float* out = y.sample(n);
+    for_each_channel(to, [&](std::int64_t c, std::int64_t at, std::int64_t stride) {
+      const float* value = in + from.offset(c, 0);
+      for (std::int64_t i = 0; i < to.positions; ++i, at += stride, value += from.width) {
+        out[at] = accumulate ? out[at] + *value : *value;
+      }
+    });
+  }
+  if (!accumulate) clear_padding(y, s);
+}
 
 std::unique_ptr<Elementwise> make_elementwise() {
   return std::make_unique<CpuElementwise>();

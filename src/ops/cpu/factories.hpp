@@ -16,6 +16,9 @@ std::unique_ptr<Conv2d> make_conv2d(const Conv2dGeometry& g);
 std::unique_ptr<Linear> make_linear(std::int64_t in, std::int64_t out, bool bias);
 std::unique_ptr<Pool> make_pool(const PoolGeometry& g);
 
+/// As Elementwise::reorder.
+void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate);
+
 /// The layout that oneDNN's convolutions are fastest in on this machine.
 Layout preferred_layout(std::int64_t channels);
 /// "oneDNN 2.6.3"

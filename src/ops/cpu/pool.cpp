@@ -12,8 +12,8 @@ class OneDnnPool final : public Pool {
  public:
   explicit OneDnnPool(const PoolGeometry& g)
       : layout_(preferred_layout(g.c)),
-        input_(activation_desc(1, g.c, g.h_in, g.w_in, layout_)),
-        output_(activation_desc(1, g.c, g.h_out, g.w_out, layout_)) {
+        input_(activation_desc(1, padded_channels(g), g.h_in, g.w_in, layout_)),
+        output_(activation_desc(1, padded_channels(g), g.h_out, g.w_out, layout_)) {
     make_with_onednn("a pooling over " + std::to_string(g.kernel) + "x" + std::to_string(g.kernel), [&] {
       make_tasks(g);
       return 0;
@@ -49,6 +49,12 @@ class OneDnnPool final : public Pool {
   }
 
  private:
+  /// The zeros that pad the channels are pooled with the rest.
+  static std::int64_t padded_channels(const PoolGeometry& g) {
+    const std::int64_t block = block_of(preferred_layout(g.c));
+    return (g.c + block - 1) / block * block;
+  }
+
   void make_tasks(const PoolGeometry& g) {
     const auto algorithm =
         g.kind == PoolKind::max ? dnnl::algorithm::pooling_max : dnnl::algorithm::pooling_avg_include_padding;
