@@ -130,6 +130,21 @@ INSTANTIATE_TEST_SUITE_P(Shapes, PoolTest,
                                               g.kernel, g.stride, g.padding);
                          });
 
+TEST(Pool, MaximumOfAWindowWithNanIsNan) {
+  const auto backend = ops::make_cpu_backend();
+  for (const std::int64_t c : {3, 6, 16}) {
+    const auto pool = backend->pool({ops::PoolKind::max, c, 4, 6, 2, 3, 2, 2, 0});
+    Array x(Shape{2, c, 4, 6}, backend->preferred_layout(c)), y(Shape{2, c, 2, 3}, backend->preferred_layout(c));
+    x.fill(1);
+    x.set(1, c - 1, 9, std::numeric_limits<double>::quiet_NaN());  // row 1, column 3: the second window
+    std::vector<std::uint8_t> workspace(static_cast<std::size_t>(2 * pool->workspace_bytes_per_sample()));
+    pool->forward(x, y, workspace.data(), {0, 2});
+    y.for_each([&](auto n, auto channel, auto i) {
+      EXPECT_EQ(std::isnan(y.get(n, channel, i)), n == 1 && channel == c - 1 && i == 1);
+    });
+  }
+}
+
 TEST(Pool, RefusesAnotherLayout) {
   const auto backend = ops::make_cpu_backend();
   const auto pool = backend->pool({ops::PoolKind::average, 16, 4, 4, 2, 2, 2, 2, 0});

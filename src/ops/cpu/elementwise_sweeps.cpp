@@ -85,6 +85,15 @@ void add_arrays(const float* a, const float* b, float* y, std::int64_t count) {
                          HWY_ATTR { io.store(hn::Add(io.load(a + i), io.load(b + i)), y + i); });
 }
 
+bool any_nan(const float* x, std::int64_t count) {
+  auto sum = hn::Zero(kF32);  // NaN once one was met
+  for_vectors(count, [&](const auto& io, std::int64_t i) HWY_ATTR {
+    const auto v = io.load(x + i);
+    sum = hn::Add(sum, hn::IfThenElseZero(hn::IsNaN(v), v));
+  });
+  return !hn::AllFalse(kF32, hn::IsNaN(sum));
+}
+
 }  // namespace syncbn::ops::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -94,6 +103,7 @@ namespace syncbn::ops::cpu {
 HWY_EXPORT(activate);
 HWY_EXPORT(activate_backward);
 HWY_EXPORT(add_arrays);
+HWY_EXPORT(any_nan);
 
 void run(const ActivationSweep& s) {
   HWY_DYNAMIC_DISPATCH(activate)(s);
@@ -103,6 +113,10 @@ void run(const ActivationBackwardSweep& s) {
 }
 void add(const float* a, const float* b, float* y, std::int64_t count) {
   HWY_DYNAMIC_DISPATCH(add_arrays)(a, b, y, count);
+}
+
+bool contains_nan(const float* x, std::int64_t count) {
+  return HWY_DYNAMIC_DISPATCH(any_nan)(x, count);
 }
 
 }  // namespace syncbn::ops::cpu

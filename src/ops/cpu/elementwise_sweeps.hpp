@@ -31,4 +31,6 @@ void run(const ActivationBackwardSweep& s);
 /// y = a + b; y may be a or b.
 void add(const float* a, const float* b, float* y, std::int64_t count);
 
+bool contains_nan(const float* x, std::int64_t count);
+
 }  // namespace syncbn::ops::cpu

@@ -1,6 +1,10 @@
+#include <algorithm>
+#include <cmath>
+
 #include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
 #include "ops/cpu/onednn.hpp"
+#include "ops/cpu/panels.hpp"
 
 namespace syncbn::ops::cpu {
 namespace {
@@ -11,7 +15,8 @@ using dnnl::memory;
 class OneDnnPool final : public Pool {
  public:
   explicit OneDnnPool(const PoolGeometry& g)
-      : layout_(preferred_layout(g.c)),
+      : geometry_(g),
+        layout_(preferred_layout(g.c)),
         input_(activation_desc(1, padded_channels(g), g.h_in, g.w_in, layout_)),
         output_(activation_desc(1, padded_channels(g), g.h_out, g.w_out, layout_)) {
     make_with_onednn("a pooling over " + std::to_string(g.kernel) + "x" + std::to_string(g.kernel), [&] {
@@ -30,6 +35,7 @@ class OneDnnPool final : public Pool {
       forward_.set(DNNL_ARG_DST, y.sample(i));
       if (workspace_bytes_ > 0) forward_.set(DNNL_ARG_WORKSPACE, workspace + i * workspace_bytes_);
       forward_.run();
+      if (geometry_.kind == PoolKind::max && contains_nan(x.sample(i), x.sample_stride())) spread_nan(x, y, i);
     }
   }
 
@@ -55,6 +61,23 @@ class OneDnnPool final : public Pool {
     return (g.c + block - 1) / block * block;
   }
 
+  /// oneDNN's maximum passes over NaN, which would hide that a computation has gone wrong.
+  void spread_nan(const Tensor& x, const Tensor& y, std::int64_t sample) const {
+    const auto& g = geometry_;
+    const Panels from(x), to(y);
+    for (std::int64_t c = 0; c < g.c; ++c) {
+      for (std::int64_t i = 0; i < to.positions; ++i) {
+        const std::int64_t top = i / g.w_out * g.stride - g.padding, left = i % g.w_out * g.stride - g.padding;
+        for (std::int64_t h = std::max<std::int64_t>(top, 0); h < std::min(top + g.kernel, g.h_in); ++h) {
+          for (std::int64_t w = std::max<std::int64_t>(left, 0); w < std::min(left + g.kernel, g.w_in); ++w) {
+            const float value = x.sample(sample)[from.offset(c, h * g.w_in + w)];
+            if (std::isnan(value)) y.sample(sample)[to.offset(c, i)] = value;
+          }
+        }
+      }
+    }
+  }
+
   void make_tasks(const PoolGeometry& g) {
     const auto algorithm =
         g.kind == PoolKind::max ? dnnl::algorithm::pooling_max : dnnl::algorithm::pooling_avg_include_padding;
@@ -74,6 +97,7 @@ class OneDnnPool final : public Pool {
                      {{DNNL_ARG_DIFF_DST, output_}, {DNNL_ARG_DIFF_SRC, input_}, {DNNL_ARG_WORKSPACE, workspace}});
   }
 
+  PoolGeometry geometry_;
   Layout layout_;
   memory::desc input_, output_;
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
