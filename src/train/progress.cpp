@@ -76,7 +76,7 @@ void Progress::update(const ProgressState& state) {
   if (impl_->style.bar) {
     if (impl_->drawn_s < 0 || now - impl_->drawn_s >= kRedrawSeconds || state.done >= state.total) impl_->draw(now);
   } else if (impl_->pacer.due(now, state)) {
-    write_stderr(plain_line(state) + "\n");
+    write_stderr(plain_line(state, impl_->style.color) + "\n");
     impl_->printed = true;
   }
 }
@@ -91,7 +91,7 @@ void Progress::print(const std::string& line) {
 void Progress::finish() {
   if (!impl_->enabled) return;
   const std::scoped_lock lock(impl_->mutex);
-  if (impl_->any && !impl_->printed) write_stderr(impl_->cleared(plain_line(impl_->last) + "\n"));
+  if (impl_->any && !impl_->printed) write_stderr(impl_->cleared(plain_line(impl_->last, impl_->style.color) + "\n"));
   impl_->any = false;
   impl_->drawn_s = -1;
 }

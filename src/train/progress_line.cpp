@@ -9,6 +9,8 @@
 namespace syncbn {
 namespace {
 
+const std::string kBold = "\033[1m", kGreen = "\033[32m", kPlain = "\033[0m";
+
 double share_of(const ProgressState& state) {
   if (state.total <= 0) return 0;
   return std::clamp(static_cast<double>(state.done) / static_cast<double>(state.total), 0.0, 1.0);
@@ -57,8 +59,9 @@ std::string format_duration(double seconds) {
   return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
 }
 
-std::string plain_line(const ProgressState& state) {
-  return fmt::format("{} {}%{}", state.phase, percent(share_of(state)), joined(pieces_of(state), 7));
+std::string plain_line(const ProgressState& state, bool color) {
+  const std::string head = fmt::format("{} {}%", state.phase, percent(share_of(state)));
+  return (color ? kBold + head + kPlain : head) + joined(pieces_of(state), 7);
 }
 
 std::string bar_line(const ProgressState& state, int width, bool color) {
@@ -80,7 +83,7 @@ std::string bar_line(const ProgressState& state, int width, bool color) {
   if (full < cells) bar += '>';
   const std::string rest(static_cast<std::size_t>(cells) - bar.size(), ' ');
   if (!color) return head + "[" + bar + rest + "]" + tail;
-  return "\033[1m" + head + "\033[0m[\033[32m" + bar + "\033[0m" + rest + "]" + tail;
+  return kBold + head + kPlain + "[" + kGreen + bar + kPlain + rest + "]" + tail;
 }
 
 TerminalStyle terminal_style(bool is_terminal, const char* term, const char* no_color, const char* force_color) {

@@ -10,7 +10,7 @@ namespace syncbn {
 std::string format_duration(double seconds);
 
 /// A complete line for files and pipes.
-std::string plain_line(const ProgressState& state);
+std::string plain_line(const ProgressState& state, bool color);
 
 /// A line with a bar, at most `width` columns; details are dropped from the least important on when it is narrow.
 /// Colour codes take no columns.

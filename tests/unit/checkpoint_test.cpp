@@ -64,7 +64,7 @@ TEST(Checkpoint, SavingAStepAgainKeepsItAndItsMark) {
 TEST(Checkpoint, GoingBackDropsWhatIsNewer) {
   const TempDir dir;
   CheckpointStore store(dir.path(), 2, true);
-  for (const int step : {1, 2, 3}) store.save(training_state(step), false);
+  for (const int step : {1, 2, 3}) store.save(training_state(step), step == 3);
   spit(dir / "checkpoints/step-000000003/model.safetensors", "damaged");
   std::vector<std::string> refused;
   EXPECT_EQ(store.load_newest(&refused)->step, 2);
