@@ -97,15 +97,17 @@ TerminalStyle terminal_style(bool is_terminal, const char* term, const char* no_
 }
 
 bool PlainPacer::due(double now_s, const ProgressState& state) {
-  constexpr double kSeconds = 10, kShare = 0.1;
+  constexpr double kSeconds = 10, kShare = 0.1, kMinSeconds = 1;
   const double share = share_of(state);
   const bool complete = state.total > 0 && state.done >= state.total;
   // A phase that starts over (the next evaluation) counts as a new one.
   const bool starts = state.phase != phase_ || share < last_share_;
   const bool ends = complete && !finished_;
+  const double waited = now_s - last_s_;
   // The epsilon lets exact tenths through: 0.3 - 0.2 is below 0.1.
-  const bool moved = !finished_ && (now_s - last_s_ >= kSeconds || share - last_share_ >= kShare - 1e-9);
-  if (!starts && !ends && !moved) return false;
+  const bool moved = waited >= kMinSeconds && share - last_share_ >= kShare - 1e-9;
+  const bool due_now = !finished_ && (moved || waited >= kSeconds);
+  if (!starts && !ends && !due_now) return false;
   phase_ = state.phase;
   last_s_ = now_s;
   last_share_ = share;

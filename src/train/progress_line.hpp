@@ -24,7 +24,8 @@ struct TerminalStyle {
 /// Pointers are values of environment variables, null when unset. NO_COLOR wins over FORCE_COLOR.
 TerminalStyle terminal_style(bool is_terminal, const char* term, const char* no_color, const char* force_color);
 
-/// Decides when a plain line is due: at the start and end of a phase, and in between after 10 s or 10 % more.
+/// Decides when a plain line is due: at the start and end of a phase, and in between after 10 s or 10 % more (but
+/// not twice within a second, so that short phases do not flood a log).
 class PlainPacer {
  public:
   bool due(double now_s, const ProgressState& state);

@@ -129,7 +129,8 @@ int plain_lines(double seconds_per_step, std::int64_t total) {
 }
 
 TEST(Progress, PlainLinesArePaced) {
-  EXPECT_EQ(plain_lines(0.001, 1000), 11) << "a quick run: the first step, then every 10 %";
+  EXPECT_EQ(plain_lines(0.0005, 1000), 2) << "half a second: the first step and the last";
+  EXPECT_EQ(plain_lines(0.05, 1000), 11) << "a quick run: the first step, then every 10 %";
   EXPECT_EQ(plain_lines(1, 1000), 101) << "a slow run: the first step, then every 10 s";
   EXPECT_EQ(plain_lines(60, 5), 5);
 }
