@@ -16,15 +16,15 @@ constexpr const char* kComparison =
   torch's SyncBatchNorm (--sync-bn) ties the statistics to processes: the span is what the started GPUs hold. Here
   norm.group says how many workers share statistics, and workers are part of the experiment: 1 is what others call
   local, all is --sync-bn, numbers between are process groups, and none of them depends on how many ranks are started.
-  --dist-bn (timm) averages or copies the running statistics of local layers once an epoch, for evaluation only; the
-  gradients never see it. Here running statistics follow the shared batch statistics of every step; with several groups,
-  see norm.group in `syncbn train --help`.
+  --dist-bn (timm) averages or copies the running statistics of local layers once an epoch; it matters to evaluation
+  only, the gradients never see it. Here running statistics are the same on all workers after every step: those of the
+  shared batch statistics, averaged over the groups if there are several.
 )";
 
 std::string bytes_text(std::int64_t bytes) {
   const auto b = static_cast<double>(bytes);
   if (bytes < 10'000) return fmt::format("{} B", bytes);
-  if (bytes < 10'000'000) return fmt::format("{:.1f} KiB", b / 1024);
+  if (bytes < 1 << 20) return fmt::format("{:.1f} KiB", b / 1024);
   return fmt::format("{:.1f} MiB", b / (1 << 20));
 }
 

@@ -1,12 +1,14 @@
 #include "cli/launch.hpp"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 
 #include "cli/cores.hpp"
+#include "cli/log.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn::cli {
@@ -79,19 +81,22 @@ Job::Job() : launcher_(detect_launcher()), mpi_(start_mpi(launcher_)), plain_(ma
 
 std::string Job::on_rank_zero(const std::function<std::string()>& what) const {
   if (ranks() == 1) return what();
-  // One byte says whether it worked: '+' and the text, or the exit code.
+  // One byte says whether it worked: '+' and the text, or the exit code. The message is out before any other rank can
+  // leave, because mpirun ends all ranks when the first one does.
   if (first()) {
+    ExitCode code = ExitCode::failure;
     try {
       const std::string text = what();
       plain_.broadcast("+" + text);
       return text;
     } catch (const Error& e) {
-      plain_.broadcast(std::string(1, static_cast<char>(e.code())));
-      throw;
-    } catch (...) {
-      plain_.broadcast(std::string(1, static_cast<char>(ExitCode::failure)));
-      throw;
+      code = e.code();
+      spdlog::error(e.what());
+    } catch (const std::exception& e) {
+      spdlog::error(e.what());
     }
+    plain_.broadcast(std::string(1, static_cast<char>(code)));
+    throw ReportedByRankZero(code);
   }
   const std::string answer = plain_.broadcast("");
   if (!answer.starts_with('+')) throw ReportedByRankZero(static_cast<ExitCode>(answer.at(0)));
@@ -144,6 +149,7 @@ void run_guarded(const World& world, const std::function<void()>& work) {
   try {
     work();
   } catch (const std::exception& e) {
+    record_failure(e.what());
     if (world.ranks() == 1) throw;
     const auto* error = dynamic_cast<const Error*>(&e);
     world.abort(e.what(), error == nullptr ? ExitCode::failure : error->code());

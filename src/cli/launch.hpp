@@ -35,7 +35,8 @@ class Job {
   bool first() const { return rank() == 0; }
   const std::vector<std::string>& hosts() const { return plain_.hosts(); }
 
-  /// Runs `what` on rank 0 and hands its text to all; what it throws there ends all ranks. Collective over ranks.
+  /// Runs `what` on rank 0 and hands its text to all. What it throws there is reported, and all ranks leave. Collective
+  /// over ranks.
   std::string on_rank_zero(const std::function<std::string()>& what) const;
   /// Reads the configuration on rank 0; `workers: auto` is resolved. Collective over ranks.
   Config load(const std::function<Config()>& read) const;

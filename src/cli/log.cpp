@@ -52,7 +52,16 @@ void start_logging(int rank, bool all_ranks) {
 void log_to_run_directory(int rank, const std::string& run_dir) {
   auto sink = std::make_shared<RunDirectorySink>(run_dir, rank == 0 ? "log.txt" : fmt::format("log.rank{}.txt", rank));
   sink->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l: %v");
-  spdlog::default_logger()->sinks().push_back(std::move(sink));
+  spdlog::default_logger()->sinks().push_back(sink);
+  spdlog::register_logger(std::make_shared<spdlog::logger>("run", sink));
+}
+
+void record_failure(const std::string& message) {
+  if (const auto run = spdlog::get("run")) run->error(message);
+}
+
+void finish_logging() {
+  if (const auto run = spdlog::get("run")) run->flush();
 }
 
 }  // namespace syncbn::cli

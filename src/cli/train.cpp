@@ -13,10 +13,13 @@
 namespace syncbn::cli {
 namespace {
 
-/// Whether the run directory is ours to write logs into; if not, train() refuses it.
-bool may_write(const std::string& run_dir, bool resume) {
+/// Creating the directory fails as well if it is in use; here the refusal comes before any other work.
+void require_free(const std::string& run_dir) {
   std::error_code error;
-  return resume || !std::filesystem::exists(run_dir, error) || std::filesystem::is_empty(run_dir, error);
+  if (!std::filesystem::exists(run_dir, error) || std::filesystem::is_empty(run_dir, error)) return;
+  throw Error(
+      fmt::format("{} is not empty; add --resume to go on with the run in it, or choose another output.dir", run_dir),
+      ExitCode::usage);
 }
 
 void print_result(const TrainResult& result, const std::string& run_dir) {
@@ -38,25 +41,22 @@ ExitCode run_train(const TrainOptions& options) {
   request.config = job.load([&] {
     Config config = load_config(options.config, options.overrides);
     config.output.dir = run_path(config, options.config);
+    if (!options.resume) require_free(config.output.dir);
     return config;
   });
   request.run_dir = request.config.output.dir;
   request.resume = options.resume;
   request.overrides = options.overrides;
   request.command = options.command;
-
-  const bool ours =
-      job.on_rank_zero([&] { return may_write(request.run_dir, options.resume) ? "yes" : "no"; }) == "yes";
-  if (ours) {
-    log_to_run_directory(job.rank(), request.run_dir);
-    report_crashes(job.rank(), request.run_dir);
-  }
+  log_to_run_directory(job.rank(), request.run_dir);
+  report_crashes(job.rank(), request.run_dir);
   stop_on_signals();
 
   World world = job.make_world(request.config);
   spdlog::info(sizes_line(request.config, world.ranks(), world.threads()));
   TrainResult result;
   run_guarded(world, [&] { result = train(world, request); });
+  finish_logging();
   if (result.stopped) {
     spdlog::info("stopped by a signal after a checkpoint at step {}; the same command with --resume goes on",
                  result.steps);

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <yaml-cpp/yaml.h>
 
 #include "syncbn/train/config.hpp"
@@ -83,7 +84,11 @@ const std::vector<KeyHelp>& config_keys() {
     for (const Key<Config>& key : config_schema()) {
       std::string value = value_text(key.rule, key.field(defaults));
       if (value.empty()) value = "\"\"";
-      list.push_back({key.name, value, key.meaning});
+      std::string meaning = key.meaning;
+      if (key.rule.form == Form::word && key.rule.words.size() > 1) {
+        meaning += fmt::format(": {}", fmt::join(key.rule.words, ", "));
+      }
+      list.push_back({key.name, value, meaning});
     }
     return list;
   }();
