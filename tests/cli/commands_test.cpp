@@ -1,0 +1,161 @@
+// Commands that need neither data nor training.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "cli/program.hpp"
+
+namespace syncbn::test {
+namespace {
+
+using testing::Test;
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// One line on stderr, nothing on stdout, the given exit code.
+void expect_refusal(const Outcome& outcome, int code, const std::string& line) {
+  EXPECT_EQ(outcome.code, code) << outcome.err;
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(outcome.err, line + "\n");
+}
+
+TEST(Cli, RefusesUnknownWordsWithTheNearestOne) {
+  const Sandbox s;
+  expect_refusal(s.syncbn({"trian"}), 2, "syncbn: unknown command 'trian'; did you mean 'train'? (see syncbn --help)");
+  expect_refusal(s.syncbn({"data", "gte"}), 2,
+                 "syncbn: unknown command 'gte'; did you mean 'get'? (see syncbn data --help)");
+  expect_refusal(s.syncbn({"train", "quickstart", "--resum"}), 2,
+                 "syncbn: unknown option '--resum'; did you mean '--resume'? (see syncbn train --help)");
+  expect_refusal(s.syncbn({}), 2, "syncbn: A subcommand is required (see syncbn --help)");
+  expect_refusal(s.syncbn({"train"}), 2, "syncbn: CONFIG is required (see syncbn train --help)");
+  expect_refusal(s.syncbn({"data", "check", "mnits"}), 2, "syncbn: unknown data set 'mnits'; did you mean 'mnist'?");
+}
+
+TEST(Cli, RefusesBadConfigurationsAndOverrides) {
+  const Sandbox s;
+  s.write("mine.yaml", "seed: 1\nnorm:\n  grup: all\n");
+  expect_refusal(s.syncbn({"train", "mine.yaml"}), 2,
+                 "syncbn: mine.yaml:3: unknown key 'norm.grup'; did you mean 'norm.group'?");
+  expect_refusal(s.syncbn({"train", "quickstart", "norm.grup=1"}), 2,
+                 "syncbn: command line: unknown key 'norm.grup'; did you mean 'norm.group'?");
+  expect_refusal(s.syncbn({"explain", "quickstart", "norm.group=3"}), 2,
+                 "syncbn: command line: norm.group: 3 does not divide workers = 8; possible are 1, 2, 4, 8");
+  expect_refusal(s.syncbn({"train", "quickstart", "overlap=yes"}), 2,
+                 "syncbn: command line: overlap: expected true or false, got 'yes'");
+  expect_refusal(
+      s.syncbn({"train", "quickstrat"}), 2,
+      "syncbn: quickstrat: no such file, nor a shipped configuration of this name; did you mean 'quickstart'?");
+}
+
+TEST(Cli, EveryHelpEndsInExamplesAndGoesToStdout) {
+  const Sandbox s;
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{},
+                                                                                       {"train"},
+                                                                                       {"eval"},
+                                                                                       {"explain"},
+                                                                                       {"doctor"},
+                                                                                       {"data"},
+                                                                                       {"data", "list"},
+                                                                                       {"data", "get"},
+                                                                                       {"data", "check"},
+                                                                                       {"configs"},
+                                                                                       {"configs", "list"},
+                                                                                       {"configs", "show"},
+                                                                                       {"configs", "copy"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back("--help");
+    const Outcome help = s.syncbn(arguments);
+    EXPECT_EQ(help.code, 0);
+    EXPECT_TRUE(contains(help.out, "Examples:\n")) << help.out;
+    EXPECT_EQ(help.err, "");
+  }
+  const Outcome train = s.syncbn({"train", "--help"});
+  for (const char* part : {"norm.group (all)", "checkpoint.every (epoch)", "optimizer.lr (0.1)", "75 stopped"}) {
+    EXPECT_TRUE(contains(train.out, part)) << part;
+  }
+  EXPECT_TRUE(contains(s.syncbn({"--version"}).out, "syncbn "));
+}
+
+TEST(Cli, ExplainsKnownNetworks) {
+  const Sandbox s;
+  const Outcome o = s.syncbn({"explain", "cifar10_resnet20", "--ranks", "2"});
+  EXPECT_EQ(o.code, 0);
+  EXPECT_EQ(o.err, "");
+  for (const char* part :
+       {"layer1.0.bn1", "layer2.0.downsample.0", "64 x 8 x 8", "parameters             272474", "8 workers on 2 ranks",
+        "global batch 128", "bn_span 128", "statistics, forward    21 messages, 12.4 KiB", "--sync-bn"}) {
+    EXPECT_TRUE(contains(o.out, part)) << part << " is not in\n" << o.out;
+  }
+  EXPECT_TRUE(contains(s.syncbn({"explain", "cifar10_resnet20", "norm.group=1"}).out, "statistics, forward    none"));
+  expect_refusal(s.syncbn({"explain", "quickstart", "--ranks", "9"}), 2,
+                 "syncbn: 8 workers cannot be spread over 9 ranks; every rank hosts at least one worker");
+}
+
+TEST(Cli, ListsShowsAndCopiesConfigurations) {
+  const Sandbox s;
+  EXPECT_TRUE(contains(s.syncbn({"configs", "list"}).out, "quickstart"));
+  const Outcome show = s.syncbn({"configs", "show", "quickstart"});
+  EXPECT_TRUE(contains(show.out, "workers: 8"));
+  EXPECT_EQ(s.syncbn({"configs", "copy", "quickstart"}).code, 0);
+  EXPECT_EQ(s.read("quickstart.yaml"), show.out);
+  EXPECT_EQ(s.syncbn({"configs", "copy", "quickstart", "mine.yaml"}).code, 0);
+  EXPECT_EQ(s.syncbn({"explain", "mine.yaml"}).code, 0);
+  s.write("quickstart.yaml", "mine");
+  expect_refusal(s.syncbn({"configs", "copy", "quickstart"}), 2,
+                 "syncbn: quickstart.yaml exists already; name another file");
+  EXPECT_EQ(s.read("quickstart.yaml"), "mine");
+  expect_refusal(s.syncbn({"configs", "show", "quickstrat"}), 2,
+                 "syncbn: no shipped configuration 'quickstrat'; did you mean 'quickstart'?");
+}
+
+TEST(Cli, ListsAndChecksDataSets) {
+  const Sandbox s;
+  const Outcome list = s.syncbn({"data", "list"});
+  EXPECT_EQ(list.code, 0);
+  for (const char* kind : {"mnist", "fashion-mnist", "cifar10", "cifar100", "builtin"}) {
+    EXPECT_TRUE(contains(list.out, kind)) << kind;
+  }
+  EXPECT_EQ(s.syncbn({"data", "check"}).code, 0);  // nothing here, nothing wrong
+  const Outcome missing = s.syncbn({"data", "check", "mnist"});
+  EXPECT_EQ(missing.code, 65);
+  EXPECT_TRUE(contains(missing.out, "missing"));
+  std::filesystem::create_directories(s.file("sets/mnist"));
+  s.write("sets/mnist/train-labels-idx1-ubyte.gz", "not a label");
+  const Outcome altered = s.syncbn({"data", "check", "--path", "sets"});
+  EXPECT_EQ(altered.code, 65);
+  EXPECT_TRUE(contains(altered.out, "altered")) << altered.out;
+}
+
+TEST(Cli, DoctorTellsWhatIsThere) {
+  const Sandbox s;
+  const Outcome o = s.syncbn({"doctor"});
+  EXPECT_EQ(o.code, 0) << o.err;
+  for (const char* part : {"Open MPI", "no launcher", "cores", "oneDNN", "GPUs", "data root", "264 B"}) {
+    EXPECT_TRUE(contains(o.out, part)) << part << " is not in\n" << o.out;
+  }
+}
+
+TEST(Cli, StopsWhenMpiDoesNotSeeTheRanksOfTheLauncher) {
+  const Sandbox s;
+  const Outcome o = s.syncbn({"doctor"}, {"SLURM_STEP_NUM_TASKS=4", "SLURM_PROCID=0"});
+  EXPECT_EQ(o.code, 69) << o.err;
+  EXPECT_TRUE(contains(o.err, "srun --mpi=pmix -n 4 syncbn")) << o.err;
+  // The other ranks of the same mistake leave without repeating it.
+  const Outcome second = s.syncbn({"doctor"}, {"SLURM_STEP_NUM_TASKS=4", "SLURM_PROCID=1"});
+  EXPECT_EQ(second.code, 69);
+  EXPECT_EQ(second.err, "");
+}
+
+TEST(Cli, ReportsThatOutputCannotBeWritten) {
+  const Sandbox s;
+  s.write("full.sh", "exec \"$1\" configs show quickstart > /dev/full\n");
+  const Outcome o = s.shell("full.sh");
+  EXPECT_EQ(o.code, 1);
+  EXPECT_EQ(o.err, "syncbn: cannot write to standard output\n");
+}
+
+}  // namespace
+}  // namespace syncbn::test

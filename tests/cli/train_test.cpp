@@ -1,0 +1,139 @@
+// Trainings of a few steps through the program, alone and under mpirun.
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "cli/program.hpp"
+
+namespace syncbn::test {
+namespace {
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// A configuration that trains in a second; three workers, the last batch uneven.
+constexpr const char* kTiny = R"(
+seed: 3
+workers: 3
+batch_per_worker: 4
+data: {kind: builtin, train_limit: 100, test_limit: 50}
+model:
+  name: layers
+  layers:
+    - {type: conv2d, out: 8, kernel: 3, stride: 2, bias: false}
+    - {type: batch_norm}
+    - {type: relu}
+    - {type: global_avg_pool}
+    - {type: linear, out: 10}
+train: {epochs: 2, log_every: 1}
+)";
+
+TEST(CliTrain, LeavesACompleteRunDirectory) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const Outcome o = s.syncbn({"train", "tiny.yaml", "optimizer.lr=0.05"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.out, "test_accuracy")) << o.out;
+  EXPECT_TRUE(contains(o.err, "syncbn: 3 workers on 1 rank")) << o.err;
+  EXPECT_TRUE(contains(o.err, "global batch 12, bn_span 12")) << o.err;
+  for (const char* name : {"config.yaml", "overrides.txt", "command.txt", "environment.json", "log.txt",
+                           "metrics.jsonl", "summary.json", "final.safetensors"}) {
+    EXPECT_TRUE(std::filesystem::exists(s.file("runs/tiny") / name)) << name;
+  }
+  EXPECT_TRUE(contains(s.read("runs/tiny/log.txt"), "3 workers on 1 rank"));
+
+  const Outcome again = s.syncbn({"train", "tiny.yaml"});
+  EXPECT_EQ(again.code, 2);
+  EXPECT_EQ(again.err,
+            "syncbn: runs/tiny is not empty; add --resume to go on with the run in it, or choose another output.dir\n");
+
+  // The stored configuration, command and all, gives the same run.
+  ASSERT_EQ(s.syncbn({"train", "runs/tiny/config.yaml", "--output", "again"}).code, 0);
+  EXPECT_EQ(s.read("again/final.safetensors"), s.read("runs/tiny/final.safetensors"));
+
+  const Outcome eval = s.syncbn({"eval", "runs/tiny"});
+  EXPECT_EQ(eval.code, 0) << eval.err;
+  EXPECT_TRUE(contains(eval.out, "samples   50")) << eval.out;
+}
+
+TEST(CliTrain, AnyNumberOfRanksGivesTheSameWeights) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  ASSERT_EQ(s.syncbn({"train", "tiny.yaml", "output.dir=alone"}).code, 0);
+  for (const int ranks : {1, 2, 3}) {
+    const std::string dir = "ranks" + std::to_string(ranks);
+    const Outcome o = s.mpirun(ranks, {"train", "tiny.yaml", "output.dir=" + dir});
+    ASSERT_EQ(o.code, 0) << o.err;
+    EXPECT_TRUE(contains(o.err, "3 workers on " + std::to_string(ranks) + " rank")) << o.err;
+    EXPECT_EQ(s.read(dir + "/final.safetensors"), s.read("alone/final.safetensors")) << ranks << " ranks";
+  }
+  const Outcome eval = s.mpirun(2, {"eval", "ranks2", "--split", "train"});
+  EXPECT_EQ(eval.code, 0) << eval.err;
+  EXPECT_TRUE(contains(eval.out, "samples   100")) << eval.out;
+}
+
+TEST(CliTrain, UnderMpirunOneRankSpeaks) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const auto count = [](const std::string& text, const std::string& part) {
+    int n = 0;
+    for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
+    return n;
+  };
+  const Outcome unknown = s.mpirun(3, {"train", "tiny.yaml", "norm.grup=1"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_EQ(count(unknown.err, "syncbn: "), 1) << unknown.err;
+  EXPECT_TRUE(contains(unknown.err, "did you mean 'norm.group'?")) << unknown.err;
+
+  const Outcome many = s.mpirun(4, {"train", "tiny.yaml"});
+  EXPECT_EQ(many.code, 2);
+  EXPECT_TRUE(contains(many.err, "workers = 3 but 4 ranks were started")) << many.err;
+
+  const Outcome doctor = s.mpirun(2, {"doctor"});
+  EXPECT_EQ(doctor.code, 0) << doctor.err;
+  EXPECT_EQ(count(doctor.out, "MPI_THREAD_MULTIPLE granted"), 1) << doctor.out;
+
+  const Outcome all = s.mpirun(2, {"train", "tiny.yaml", "train.steps=2", "--log-ranks"});
+  EXPECT_EQ(all.code, 0) << all.err;
+  EXPECT_TRUE(contains(all.err, "syncbn: rank 1: 3 workers")) << all.err;
+  EXPECT_TRUE(contains(s.read("runs/tiny/log.rank1.txt"), "3 workers on 2 ranks"));
+}
+
+TEST(CliTrain, SignalsSaveAndResumeGoesOn) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const std::vector<std::string> base = {"train", "tiny.yaml", "train.steps=4000", "train.eval_every=0"};
+  for (const int signal : {SIGTERM, SIGUSR1}) {
+    std::vector<std::string> command = base;
+    command.push_back("output.dir=stopped" + std::to_string(signal));
+    const std::string dir = "stopped" + std::to_string(signal);
+    const Outcome o = s.signalled(command, dir + "/metrics.jsonl", signal);
+    EXPECT_EQ(o.code, 75) << o.err;
+    EXPECT_TRUE(contains(o.err, "--resume goes on")) << o.err;
+    EXPECT_FALSE(std::filesystem::exists(s.file(dir + "/final.safetensors")));
+  }
+}
+
+TEST(CliTrain, NamesWhatIsMissing) {
+  const Sandbox s;
+  const Outcome data = s.syncbn({"train", "mnist_lenet"});
+  EXPECT_EQ(data.code, 65) << data.err;
+  EXPECT_TRUE(contains(data.err, "syncbn data get mnist")) << data.err;
+  const Outcome weights = s.syncbn({"eval", "quickstart"});
+  EXPECT_EQ(weights.code, 2);
+  EXPECT_TRUE(contains(weights.err, "--weights FILE")) << weights.err;
+}
+
+TEST(CliTrain, ACrashLeavesABacktrace) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const Outcome o = s.signalled({"train", "tiny.yaml", "train.steps=100000"}, "runs/tiny/metrics.jsonl", SIGSEGV);
+  EXPECT_EQ(o.code, 128 + SIGSEGV);
+  EXPECT_TRUE(contains(o.err, "crashed: SIGSEGV; see runs/tiny/crash-rank0.txt")) << o.err;
+  EXPECT_TRUE(contains(s.read("runs/tiny/crash-rank0.txt"), "libsyncbn")) << s.read("runs/tiny/crash-rank0.txt");
+}
+
+}  // namespace
+}  // namespace syncbn::test
