@@ -8,8 +8,8 @@
 #include "cli/cores.hpp"
 #include "cli/find_data.hpp"
 #include "cli/launch.hpp"
-#include "ops/backend.hpp"
 #include "syncbn/data/download.hpp"
+#include "train/compute.hpp"
 
 namespace syncbn::cli {
 namespace {
@@ -92,7 +92,7 @@ ExitCode run_doctor() {
     line("MPI", mpi_text(job));
     line("launch", launch_text(job));
     line("cores", fmt::format("{} offered in all, {} on this host to rank 0", cores, allowed_cores().size()));
-    line("compute", ops::make_cpu_backend()->description());
+    line("compute", describe_compute());
     line("GPUs", "none: this build computes on the CPU");
     print_data();
     std::fflush(stdout);

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <stdexcept>
 #include <thread>
@@ -29,6 +30,11 @@ bool is_launcher_variable(const std::string& entry) {
     if (entry.starts_with(prefix)) return true;
   }
   return false;
+}
+
+std::vector<std::string> words_of(const std::string& text) {
+  std::istringstream in(text);
+  return {std::istream_iterator<std::string>(in), {}};
 }
 
 }  // namespace
@@ -81,7 +87,7 @@ Outcome Sandbox::mpirun(int ranks, const std::vector<std::string>& arguments) co
   std::vector<std::string> command = {"timeout",     "-k", "5", "100", SYNCBN_MPIRUN, "-n", std::to_string(ranks),
                                       SYNCBN_PROGRAM};
   command.insert(command.end(), arguments.begin(), arguments.end());
-  return finish(start(command, {}));
+  return finish(start(command, words_of(SYNCBN_MPI_ENVIRONMENT)));
 }
 
 Outcome Sandbox::shell(const std::string& script) const {

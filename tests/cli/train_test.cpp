@@ -101,18 +101,24 @@ TEST(CliTrain, UnderMpirunOneRankSpeaks) {
   EXPECT_TRUE(contains(s.read("runs/tiny/log.rank1.txt"), "3 workers on 2 ranks"));
 }
 
-TEST(CliTrain, SignalsSaveAndResumeGoesOn) {
+TEST(CliTrain, StoppedBySignalAndResumedItEndsAsIfUndisturbed) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);
-  const std::vector<std::string> base = {"train", "tiny.yaml", "train.steps=4000", "train.eval_every=0"};
+  const auto command = [](const std::string& dir) {
+    return std::vector<std::string>{"train", "tiny.yaml", "train.steps=200", "output.dir=" + dir};
+  };
+  ASSERT_EQ(s.syncbn(command("whole")).code, 0);
   for (const int signal : {SIGTERM, SIGUSR1}) {
-    std::vector<std::string> command = base;
-    command.push_back("output.dir=stopped" + std::to_string(signal));
     const std::string dir = "stopped" + std::to_string(signal);
-    const Outcome o = s.signalled(command, dir + "/metrics.jsonl", signal);
-    EXPECT_EQ(o.code, 75) << o.err;
-    EXPECT_TRUE(contains(o.err, "--resume goes on")) << o.err;
-    EXPECT_FALSE(std::filesystem::exists(s.file(dir + "/final.safetensors")));
+    const Outcome stopped = s.signalled(command(dir), dir + "/metrics.jsonl", signal);
+    EXPECT_EQ(stopped.code, 75) << stopped.err;
+    EXPECT_TRUE(contains(stopped.err, "--resume goes on")) << stopped.err;
+    EXPECT_FALSE(std::filesystem::exists(s.file(dir) / "final.safetensors"));
+    std::vector<std::string> resume = command(dir);
+    resume.push_back("--resume");
+    const Outcome resumed = s.mpirun(2, resume);
+    EXPECT_EQ(resumed.code, 0) << resumed.err;
+    EXPECT_EQ(s.read(dir + "/final.safetensors"), s.read("whole/final.safetensors"));
   }
 }
 

@@ -1,0 +1,33 @@
+# fish completion for syncbn; names of configurations and keys come from the program itself.
+
+function __syncbn_configs
+    syncbn configs list 2>/dev/null | string replace -r '  +' \t
+end
+
+function __syncbn_keys
+    syncbn train --help 2>/dev/null | string replace -rf '^  ([a-z][a-z0-9_.]*) \(.*?\)  +(.*)$' '$1=\t$2'
+end
+
+set -l runs train eval explain
+complete -c syncbn -f
+complete -c syncbn -n __fish_use_subcommand -a train -d 'Train as a configuration says'
+complete -c syncbn -n __fish_use_subcommand -a eval -d 'Accuracy and loss of stored weights'
+complete -c syncbn -n __fish_use_subcommand -a explain -d 'Show layers, sizes, memory and messages'
+complete -c syncbn -n __fish_use_subcommand -a doctor -d 'Show what this machine and this launch offer'
+complete -c syncbn -n __fish_use_subcommand -a data -d 'List, fetch and check the public data sets'
+complete -c syncbn -n __fish_use_subcommand -a configs -d 'List, show and copy the shipped configurations'
+complete -c syncbn -n __fish_use_subcommand -l version -d 'Print the version'
+complete -c syncbn -l help -d 'Options and examples'
+complete -c syncbn -n "__fish_seen_subcommand_from $runs; and test (count (commandline -opc)) -eq 2" -F -a '(__syncbn_configs)'
+complete -c syncbn -n "__fish_seen_subcommand_from $runs; and test (count (commandline -opc)) -gt 2" -a '(__syncbn_keys)'
+complete -c syncbn -n '__fish_seen_subcommand_from train' -l resume -d 'Go on from the newest checkpoint'
+complete -c syncbn -n '__fish_seen_subcommand_from train' -l output -r -F -d 'Run directory'
+complete -c syncbn -n '__fish_seen_subcommand_from train eval' -l log-ranks -d 'Show the messages of all ranks'
+complete -c syncbn -n '__fish_seen_subcommand_from eval' -l weights -r -F -d 'File or checkpoint'
+complete -c syncbn -n '__fish_seen_subcommand_from eval' -l split -x -a 'test train' -d 'Images'
+complete -c syncbn -n '__fish_seen_subcommand_from explain' -l ranks -x -d 'MPI ranks'
+complete -c syncbn -n '__fish_seen_subcommand_from data; and not __fish_seen_subcommand_from list get check' -a 'list get check'
+complete -c syncbn -n '__fish_seen_subcommand_from get check' -a 'mnist fashion-mnist cifar10 cifar100'
+complete -c syncbn -n '__fish_seen_subcommand_from data' -l path -r -F -d 'Folder'
+complete -c syncbn -n '__fish_seen_subcommand_from configs; and not __fish_seen_subcommand_from list show copy' -a 'list show copy'
+complete -c syncbn -n '__fish_seen_subcommand_from show copy' -a '(__syncbn_configs)'

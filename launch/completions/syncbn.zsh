@@ -1,0 +1,46 @@
+#compdef syncbn
+# zsh completion for syncbn; names of configurations and keys come from the program itself.
+
+_syncbn_configs() {
+  local -a names
+  names=(${(f)"$(syncbn configs list 2> /dev/null | cut -d' ' -f1)"})
+  _describe 'shipped configuration' names
+}
+
+_syncbn_config_or_file() { _alternative 'configs:shipped configuration:_syncbn_configs' 'files:file:_files' }
+
+_syncbn_keys() {
+  local -a keys
+  keys=(${(f)"$(syncbn train --help 2> /dev/null | sed -n 's/^  \([a-z][a-z0-9_.]*\) (.*/\1/p')"})
+  compadd -S = -- $keys
+}
+
+_syncbn() {
+  local -a commands
+  commands=('train:Train as a configuration says' 'eval:Accuracy and loss of stored weights'
+    'explain:Show layers, sizes, memory and messages of a configuration'
+    'doctor:Show what this machine and this launch offer' 'data:List, fetch and check the public data sets'
+    'configs:List, show and copy the shipped configurations')
+  if ((CURRENT == 2)); then
+    _describe 'command' commands
+    return
+  fi
+  local command=$words[2]
+  shift words
+  ((CURRENT--))
+  case $command in
+    train)
+      _arguments '--resume[go on from the newest checkpoint]' '--output[run directory]:folder:_files -/' \
+        '--log-ranks[show the messages of all ranks]' '1:configuration:_syncbn_config_or_file' '*:key:_syncbn_keys'
+      ;;
+    eval)
+      _arguments '--weights[file or checkpoint]:file:_files' '--split[images]:split:(test train)' \
+        '--log-ranks[show the messages of all ranks]' '1:configuration or run:_syncbn_config_or_file' '*:key:_syncbn_keys'
+      ;;
+    explain) _arguments '--ranks[MPI ranks]:ranks:' '1:configuration:_syncbn_config_or_file' '*:key:_syncbn_keys' ;;
+    data) _arguments '1:action:(list get check)' '--path[folder]:folder:_files -/' '*:set:(mnist fashion-mnist cifar10 cifar100)' ;;
+    configs) _arguments '1:action:(list show copy)' '2:configuration:_syncbn_configs' '3:file:_files' ;;
+  esac
+}
+
+_syncbn "$@"
