@@ -4,4 +4,4 @@
 set -eu
 cd "$1"
 command -v shellcheck >/dev/null || { echo "skipped: no shellcheck (apt-get install shellcheck)"; exit 77; }
-grep -rlE '^#!.*(/| )(ba)?sh' launch tests | xargs shellcheck --external-sources
+grep -rlE '^#!.*(/| )(ba)?sh|^# shellcheck shell=' launch tests | xargs shellcheck --external-sources
