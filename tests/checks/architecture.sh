@@ -21,7 +21,7 @@ find include src tests launch cmake -type f \( -name '*.[ch]pp' -o -name '*.h' -
     may["study"] = " train nn optim data comm core "
     may["cli"] = " study train nn optim data comm core "
     max_lines = 400
-    # (A name ending in -inl.hpp is Highway's: included once per instruction set, so without #pragma once.)
+    # (A name ending in -inl.hpp is of Highway: included once per instruction set, so without #pragma once.)
     leftover = "(^|[^[:alnum:]_])(TO" "DO|FIX" "ME|X" "XX|HA" "CK)([^[:alnum:]_]|$)"
   }
 

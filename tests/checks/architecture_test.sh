@@ -27,6 +27,7 @@ expect '' src/comm/a.cpp '#include <mpi.h>'
 expect '' src/ops/cpu/a.cpp '#include <dnnl.hpp>' '#include <omp.h>' '#include <hwy/highway.h>' '#include <Eigen/Core>'
 expect '' src/nn/a.cpp '#include <Eigen/Core>'
 expect '' tests/distributed/main.cpp '#include <mpi.h>' '#include "nn/a.hpp"'
+expect '' src/ops/cpu/a-inl.hpp '#include <hwy/highway.h>'
 expect '' include/syncbn/nn/a.hpp '#pragma once' '#include <vector>' '#include "syncbn/core/tensor.hpp"'
 
 expect 'core must not include comm' src/core/a.cpp '#include "syncbn/comm/world.hpp"'
