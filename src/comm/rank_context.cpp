@@ -20,6 +20,7 @@ constexpr int kLocalChannel = 2;
 constexpr int kControlChannel = 3;
 constexpr int kFirstFreeChannel = 4;
 
+constexpr double kLetOthersSpeak_s = 2;
 constexpr double kYieldFor_s = 1e-3;
 constexpr auto kNap = std::chrono::microseconds(50);
 
@@ -194,7 +195,8 @@ std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<Wo
 }
 
 void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting) {
-  const Deadline deadline(context.timeout_s());
+  // A rank whose own worker is missing knows more, and times out first; what it announces is better than a rank's name.
+  const Deadline deadline(context.timeout_s() + std::min(kLetOthersSpeak_s, context.timeout_s() / 4));
   const auto poll = [&] {
     try {
       return link.poll();
