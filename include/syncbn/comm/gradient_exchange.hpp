@@ -30,7 +30,7 @@ class GradientExchange {
   GradientExchange& operator=(const GradientExchange&) = delete;
 
   /// Each worker, once per step before its first ready(): its flat gradient, which is used as scratch until wait()
-  /// returns.
+  /// returns. Other workers read it: its memory must outlive World::run, also when the worker throws.
   void begin(const Worker& worker, std::span<float> gradient, std::int64_t step);
   /// The worker will not write this bucket again in this step. Every bucket exactly once per step.
   void ready(const Worker& worker, int bucket);

@@ -86,6 +86,7 @@ class World {
   /// Runs `body` once for every local worker, each on its own thread (the caller's when there is just one), and returns
   /// when all are done. Collective over ranks. When one throws, the others leave their collectives with Aborted, and
   /// the first failure is rethrown here; the world is then unusable and the process should call abort().
+  /// A worker that does not come back within 5 s of a failure, stuck in its own code, makes run() call abort() itself.
   void run(const std::function<void(Worker&)>& body);
 
   /// Throws Error(usage) on every rank unless all ranks pass the same bytes; names the first differing rank. `what`
