@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <thread>
+
 #include "support/ops_support.hpp"
 
 namespace syncbn::testing {
@@ -137,6 +139,36 @@ TEST_P(Conv2dTest, RangesAndFreshKernelsGiveTheSameBits) {
   }
   EXPECT_TRUE(y.same_bytes(y_cut));
   EXPECT_TRUE(dx.same_bytes(dx_cut));
+}
+
+TEST_P(Conv2dTest, ThreadsThatWereNotPreparedComputeTheSameBits) {
+  Array x = input(kN), y = output(kN), y_other = output(kN);
+  x.fill(6);
+  std::vector<float> d_weight(weight.size()), d_weight_other(weight.size()), d_bias(bias.size());
+  conv->forward(x, *weights, bias.data(), y, {0, kN});
+  conv->backward_weights(x, y, kN, d_weight.data(), d_bias.data());
+  std::thread([&] {
+    const auto other = backend->conv2d(g);
+    other->forward(x, *weights, bias.data(), y_other, {0, kN});
+    other->backward_weights(x, y_other, kN, d_weight_other.data(), d_bias.data());
+  }).join();
+  EXPECT_TRUE(y.same_bytes(y_other));
+  EXPECT_EQ(d_weight, d_weight_other);
+}
+
+TEST_P(Conv2dTest, OtherLayoutsGiveTheSameBits) {
+  Array x = input(kN), y = output(kN), dx = input(kN);
+  x.fill(6);
+  conv->forward(x, *weights, bias.data(), y, {0, kN});
+  conv->backward_data(y, *weights, dx, {0, kN}, false);
+  for (const Layout layout : all_layouts()) {
+    Array x2(x.tensor().shape, layout), y2(y.tensor().shape, layout), dx2(x.tensor().shape, layout);
+    x2.fill(6);
+    conv->forward(x2, *weights, bias.data(), y2, {0, kN});
+    conv->backward_data(y2, *weights, dx2, {0, kN}, false);
+    y.for_each([&](auto n, auto c, auto i) { ASSERT_EQ(y.get(n, c, i), y2.get(n, c, i)); });
+    dx.for_each([&](auto n, auto c, auto i) { ASSERT_EQ(dx.get(n, c, i), dx2.get(n, c, i)); });
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Conv2dTest,
