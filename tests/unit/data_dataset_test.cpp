@@ -35,7 +35,11 @@ TEST(Dataset, RefusesWhatDoesNotFitTogether) {
   EXPECT_THROW(Dataset("x", 1, 2, 2, 2, Bytes(7), Bytes(2)), Error);
   EXPECT_THROW(Dataset("x", 0, 2, 2, 2, Bytes(0), Bytes(2)), Error);
   EXPECT_THROW(Dataset("x", 1, 2, 2, 0, Bytes(8), Bytes(2)), Error);
-  EXPECT_THAT(message_of(ExitCode::bad_data, [] { small({0, 3, 1}); }), HasSubstr("image 1 has label 3, expected 0 to 2"));
+  EXPECT_THAT(message_of(ExitCode::bad_data,
+                         [] {
+                           small({0, 3, 1});
+                         }),
+              HasSubstr("image 1 has label 3, expected 0 to 2"));
 }
 
 TEST(Dataset, FirstTakesAPrefix) {
@@ -112,7 +116,8 @@ TEST(OpenDataset, RefusesACountMismatch) {
   const TempFolder folder;
   folder.write("t10k-images-idx3-ubyte", idx_images(20, 3, 3));
   folder.write("t10k-labels-idx1-ubyte", idx_labels(21));
-  const auto message = message_of(ExitCode::bad_data, [&] { open_dataset("fashion-mnist", folder.str(), Split::test); });
+  const auto message =
+      message_of(ExitCode::bad_data, [&] { open_dataset("fashion-mnist", folder.str(), Split::test); });
   EXPECT_THAT(message, HasSubstr("20 images"));
   EXPECT_THAT(message, HasSubstr("21 labels"));
   EXPECT_THAT(message, HasSubstr("syncbn data get fashion-mnist"));

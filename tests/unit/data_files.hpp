@@ -53,9 +53,9 @@ inline Bytes read_file(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-inline Bytes gzip(const Bytes& plain) {
+inline Bytes gzip(const Bytes& plain, int level = 1) {
   z_stream stream{};
-  if (deflateInit2(&stream, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) throw std::bad_alloc();
+  if (deflateInit2(&stream, level, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) throw std::bad_alloc();
   Bytes packed(deflateBound(&stream, plain.size()));
   stream.next_in = const_cast<std::uint8_t*>(plain.data());
   stream.avail_in = static_cast<uInt>(plain.size());
@@ -86,7 +86,8 @@ inline void put_u32(Bytes& bytes, std::uint32_t value) {
 inline Bytes idx_images(std::uint32_t count, std::uint32_t height, std::uint32_t width) {
   Bytes bytes;
   for (const std::uint32_t v : {0x00000803u, count, height, width}) put_u32(bytes, v);
-  for (std::uint32_t i = 0; i < count * height * width; ++i) bytes.push_back(static_cast<std::uint8_t>(i * 7 + i / 256));
+  for (std::uint32_t i = 0; i < count * height * width; ++i)
+    bytes.push_back(static_cast<std::uint8_t>(i * 7 + i / 256));
   return bytes;
 }
 

@@ -23,7 +23,7 @@ struct Packing {
 };
 const std::vector<Packing>& packings() {
   static const std::vector<Packing> all = {{"", [](const Bytes& b) { return b; }},
-                                           {".gz", gzip},
+                                           {".gz", [](const Bytes& b) { return gzip(b); }},
                                            {".xz", [](const Bytes& b) { return xz(b); }}};
   return all;
 }
@@ -114,9 +114,16 @@ TEST(Idx, RefusesHeadersThatClaimTooMuchOrNothing) {
   struct Header {
     std::uint32_t count, height, width;
   };
-  for (const auto& [count, height, width] :
-       {Header{0, 28, 28}, {5, 0, 28}, {5, 28, 0}, {1'000'001, 1, 1}, {0xffffffff, 28, 28}, {1, 4097, 1}, {1, 1, 4097},
-        {1'000'000, 4096, 4096}, {0x80000000, 0x80000000, 0x80000000}, {1'000'000, 60, 60}}) {
+  for (const auto& [count, height, width] : {Header{0, 28, 28},
+                                             {5, 0, 28},
+                                             {5, 28, 0},
+                                             {1'000'001, 1, 1},
+                                             {0xffffffff, 28, 28},
+                                             {1, 4097, 1},
+                                             {1, 1, 4097},
+                                             {1'000'000, 4096, 4096},
+                                             {0x80000000, 0x80000000, 0x80000000},
+                                             {1'000'000, 60, 60}}) {
     Bytes bytes;
     for (const std::uint32_t v : {0x00000803u, count, height, width}) put_u32(bytes, v);
     bytes.resize(4096);
@@ -129,10 +136,11 @@ TEST(Idx, RefusesDecompressionBombs) {
   const TempFolder folder;
   Bytes bomb;
   for (const std::uint32_t v : {0x00000803u, 100'000u, 28u, 28u}) put_u32(bomb, v);
-  bomb.resize(16 + 100'000 * 28 * 28);  // 78 MB of zeros that pack to 0.4 MB and less
+  bomb.resize(16 + 100'000 * 28 * 28);  // 78 MB of zeros that pack to 76 KB and less
   for (const auto* suffix : {".gz", ".xz"}) {
-    const auto path = folder.write(std::string("images") + suffix, suffix[1] == 'g' ? gzip(bomb) : xz(bomb));
-    EXPECT_THAT(message_of(ExitCode::bad_data, [&] { read_idx_images(path, kRemedy); }), HasSubstr("unpacks to more than"));
+    const auto path = folder.write(std::string("images") + suffix, suffix[1] == 'g' ? gzip(bomb, 9) : xz(bomb));
+    EXPECT_THAT(message_of(ExitCode::bad_data, [&] { read_idx_images(path, kRemedy); }),
+                HasSubstr("unpacks to more than"));
   }
 }
 
@@ -158,27 +166,30 @@ TEST(Idx, SurvivesFlippedBits) {
   const Bytes plain = idx_images(3, 6, 5);
   for (const auto& [suffix, pack] : packings()) {
     const Bytes packed = pack(plain);
-    for (std::size_t bit = 0; bit < 8 * packed.size(); ++bit) {
+    for (std::size_t bit = 0; bit < 8 * packed.size(); bit += 3) {
       Bytes flipped = packed;
       flipped[bit / 8] ^= static_cast<std::uint8_t>(1u << bit % 8);
       const auto pixels = try_images(folder, "images" + suffix, flipped);
+      if (!pixels) continue;
+      EXPECT_EQ(pixels->size(), plain.size() - 16);
+      if (suffix.empty()) continue;
       // A packed file has checksums: what is accepted (a flipped time stamp, say) has the right content.
-      if (pixels && !suffix.empty()) EXPECT_EQ(*pixels, slice(plain, 16, plain.size())) << suffix << " bit " << bit;
-      if (pixels) EXPECT_EQ(pixels->size(), plain.size() - 16);
+      EXPECT_EQ(*pixels, slice(plain, 16, plain.size())) << suffix << " bit " << bit;
     }
   }
 }
 
 TEST(Idx, SurvivesRandomBytes) {
   const TempFolder folder;
-  for (std::uint64_t round = 0; round < 1500; ++round) {
+  for (std::uint64_t round = 0; round < 500; ++round) {
     Random random(1, Purpose::test, round);
     const auto& [suffix, pack] = packings()[random.below(3)];
     Bytes bytes(random.below(200));
     std::generate(bytes.begin(), bytes.end(), [&] { return static_cast<std::uint8_t>(random.next()); });
     // Most files get a good beginning, or nothing would go deeper than the magic number.
     const Bytes good = random.below(2) ? pack(idx_images(2, 2, 2)) : Bytes{0, 0, 8, 3, 0, 0};
-    if (random.below(4)) std::copy_n(good.begin(), std::min(good.size(), bytes.size()) * random.below(5) / 4, bytes.begin());
+    if (random.below(4))
+      std::copy_n(good.begin(), std::min(good.size(), bytes.size()) * random.below(5) / 4, bytes.begin());
     try_images(folder, "images" + suffix, bytes);
     const auto labels = folder.write("labels" + suffix, bytes);
     try {
@@ -194,7 +205,8 @@ Bytes cifar_records(std::size_t records, const Bytes& labels) {
   Bytes bytes;
   for (std::size_t r = 0; r < records; ++r) {
     bytes.insert(bytes.end(), labels.begin(), labels.end());
-    for (std::int64_t i = 0; i < kCifarPixels; ++i) bytes.push_back(static_cast<std::uint8_t>(r + static_cast<std::size_t>(i) % 251));
+    for (std::int64_t i = 0; i < kCifarPixels; ++i)
+      bytes.push_back(static_cast<std::uint8_t>(r + static_cast<std::size_t>(i) % 251));
   }
   return bytes;
 }
