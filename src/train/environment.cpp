@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <gnu/libc-version.h>
-#include <oneapi/dnnl/dnnl.h>
 #include <openssl/crypto.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -61,11 +60,6 @@ std::string processor() {
   return "unknown";
 }
 
-std::string dnnl_version_text() {
-  const dnnl_version_t* version = ::dnnl_version();
-  return fmt::format("{}.{}.{}", version->major, version->minor, version->patch);
-}
-
 }  // namespace
 
 std::string host_name() {
@@ -83,7 +77,6 @@ std::string environment_json() {
   json["cores"] = std::thread::hardware_concurrency();
   json["versions"] = {{"compiler", __VERSION__},
                       {"glibc", ::gnu_get_libc_version()},
-                      {"onednn", dnnl_version_text()},
                       {"eigen", fmt::format("{}.{}.{}", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION)},
                       {"openssl", OpenSSL_version(OPENSSL_VERSION_STRING)}};
   json["variables"] = variables();

@@ -75,8 +75,7 @@ void TrainingRun::open_directory(const TrainRequest& request) {
       directory_ = request.resume ? RunDirectory::resume(request.run_dir, yaml, experiment_yaml(request.config),
                                                          request.overrides, request.command)
                                   : RunDirectory::create(request.run_dir, yaml, request.overrides, request.command);
-      checkpoints_.emplace(directory_->path(), request.config.checkpoint.keep,
-                           request.config.checkpoint.keep_best);
+      checkpoints_.emplace(directory_->path(), request.config.checkpoint.keep, request.config.checkpoint.keep_best);
     } catch (const Error& e) {
       failure = e.what();
       code = e.code();

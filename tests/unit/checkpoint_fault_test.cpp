@@ -200,7 +200,9 @@ TEST(Checkpoint, DurableFilesReplaceOrStay) {
       }
       const std::string found = slurp(path);
       EXPECT_TRUE(found == old_text || found == new_text) << k << ": " << found;
-      if (!sticky) EXPECT_FALSE(std::filesystem::exists(path + ".tmp")) << k;
+      if (!sticky) {
+        EXPECT_FALSE(std::filesystem::exists(path + ".tmp")) << k;
+      }
       if (!files.failed()) break;
     }
   }

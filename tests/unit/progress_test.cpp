@@ -69,7 +69,9 @@ TEST(Progress, BarFitsEveryWidth) {
     for (int width = 0; width < 220; ++width) {
       const std::string line = bar_line(state, width, false);
       ASSERT_LE(line.size(), static_cast<std::size_t>(width));
-      if (width > 30) ASSERT_GE(line.size() + 30, last) << "a wider terminal shows less";
+      if (width > 30) {
+        ASSERT_GE(line.size() + 30, last) << "a wider terminal shows less";
+      }
       last = line.size();
     }
   }
