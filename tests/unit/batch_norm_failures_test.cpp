@@ -176,6 +176,7 @@ TEST(BatchNormCases, Case47NanReachesAll) {
         EXPECT_TRUE(std::isnan(outcome->dx[16])) << "dx";
         EXPECT_TRUE(std::isfinite(outcome->y[0])) << "another channel";
         EXPECT_FALSE(std::isfinite(outcome->running_mean[1])) << "running_mean";
+        EXPECT_FALSE(std::isfinite(outcome->running_var[1])) << "running_var";
       }
 
       World world = make_world(workers);
@@ -190,6 +191,7 @@ TEST(BatchNormCases, Case47NanReachesAll) {
         EXPECT_EQ(pass.local_finite(), worker.index() != culprit);
         pass.finish({}, {});
         EXPECT_FALSE(pass.finite()) << "every member knows";
+        EXPECT_TRUE(std::isnan(pass.var()[1]));
       });
     }
   }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "support/batch_norm_problem.hpp"
+#include "support/tree_oracle.hpp"
 #include "support/worlds.hpp"
 #include "syncbn/comm/gradient_exchange.hpp"
 
@@ -120,16 +121,18 @@ TEST(BatchNormCases, Case35RanksAndThreadsBitEqual) {
   }
 }
 
-// A tree of fixed shape: ((0 1) (2 3)) ((4 5) (6 7)). Sums whose value shows the order of their additions.
+// ((0 1) (2 3)) ((4 5) (6 7)), with values whose sum tells the order of the additions.
 TEST(BatchNormCases, Case35SumsFollowTheTreeOfWorkers) {
-  const std::vector<double> parts = {1e16, 1, -1e16, 1, 3, 1e16, 1, -1e16};
-  const double tree = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
-  World world = make_world(8);
-  world.run([&](Worker& worker) {
-    double sum = parts[static_cast<std::size_t>(worker.index())];
-    worker.group(8).all_reduce(std::span<double>(&sum, 1), Reduce::sum, {"order", 1});
-    EXPECT_EQ(sum, tree);
-  });
+  constexpr std::size_t kCount = 50;
+  for (const int workers : world_sizes()) {
+    World world = make_world(workers);
+    world.run([&](Worker& worker) {
+      std::vector<double> sums(kCount);
+      for (std::size_t i = 0; i < kCount; ++i) sums[i] = nasty<double>(worker.index(), i);
+      worker.group(workers).all_reduce(std::span<double>(sums), Reduce::sum, {"order", 1});
+      EXPECT_EQ(sums, tree_sum<double>(0, workers, kCount));
+    });
+  }
 }
 
 TEST(BatchNormCases, Case49OverlapOnAndOffBitEqual) {
