@@ -56,6 +56,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       total_gradient_(static_cast<std::size_t>(state_.flat_size()) * sizeof(float)),
       squares_(slots_.size()),
       loader_(experiment_.train_set, loader_options(world, experiment_)) {
+  for (int w = 0; w < world.local_workers(); ++w) gradients_.emplace_back(total_gradient_.size());
   open_directory(request);
   state_.initialize(experiment_.config.seed);
   restore();

@@ -57,8 +57,9 @@ class TrainingRun {
   std::unique_ptr<Optimizer> optimizer_;
   BucketPlan buckets_;
   GradientExchange exchange_;
-  Buffer total_gradient_;        // summed over all workers
-  std::vector<double> squares_;  // of each parameter's gradient, for clipping
+  std::vector<Buffer> gradients_;  // one per local worker; here, because a worker's neighbours read it until run() ends
+  Buffer total_gradient_;          // summed over all workers
+  std::vector<double> squares_;    // of each parameter's gradient, for clipping
   Loader loader_;
   std::int64_t first_step_ = 0;
   std::atomic<bool> stopping_ = false;

@@ -20,8 +20,8 @@ struct TrainingRun::WorkerState {
       : worker(w),
         group(make_norm_group(w, run.experiment_.config.norm.group)),
         metrics(w.duplicate()),
-        gradient_memory(static_cast<std::size_t>(run.state_.flat_size()) * sizeof(float)),
-        gradient(gradient_memory.as<float>(), static_cast<std::size_t>(run.state_.flat_size())),
+        gradient(run.gradients_[static_cast<std::size_t>(w.local_index())].as<float>(),
+                 static_cast<std::size_t>(run.state_.flat_size())),
         network(run.state_, run.backend_, group, count_groups(), run.experiment_.config.batch_per_worker, gradient) {}
 
   bool is_first() const { return worker.index() == 0; }
@@ -37,7 +37,6 @@ struct TrainingRun::WorkerState {
   Worker& worker;
   Communicator group;    ///< shares batch statistics
   Communicator metrics;  ///< all workers
-  Buffer gradient_memory;
   std::span<float> gradient;
   Network network;
   WaitShares waits;  ///< averages over all workers
