@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <string_view>
 
 #include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
@@ -42,14 +43,13 @@ class Descriptions {
       : geometry(g),
         source(kernel_layout(g.c_in, true)),
         blocked(kernel_layout(g.c_in, false)),
-        target(kernel_layout(g.c_out, false)) {}
+        target(kernel_layout(g.c_out, false)),
+        // Some plain images have a fast forward pass, but for the weight gradient only the reference code.
+        gradient_source(is_reference(backward_weights(1, source)) ? blocked : source) {}
 
-  /// x as forward and the weight gradient read it; dx as it is computed; y and dy.
-  memory::desc x(std::int64_t n) const {
-    return activation_desc(n, padded(geometry.c_in, source), geometry.h_in, geometry.w_in, source);
-  }
-  memory::desc dx() const {
-    return activation_desc(1, padded(geometry.c_in, blocked), geometry.h_in, geometry.w_in, blocked);
+  /// x or dx; y or dy.
+  memory::desc x(std::int64_t n, Layout layout) const {
+    return activation_desc(n, padded(geometry.c_in, layout), geometry.h_in, geometry.w_in, layout);
   }
   memory::desc y(std::int64_t n) const {
     return activation_desc(n, padded(geometry.c_out, target), geometry.h_out, geometry.w_out, target);
@@ -64,33 +64,38 @@ class Descriptions {
     return geometry.bias ? memory::desc({padded(geometry.c_out, target)}, memory::data_type::f32, memory::format_tag::x)
                          : memory::desc();
   }
-  convolution_forward::primitive_desc forward(const memory::desc& input, Layout layout, std::int64_t n) const {
-    return {{dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, input, weights(layout), bias(),
-             y(n), strides(), padding_before(), padding_after()},
+  convolution_forward::primitive_desc forward(std::int64_t n, Layout layout) const {
+    return {{dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, x(n, layout), weights(layout),
+             bias(), y(n), strides(), padding_before(), padding_after()},
             task_attributes(),
             engine};
   }
-  convolution_forward::primitive_desc forward(std::int64_t n) const { return forward(x(n), source, n); }
   convolution_backward_data::primitive_desc backward_data() const {
-    return {{dnnl::algorithm::convolution_direct, dx(), weights(blocked), y(1), strides(), padding_before(),
+    return {{dnnl::algorithm::convolution_direct, x(1, blocked), weights(blocked), y(1), strides(), padding_before(),
              padding_after()},
             task_attributes(),
             engine,
-            forward(dx(), blocked, 1)};
+            forward(1, blocked)};
   }
-  convolution_backward_weights::primitive_desc backward_weights(std::int64_t n) const {
-    return {{dnnl::algorithm::convolution_direct, x(n), weights(source), bias(), y(n), strides(), padding_before(),
-             padding_after()},
+  convolution_backward_weights::primitive_desc backward_weights(std::int64_t n, Layout layout) const {
+    return {{dnnl::algorithm::convolution_direct, x(n, layout), weights(layout), bias(), y(n), strides(),
+             padding_before(), padding_after()},
             task_attributes(),
             engine,
-            forward(n)};
+            forward(n, layout)};
   }
 
   Conv2dGeometry geometry;
-  Layout source, blocked, target;
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  Layout source;           ///< of x in forward
+  Layout blocked;          ///< of dx
+  Layout target;           ///< of y and dy
+  Layout gradient_source;  ///< of x in the weight gradient
 
  private:
+  static bool is_reference(const convolution_backward_weights::primitive_desc& pd) {
+    return std::string_view(pd.impl_info_str()).starts_with("ref");
+  }
   memory::dims strides() const { return {geometry.stride, geometry.stride}; }
   memory::dims padding_before() const { return {geometry.padding, geometry.padding}; }
   memory::dims padding_after() const {
@@ -147,7 +152,7 @@ class PackedWeights final : public Conv2dWeights {
   explicit PackedWeights(const Conv2dGeometry& g) {
     make_with_onednn(describe(g), [&] {
       const Descriptions d(g);
-      forward = Form(d, d.source, d.forward(1).weights_desc());
+      forward = Form(d, d.source, d.forward(1, d.source).weights_desc());
       backward = Form(d, d.blocked, d.backward_data().weights_desc());
       return 0;
     });
@@ -198,9 +203,9 @@ class OneDnnConv2d final : public Conv2d {
  public:
   explicit OneDnnConv2d(const Conv2dGeometry& g) : d_(g) {
     forward_ = make_with_onednn(describe(g), [&] {
-      const auto pd = d_.forward(1);
+      const auto pd = d_.forward(1, d_.source);
       return Task(d_.engine, pd,
-                  {{DNNL_ARG_SRC, d_.x(1)},
+                  {{DNNL_ARG_SRC, d_.x(1, d_.source)},
                    {DNNL_ARG_WEIGHTS, pd.weights_desc()},
                    {DNNL_ARG_BIAS, d_.bias()},
                    {DNNL_ARG_DST, d_.y(1)}});
@@ -241,7 +246,7 @@ class OneDnnConv2d final : public Conv2d {
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) override {
     if (n == 0) return;
     BatchTask& batch = batch_task(n);
-    batch.gradient.set(DNNL_ARG_SRC, input_.read(x, {0, n}, d_.source).data);
+    batch.gradient.set(DNNL_ARG_SRC, input_.read(x, {0, n}, d_.gradient_source).data);
     batch.gradient.set(DNNL_ARG_DIFF_DST, output_.read(dy, {0, n}, d_.target).data);
     batch.gradient.set(DNNL_ARG_DIFF_WEIGHTS, batch.weights.get());
     if (d_.geometry.bias) batch.gradient.set(DNNL_ARG_DIFF_BIAS, bias_.data());
@@ -262,21 +267,23 @@ class OneDnnConv2d final : public Conv2d {
     backward_data_ = make_with_onednn("the input gradient of " + describe(d_.geometry), [&] {
       const auto pd = d_.backward_data();
       return Task(d_.engine, pd,
-                  {{DNNL_ARG_DIFF_DST, d_.y(1)}, {DNNL_ARG_WEIGHTS, pd.weights_desc()}, {DNNL_ARG_DIFF_SRC, d_.dx()}});
+                  {{DNNL_ARG_DIFF_DST, d_.y(1)},
+                   {DNNL_ARG_WEIGHTS, pd.weights_desc()},
+                   {DNNL_ARG_DIFF_SRC, d_.x(1, d_.blocked)}});
     });
   }
 
   BatchTask& batch_task(std::int64_t n) {
     if (const auto found = batch_tasks_.find(n); found != batch_tasks_.end()) return found->second;
     return make_with_onednn("the weight gradient of " + describe(d_.geometry), [&]() -> BatchTask& {
-      const auto pd = d_.backward_weights(n);
+      const auto pd = d_.backward_weights(n, d_.gradient_source);
       const auto format = pd.diff_weights_desc();
       BatchTask task{Task(d_.engine, pd,
-                          {{DNNL_ARG_SRC, d_.x(n)},
+                          {{DNNL_ARG_SRC, d_.x(n, d_.gradient_source)},
                            {DNNL_ARG_DIFF_DST, d_.y(n)},
                            {DNNL_ARG_DIFF_WEIGHTS, format},
                            {DNNL_ARG_DIFF_BIAS, d_.bias()}}),
-                     Form(d_, d_.source, format)};
+                     Form(d_, d_.gradient_source, format)};
       return batch_tasks_.emplace(n, std::move(task)).first->second;
     });
   }
