@@ -66,6 +66,8 @@ class PartFile {
   std::uint64_t size_ = 0;
 };
 
+constexpr long kRangeNotSatisfiable = 416;
+
 enum class Outcome { done, retry, start_over, give_up };
 
 /// One file under way.
@@ -117,6 +119,7 @@ class Transfer {
   Outcome judge(CURLcode code) {
     switch (code) {
       case CURLE_OK:
+        if (status() == kRangeNotSatisfiable) return Outcome::start_over;  // libcurl takes it for "nothing left to do"
         if (part_.size() >= bytes_) return Outcome::done;
         reason_ = fmt::format("the connection ended after {} of {} bytes", part_.size(), bytes_);
         return Outcome::retry;
@@ -134,11 +137,16 @@ class Transfer {
   }
 
   Outcome judge_status() const {
-    constexpr long kTimeout = 408, kRangeNotSatisfiable = 416, kTooMany = 429, kServerError = 500;
-    long status = 0;
-    curl_easy_getinfo(curl_.get(), CURLINFO_RESPONSE_CODE, &status);
-    if (status == kRangeNotSatisfiable) return Outcome::start_over;
-    return status >= kServerError || status == kTimeout || status == kTooMany ? Outcome::retry : Outcome::give_up;
+    constexpr long kTimeout = 408, kTooMany = 429, kServerError = 500;
+    const long code = status();
+    if (code == kRangeNotSatisfiable) return Outcome::start_over;
+    return code >= kServerError || code == kTimeout || code == kTooMany ? Outcome::retry : Outcome::give_up;
+  }
+
+  long status() const {
+    long code = 0;
+    curl_easy_getinfo(curl_.get(), CURLINFO_RESPONSE_CODE, &code);
+    return code;
   }
 
   static std::size_t on_data(char* data, std::size_t, std::size_t n, void* self) {
