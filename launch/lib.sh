@@ -101,13 +101,13 @@ build_jobs() {
 }
 
 # Configures and builds; a second script that does so at the same time waits.
-build() { # PRESET
-  local name=$1
+build() { # PRESET [TARGET]
+  local name=$1 target=${2:-all}
   mkdir -p "$build_dir"
   exec {lock}> "$build_dir/.lock"
   flock "$lock"
   (cd "$root" && run_logged "Configuring ($name)" "configure-$name.log" cmake --preset "$name")
-  (cd "$root" && run_logged "Building ($name)" "build-$name.log" cmake --build --preset "$name" --parallel "$(build_jobs)")
+  (cd "$root" && run_logged "Building ($name)" "build-$name.log" cmake --build --preset "$name" --target "$target" --parallel "$(build_jobs)")
   exec {lock}>&-
 }
 
@@ -116,7 +116,7 @@ need_program() {
   if [ -x "$program" ]; then return; fi
   [ -z "${SYNCBN_PROGRAM:-}" ] || die $exit_unavailable "no program at $program (SYNCBN_PROGRAM)"
   install_packages build
-  build "$preset"
+  build "$preset" syncbn_cli
 }
 
 # ---- Open MPI ----
