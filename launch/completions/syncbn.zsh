@@ -22,6 +22,7 @@ _syncbn() {
     'doctor:Show what this machine and this launch offer' 'data:List, fetch and check the public data sets'
     'configs:List, show and copy the shipped configurations')
   if ((CURRENT == 2)); then
+    compadd -- --help --version
     _describe 'command' commands
     return
   fi
