@@ -38,10 +38,10 @@ class Dataset {
 };
 
 /// Opens a data set. kind: builtin, mnist, fashion-mnist, cifar10, cifar100. `path` is the folder that holds the files
-/// under their official names, raw, .gz or .xz (empty: $SYNCBN_DATA/<mnist|fashion-mnist|cifar-10|cifar-100>, then the
-/// place where `syncbn data get` puts them). `seed` matters to builtin only. Labels of CIFAR-100 are the fine ones.
-/// Throws Error(bad_data) naming file, place and remedy: missing folder, truncated or oversized file, wrong magic,
-/// label out of range.
+/// under their official names, raw, .gz or .xz, or a folder that holds this folder (empty:
+/// $SYNCBN_DATA/<mnist|fashion-mnist|cifar-10|cifar-100>, then the place where `syncbn data get` puts them). `seed`
+/// matters to builtin only. Labels of CIFAR-100 are the fine ones. Throws Error(bad_data) naming file, place and
+/// remedy: missing folder, truncated or oversized file, wrong magic, label out of range.
 Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed = 0);
 
 /// The built-in generated images: 3x32x32, 10 classes; hard enough that a poor normalizer shows. A pure function of

@@ -10,7 +10,7 @@
 namespace syncbn {
 
 struct Augmentation {
-  int crop_padding = 0;          ///< random crop after zero (mean) padding by this many pixels; 0 = none
+  int crop_padding = 0;          ///< random crop after padding with this many black pixels (as torchvision); 0 = none
   bool horizontal_flip = false;  ///< with probability 1/2
   bool binarize = false;         ///< pixels >= 128 become 1, others 0 (BN paper section 4.1); no normalization then
   std::vector<float> mean;       ///< per channel, of pixels in 0..1; one value serves all channels; empty: 0
@@ -58,7 +58,8 @@ class Loader {
   Loader& operator=(const Loader&) = delete;
 
   std::int64_t batches_per_epoch() const;
-  /// Starts the stream at global batch `index` of `epoch` (resume). Not while workers are calling next().
+  /// Starts the stream at global batch `index` of `epoch` (resume). Not while workers are calling next() or reading
+  /// what it gave them.
   void seek(std::int64_t epoch, std::int64_t index);
   /// The next batch of this rank's local worker, epoch after epoch without end. Each local worker calls it from its own
   /// thread; the reference stays valid until its next call. Rethrows what failed in the background.
