@@ -112,8 +112,9 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   };
   e.train_set = open(Split::train, config.data.train_limit);
   e.test_set = open(Split::test, config.data.test_limit);
-  world.require_same("data set", fmt::format("{} train {:016x}, test {:016x}", config.data.kind,
-                                             e.train_set->fingerprint(), e.test_set->fingerprint()));
+  e.data_fingerprint = fmt::format("{} train {:016x}, test {:016x}", config.data.kind, e.train_set->fingerprint(),
+                                   e.test_set->fingerprint());
+  world.require_same("data set", e.data_fingerprint);
   e.augmentation = make_augmentation(config.data);
   const Dataset& d = *e.train_set;
   e.model = make_model(config, Shape{1, d.channels(), d.height(), d.width()}, d.classes());
@@ -137,6 +138,7 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   e.schedule.lr =
       scaled_learning_rate(config.lr, config.lr_scaling, batch * config.train.accumulate, config.lr_reference_batch);
   e.schedule.warmup_steps += config.warmup_epochs * steps_per_epoch;
+  validate(e.schedule);
   return e;
 }
 

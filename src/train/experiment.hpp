@@ -15,6 +15,7 @@ namespace syncbn {
 struct Experiment {
   Config config;
   std::shared_ptr<const Dataset> train_set, test_set;
+  std::string data_fingerprint;  ///< of both sets: what ranks compare, and a resumed run
   Augmentation augmentation;
   Model model;
   NormSettings norm;

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <spdlog/spdlog.h>
 #include <cmath>
 #include <limits>
+
 #include <nlohmann/json.hpp>
 
 namespace syncbn {
@@ -79,10 +81,15 @@ void Reporter::evaluation(std::int64_t step, double accuracy, double loss, doubl
                               {"epoch", epoch},           {"loss", loss},        {"accuracy", accuracy},
                               {"best_accuracy", best},    {"seconds", seconds()}};
   directory_.append_metrics(line.dump());
-  progress_.print(fmt::format("{} step {} epoch {:.2f}: {} accuracy {:.2f} %, loss {:.4f} (best {:.2f} %)",
-                              final ? "final" : "eval ", step, epoch, experiment_.config.train.eval_split,
-                              100 * accuracy, loss, 100 * best));
+  message(fmt::format("{} step {} epoch {:.2f}: {} accuracy {:.2f} %, loss {:.4f} (best {:.2f} %)",
+                      final ? "final" : "eval ", step, epoch, experiment_.config.train.eval_split, 100 * accuracy, loss,
+                      100 * best));
   pause();
+}
+
+void Reporter::message(const std::string& line) {
+  progress_.print(line);
+  if (const auto log = spdlog::get("run")) log->info(line);
 }
 
 std::map<std::string, std::string> Reporter::scalars() const {

@@ -39,7 +39,8 @@ class Reporter {
 
   void step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits);
   void evaluation(std::int64_t step, double accuracy, double loss, double best, bool final);
-  void message(const std::string& line) { progress_.print(line); }
+  /// A line on the terminal and in the run's log.
+  void message(const std::string& line);
   void finish() { progress_.finish(); }
 
   /// Sums since the last line of metrics.jsonl; part of a checkpoint.

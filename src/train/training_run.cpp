@@ -106,6 +106,12 @@ void TrainingRun::restore() {
   std::map<std::string, std::string> values;
   if (!scalars.empty()) {
     values = nlohmann::json::parse(scalars).get<std::map<std::string, std::string>>();
+    if (values.at("data") != experiment_.data_fingerprint) {
+      throw Error(fmt::format("the checkpoint in {} was made with other data ({}; now {}); point data.path at the same "
+                              "files, or start afresh with another output.dir",
+                              request_.run_dir, values.at("data"), experiment_.data_fingerprint),
+                  ExitCode::bad_data);
+    }
     model = world_.broadcast(model);
     optimizer = world_.broadcast(optimizer);
     load_model(state_, SafetensorsFile::parse(as_bytes(model), "checkpoint"));
@@ -135,6 +141,7 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
   snapshot.optimizer = store_optimizer(state_, *optimizer_);
   snapshot.scalars = reporter_->scalars();
   snapshot.scalars["seed"] = std::to_string(experiment_.config.seed);
+  snapshot.scalars["data"] = experiment_.data_fingerprint;
   snapshot.scalars["updates"] = std::to_string(optimizer_->updates());
   snapshot.scalars["best_accuracy"] = fmt::format("{:a}", best_accuracy_);
   snapshot.scalars["last_accuracy"] = fmt::format("{:a}", last_accuracy_);
