@@ -25,7 +25,7 @@ using detail::RankContext;
 /// How long the others may take to stop after one has failed, before the job is ended under them.
 constexpr double kStopGrace_s = 5;
 /// Rank 0 speaks first; the others are usually gone before they would.
-constexpr auto kLetRankZeroSpeak = std::chrono::milliseconds(300);
+constexpr auto kLetRankZeroSpeak = std::chrono::seconds(4);
 
 void check(const WorldOptions& options) {
   if (options.workers < 1)

@@ -51,13 +51,10 @@ void TrainingRun::work(Worker& worker) {
       train_step(w, step);
       const bool improved = evaluate_if_due(w, step + 1);
       save_if_due(w, step + 1, improved);
-    } catch (const Aborted&) {
-      throw;
-    } catch (const Error& e) {
-      throw Error(fmt::format("{} [rank {}, worker {}, step {}]", e.what(), world_.rank(), worker.index(), step),
-                  e.code());
+    } catch (const Error&) {
+      throw;  // says where by itself
     } catch (const std::exception& e) {
-      throw Error(fmt::format("{} [rank {}, worker {}, step {}]", e.what(), world_.rank(), worker.index(), step));
+      throw Error(fmt::format("{} (rank {}, worker {}, step {})", e.what(), world_.rank(), worker.index(), step));
     }
   }
   if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
