@@ -137,9 +137,9 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
                         experiment_.model.layers[static_cast<std::size_t>(found_layer)].name, found % world_.workers())
           : std::string("first seen in the loss itself");
   throw Error(
-      fmt::format("the loss is not a finite number ({}); the weights of the step before are in the newest "
-                  "checkpoint: lower optimizer.lr, add warm-up or optimizer.clip_norm, then go on with --resume",
-                  where));
+      fmt::format("the loss of step {} is not a finite number ({}); it has changed no weight: lower optimizer.lr, add "
+                  "warm-up or optimizer.clip_norm, then go on from the newest checkpoint with --resume",
+                  step, where));
 }
 
 double TrainingRun::clip_scale(const Worker& worker) {
