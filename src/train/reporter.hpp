@@ -26,7 +26,7 @@ struct TrainStatistics {
   double accuracy() const { return static_cast<double>(correct) / static_cast<double>(samples); }
 };
 
-/// Shares of the workers' time spent waiting for others.
+/// Shares of the compute slots' time, over all ranks, that was lost by waiting.
 struct WaitShares {
   double statistics = 0;
   double gradients = 0;

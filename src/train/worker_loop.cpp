@@ -104,22 +104,29 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
 }
 
 TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own) {
-  const auto loss_is_bad = !std::isfinite(own.loss_sum);
-  std::array<double, 7> values{own.loss_sum,
-                               static_cast<double>(own.correct),
-                               static_cast<double>(own.samples),
-                               w.part() == 0 && stop_requested() ? 1.0 : 0.0,
-                               loss_is_bad ? 1.0 : 0.0,
-                               w.group.waited_seconds(),
-                               exchange_.waited_seconds(w.worker)};
-  w.metrics.all_reduce(std::span<double>(values), Reduce::sum, {"metrics", step});
-  if (values[4] > 0) report_nonfinite(w, step);
-  if (values[3] > 0) stopping_ = true;
+  enum { kLoss, kCorrect, kSamples, kStops, kBadLosses, kWaitedStatistics, kWaitedGradients, kSlots, kCount };
+  std::array<double, kCount> sum{};
+  sum[kLoss] = own.loss_sum;
+  sum[kCorrect] = static_cast<double>(own.correct);
+  sum[kSamples] = static_cast<double>(own.samples);
+  sum[kBadLosses] = std::isfinite(own.loss_sum) ? 0 : 1;
+  sum[kWaitedStatistics] = w.group.waited_seconds();
+  sum[kWaitedGradients] = exchange_.waited_seconds(w.worker);
+  if (w.part() == 0) {  // once per rank
+    sum[kStops] = stop_requested() ? 1 : 0;
+    sum[kSlots] = std::min(world_.threads(), world_.local_workers());
+  }
+  w.metrics.all_reduce(std::span<double>(sum), Reduce::sum, {"metrics", step});
+  if (sum[kBadLosses] > 0) report_nonfinite(w, step);
+  if (sum[kStops] > 0) stopping_ = true;
+
+  // Of the time of the compute slots. Workers beyond the slots always wait while others compute; that is no loss.
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - w.start).count();
-  const double worker_seconds = elapsed * world_.workers();
-  w.waits = {values[5] / worker_seconds, values[6] / worker_seconds};
+  const double queued = (world_.workers() - sum[kSlots]) * elapsed;
+  w.waits = {std::max(0.0, sum[kWaitedStatistics] - queued) / (sum[kSlots] * elapsed),
+             sum[kWaitedGradients] / (sum[kSlots] * elapsed)};
   TrainStatistics all;
-  all.add(values[0], static_cast<std::int64_t>(values[1]), static_cast<std::int64_t>(values[2]));
+  all.add(sum[kLoss], static_cast<std::int64_t>(sum[kCorrect]), static_cast<std::int64_t>(sum[kSamples]));
   return all;
 }
 
