@@ -23,6 +23,8 @@ constexpr int kFirstFreeChannel = 4;
 constexpr double kLetOthersSpeak_s = 2;
 constexpr double kYieldFor_s = 1e-3;
 constexpr auto kNap = std::chrono::microseconds(50);
+// Between runs ranks read data sets and checkpoints, some from slower disks than others.
+constexpr double kSetUpPatience = 10;
 
 int cores_offered() {
   cpu_set_t set;
@@ -150,7 +152,9 @@ std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> 
   header.sequence = control_calls_++;
   const auto result = std::make_shared<Buffer>(header.bytes());
   control_->start(header, blocks, {result, 0});
-  drive(*control_, *this, [&] { return layout_.describe_rank(layout_.rank) + " at " + describe(header); });
+  drive(
+      *control_, *this, [&] { return layout_.describe_rank(layout_.rank) + " at " + describe(header); },
+      kSetUpPatience);
   return {result->as<std::int64_t>(), result->as<std::int64_t>() + header.count};
 }
 
@@ -194,9 +198,10 @@ std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<Wo
   return mine;
 }
 
-void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting) {
+void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting, double patience) {
   // A rank whose own worker is missing knows more, and times out first; what it announces is better than a rank's name.
-  const Deadline deadline(context.timeout_s() + std::min(kLetOthersSpeak_s, context.timeout_s() / 4));
+  const double limit_s = patience * context.timeout_s();
+  const Deadline deadline(limit_s + std::min(kLetOthersSpeak_s, limit_s / 4));
   const auto poll = [&] {
     try {
       return link.poll();

@@ -137,7 +137,7 @@ class SlotPause {
 };
 
 /// Polls an operation between ranks to its end: yields at first, then sleeps in short naps. Throws Error on time-out
-/// (`waiting` says who waits for what), Aborted when this rank has failed.
-void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting);
+/// (`waiting` says who waits for what) after `patience` times the usual limit, Aborted when this rank has failed.
+void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting, double patience = 1);
 
 }  // namespace syncbn::detail
