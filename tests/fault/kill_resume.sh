@@ -16,7 +16,7 @@ export OMPI_MCA_btl_vader_single_copy_mechanism=none
 
 # 45 images are the last batch of an epoch of 1,005: 13 of 16 workers get three, the others two.
 keys=(quickstart workers=16 batch_per_worker=4 data.train_limit=1005 data.test_limit=200 data.crop_padding=4
-  data.horizontal_flip=true train.steps=$((40 + 10 * kills)) train.log_every=1 train.eval_every=25 checkpoint.every=3)
+  data.horizontal_flip=true train.steps=$((40 + 12 * kills)) train.log_every=1 train.eval_every=25 checkpoint.every=3)
 
 train() {  # train RANKS DIRECTORY [OPTION...]
   local ranks=$1 directory=$2
@@ -26,14 +26,18 @@ train() {  # train RANKS DIRECTORY [OPTION...]
 
 losses() { sed -E 's/,"(seconds|images_per_second|wait_[a-z]+)":[^,}]*//g' "$1/metrics.jsonl"; }
 
+lines() { if [[ -e $work/disturbed/metrics.jsonl ]]; then wc -l <"$work/disturbed/metrics.jsonl"; else echo 0; fi; }
+
 train 2 "$work/undisturbed" || { tail -n 20 "$work/log"; exit 1; }
 
 done_kills=0
 while ((done_kills < kills)); do
   ranks=$((RANDOM % 4 + 1))
+  goal=$(($(lines) + RANDOM % 12))
   train "$ranks" "$work/disturbed" --resume &
   job=$!
-  sleep "$((RANDOM % 3)).$((RANDOM % 10))"
+  # Once in a while right at the start; else behind a random step, which may be in the middle of a save.
+  while ((RANDOM % 400 > 0 && $(lines) <= goal)) && kill -0 "$job" 2>/dev/null; do sleep 0.02; done
   launcher=$(pgrep -P "$job" -x mpirun || echo none)
   mapfile -t processes < <(pgrep -P "$launcher" -x "$(basename "$program")" 2>/dev/null)
   if ((${#processes[@]} > 0)); then
