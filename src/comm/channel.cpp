@@ -2,14 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cstring>
+#include <optional>
 
 namespace syncbn::detail {
 
 namespace {
-
-constexpr double kSpinFor_s = 30e-6;
 
 void ensure(Buffer& buffer, std::size_t bytes) {
   if (buffer.size() < bytes) buffer = Buffer(bytes);
@@ -99,7 +97,7 @@ void Channel::set_phase(Round& round, Phase phase) {
     std::lock_guard lock(mutex_);
     round.phase.store(phase, std::memory_order_release);
   }
-  changed_.notify_all();
+  context_.crew().notify();
 }
 
 void Channel::finish(int seat, std::span<std::byte> result) {
@@ -115,46 +113,42 @@ void Channel::finish(int seat, std::span<std::byte> result) {
   if (!result.empty()) std::memcpy(result.data(), round.result, result.size());
 }
 
-bool Channel::spin(const Round& round) const {
-  if (!context_.may_spin()) return false;
-  const Deadline limit(kSpinFor_s);
-  do {
-    for (int i = 0; i < 64; ++i)
-      if (round.phase.load(std::memory_order_acquire) == Phase::done) return true;
-  } while (!link_ && !limit.passed());
-  return false;
-}
-
 void Channel::wait(Round& round, int seat) {
-  if (spin(round)) return;
-  const SlotPause pause(context_, local_index(seat));
   const Deadline deadline(context_.timeout_s());
-  std::unique_lock lock(mutex_);
-  while (round.phase.load(std::memory_order_relaxed) != Phase::done) {
+  std::optional<RemoteWait> remote;
+  double looked_at_s = 0;
+  for (;; context_.crew().pause(local_index(seat), remote ? kRemoteNap : kLookAround)) {
     context_.throw_if_failed();
-    if (round.phase.load(std::memory_order_relaxed) == Phase::exchanging && !exchanging_) {
-      exchange(round, seat, lock);
-    } else {
-      if (round.phase.load(std::memory_order_relaxed) == Phase::collecting) check_arrivals(round, seat, deadline);
-      changed_.wait_for(lock, kLookAround);
+    const Phase phase = round.phase.load(std::memory_order_acquire);
+    if (phase == Phase::done || (phase == Phase::exchanging && try_exchange(round))) break;
+    if (phase == Phase::exchanging) {
+      if (!remote) remote.emplace(context_);
+      remote->check(*link_, [&] {
+        return fmt::format("{} at {}", describe_local(seat), describe(round.headers[static_cast<std::size_t>(seat)]));
+      });
+    } else if (const double now_s = deadline.elapsed_s();
+               now_s - looked_at_s > std::chrono::duration<double>(kLookAround).count()) {
+      looked_at_s = now_s;
+      check_arrivals(round, seat, deadline);
     }
   }
+  context_.crew().resumed(local_index(seat));
 }
 
-void Channel::exchange(Round& round, int seat, std::unique_lock<std::mutex>& lock) {
-  exchanging_ = true;
-  lock.unlock();
-  drive(*link_, context_, [&] {
-    return fmt::format("{} at {}", describe_local(seat), describe(round.headers[static_cast<std::size_t>(seat)]));
-  });
-  lock.lock();
-  exchanging_ = false;
-  round.phase.store(Phase::done, std::memory_order_release);
-  changed_.notify_all();
+/// Goes on with the exchange unless another worker does so now; true once it is complete.
+bool Channel::try_exchange(Round& round) {
+  std::unique_lock polling(link_mutex_, std::try_to_lock);
+  if (!polling) return false;
+  if (round.phase.load(std::memory_order_acquire) == Phase::done) return true;
+  if (!advance(*link_, context_)) return false;
+  set_phase(round, Phase::done);
+  return true;
 }
 
 void Channel::check_arrivals(const Round& round, int seat, const Deadline& deadline) {
   const bool late = deadline.passed();
+  std::lock_guard lock(mutex_);
+  if (round.phase.load(std::memory_order_relaxed) != Phase::collecting) return;
   std::string missing;
   for (int other = 0; other < local_.size(); ++other) {
     if (round.here[static_cast<std::size_t>(other)]) continue;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <array>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -63,8 +62,7 @@ class Channel {
   void compare_headers(const Round& round);
   void set_phase(Round& round, Phase phase);
   void wait(Round& round, int seat);
-  bool spin(const Round& round) const;
-  void exchange(Round& round, int seat, std::unique_lock<std::mutex>& lock);
+  bool try_exchange(Round& round);
   void check_arrivals(const Round& round, int seat, const Deadline& deadline);
   std::string describe_local(int seat) const;
 
@@ -76,8 +74,7 @@ class Channel {
 
   std::vector<Seat> seats_;
   std::mutex mutex_;
-  std::condition_variable changed_;
-  bool exchanging_ = false;  // somebody is polling link_
+  std::mutex link_mutex_;  // whoever polls link_
   std::array<Round, 2> rounds_;
 };
 

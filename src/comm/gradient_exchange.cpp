@@ -53,7 +53,6 @@ struct GradientExchange::Impl {
   void fold(const Node& node, int bucket, bool is_root);
   void complete_here(int bucket);
   void complete();
-  bool step_done(const WorkerState& me);
   void check_progress(const WorkerState& me, int local, const Deadline& deadline);
   void communicate();
   void exchange(int bucket, std::uint64_t sequence);
@@ -77,9 +76,10 @@ struct GradientExchange::Impl {
   std::vector<std::atomic<int>> open_blocks;  // per bucket
   std::vector<WorkerState> workers;
 
+  std::atomic<std::uint64_t> completed{0};  // buckets, since the beginning of time
+
   std::mutex mutex;
   std::condition_variable changed;
-  std::uint64_t completed = 0;  // buckets, since the beginning of time
   std::vector<bool> handed_over;
   bool stop = false;
   std::unique_ptr<detail::Transport> transport;
@@ -212,17 +212,7 @@ void GradientExchange::Impl::complete_here(int bucket) {
 }
 
 void GradientExchange::Impl::complete() {
-  bool last = false;
-  {
-    std::lock_guard lock(mutex);
-    last = ++completed % buckets.size() == 0;
-  }
-  if (last) changed.notify_all();
-}
-
-bool GradientExchange::Impl::step_done(const WorkerState& me) {
-  std::lock_guard lock(mutex);
-  return completed >= me.target;
+  if (completed.fetch_add(1, std::memory_order_acq_rel) + 1 == workers[0].target) context->crew().notify();
 }
 
 void GradientExchange::Impl::wait(int local) {
@@ -235,13 +225,12 @@ void GradientExchange::Impl::wait(int local) {
         me.open ? fmt::format("bucket {} was never ready", missing - me.ready.begin()) : "begin() was not called")));
   if (!overlap)
     for (int bucket = 0; at(bucket) < buckets.size(); ++bucket) release(local, bucket);
-  if (!step_done(me)) {
-    const detail::SlotPause pause(*context, local);
-    std::unique_lock lock(mutex);
-    while (completed < me.target) {
+  if (completed.load(std::memory_order_acquire) < me.target) {
+    while (completed.load(std::memory_order_acquire) < me.target) {
       check_progress(me, local, deadline);
-      changed.wait_for(lock, detail::kLookAround);
+      context->crew().pause(local, detail::kLookAround);
     }
+    context->crew().resumed(local);
   }
   me.open = false;
   me.waited_s += deadline.elapsed_s();

@@ -1,9 +1,11 @@
 #include "comm/layout.hpp"
 
 #include <fmt/format.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <thread>
 
 #include "syncbn/core/error.hpp"
 
@@ -54,6 +56,13 @@ std::string Layout::describe_worker(int worker) const {
   int r = 0;
   while (!of_rank(r).contains(worker)) ++r;
   return fmt::format("worker {} (rank {}, {})", worker, r, hosts[static_cast<std::size_t>(r)]);
+}
+
+int cores_offered() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 }  // namespace syncbn::detail

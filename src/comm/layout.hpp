@@ -22,6 +22,7 @@ struct Layout {
   int rank = 0;                         ///< this process
   std::vector<std::string> hosts = {};  ///< host name of every rank
   std::vector<int> nodes = {};          ///< lowest rank of every rank's machine (ranks that share memory)
+  int node_cores = 1;                   ///< cores that the ranks of this machine may use, all together
 
   WorkerRange of_rank(int r) const;
   WorkerRange local() const { return of_rank(rank); }
@@ -32,5 +33,8 @@ struct Layout {
   std::string describe_rank(int r) const;         ///< "rank 2 (node3, workers 4-5)"
   std::string describe_worker(int worker) const;  ///< "worker 5 (rank 2, node3)"
 };
+
+/// Cores that this process may use.
+int cores_offered();
 
 }  // namespace syncbn::detail

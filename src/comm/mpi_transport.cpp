@@ -1,6 +1,7 @@
 #include "comm/mpi_transport.hpp"
 
 #include <fmt/format.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -129,10 +130,7 @@ struct Introduction {
   std::array<char, 256> host{};
 };
 
-std::vector<Introduction> introduce(MPI_Comm comm, const WorldOptions& options, int rank, int ranks) {
-  MPI_Comm node = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node), "MPI_Comm_split_type");
-  const OwnedComm node_owner(node);
+std::vector<Introduction> introduce(MPI_Comm comm, MPI_Comm node, const WorldOptions& options, int rank, int ranks) {
   Introduction mine;
   mine.workers = options.workers;
   mine.reduction = static_cast<std::int32_t>(options.reduction);
@@ -142,6 +140,15 @@ std::vector<Introduction> introduce(MPI_Comm comm, const WorldOptions& options, 
   std::vector<Introduction> all(static_cast<std::size_t>(ranks));
   check_mpi(MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all.data(), sizeof mine, MPI_BYTE, comm), "MPI_Allgather");
   return all;
+}
+
+/// The cores that the ranks of a machine may use, each counted once. Collective over them.
+int cores_of(MPI_Comm node) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  sched_getaffinity(0, sizeof cores, &cores);
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &cores, sizeof cores, MPI_BYTE, MPI_BOR, node), "MPI_Allreduce");
+  return CPU_COUNT(&cores);
 }
 
 void require_multiple_threads() {
@@ -164,7 +171,12 @@ MpiConnection connect_mpi(const WorldOptions& options, int fortran_comm) {
   Layout layout;
   check_mpi(MPI_Comm_rank(comm.get(), &layout.rank), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(comm.get(), &layout.ranks), "MPI_Comm_size");
-  const std::vector<Introduction> all = introduce(comm.get(), options, layout.rank, layout.ranks);
+  MPI_Comm node = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(comm.get(), MPI_COMM_TYPE_SHARED, layout.rank, MPI_INFO_NULL, &node),
+            "MPI_Comm_split_type");
+  const OwnedComm node_owner(node);
+  layout.node_cores = cores_of(node);
+  const std::vector<Introduction> all = introduce(comm.get(), node, options, layout.rank, layout.ranks);
   for (int rank = 1; rank < layout.ranks; ++rank) {
     const Introduction& theirs = all[static_cast<std::size_t>(rank)];
     if (theirs.workers != all[0].workers || theirs.reduction != all[0].reduction)

@@ -22,20 +22,18 @@ constexpr int kFirstFreeChannel = 4;
 
 constexpr double kLetOthersSpeak_s = 2;
 constexpr double kYieldFor_s = 1e-3;
-constexpr auto kNap = std::chrono::microseconds(50);
+constexpr double kLookForFailuresEvery_s = 1e-3;
 // Between runs ranks read data sets and checkpoints, some from slower disks than others.
 constexpr double kSetUpPatience = 10;
 
-int cores_offered() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
-
-int slots_for(const WorldOptions& options, const Layout& layout) {
+int threads_for(const WorldOptions& options, const Layout& layout) {
   const int wanted = options.threads > 0 ? options.threads : cores_offered();
   return std::min(wanted, layout.local().size());
+}
+
+// Whether every compute thread of this machine has a core, so that a short spin costs nobody anything.
+bool may_spin(int threads, const Layout& layout) {
+  return threads <= cores_offered() && threads * layout.ranks_on_this_node() <= layout.node_cores;
 }
 
 }  // namespace
@@ -45,9 +43,7 @@ RankContext::RankContext(const WorldOptions& options, Layout layout, std::unique
       timeout_s_(options.timeout_s),
       reduction_(options.reduction),
       transport_(std::move(transport)),
-      slots_(slots_for(options, layout_), layout_.local().size()),
-      may_spin_(slots_.count() == layout_.local().size() &&
-                layout_.local().size() * layout_.ranks_on_this_node() <= cores_offered()),
+      crew_(threads_for(options, layout_), layout_.local().size(), may_spin(threads_for(options, layout_), layout_)),
       workers_(static_cast<std::size_t>(layout_.local().size())),
       next_channel_(kFirstFreeChannel) {
   all_ = std::make_shared<Channel>(*this, kAllChannel, WorkerRange{0, layout_.workers});
@@ -75,7 +71,7 @@ bool RankContext::record(const std::exception_ptr& failure) noexcept {
     if (first) failure_ = failure;
     failed_.store(true, std::memory_order_release);
   }
-  slots_.open();
+  crew_.notify();
   return first;
 }
 
@@ -107,21 +103,12 @@ void RankContext::check_remote_failure() {
   throw error;
 }
 
-void RankContext::take_slot(int local_index) noexcept {
-  const Deadline deadline(timeout_s_);
-  try {
-    while (!slots_.acquire_for(local_index, kLookAround)) {
-      check_remote_failure();
-      if (!deadline.passed() || slots_.unchanged_s() < timeout_s_) continue;
-      std::string holders;
-      for (const int holder : slots_.holders()) holders += (holders.empty() ? "" : ", ") + describe_worker(holder);
-      fail_with(Error(fmt::format("{} has waited {:.3g} s for a compute slot, held all this time by {}",
-                                  layout_.describe_worker(layout_.local().first + local_index), timeout_s_, holders)));
-    }
-  } catch (const Error&) {
-    // Recorded, and met by this worker at its next collective; this also runs while a failure unwinds.
-    static_cast<void>(slots_.acquire_for(local_index, kLookAround));
-  }
+void RankContext::check_for_hogs() noexcept {
+  const int worker = crew_.hog(timeout_s_);
+  if (worker < 0 || failed()) return;
+  fail(std::make_exception_ptr(
+      Error(fmt::format("the workers that share a thread with {} have waited {:.3g} s for it, in vain",
+                        describe_worker(worker), timeout_s_))));
 }
 
 void RankContext::note(int local_index, const Header& header) {
@@ -198,28 +185,38 @@ std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<Wo
   return mine;
 }
 
+// A rank whose own worker is missing knows more, and times out first; what it announces is better than a rank's name.
+RemoteWait::RemoteWait(RankContext& context, double patience)
+    : context_(context),
+      deadline_(patience * context.timeout_s() + std::min(kLetOthersSpeak_s, patience * context.timeout_s() / 4)) {}
+
+void RemoteWait::check(const Link& link, const std::function<std::string()>& waiting) {
+  context_.throw_if_failed();
+  const double now_s = deadline_.elapsed_s();
+  if (now_s < looked_at_s_ + kLookForFailuresEvery_s) return;
+  looked_at_s_ = now_s;
+  context_.check_remote_failure();
+  if (now_s > deadline_.limit_s())
+    context_.fail_with(Error(fmt::format("{} has waited {:.3g} s for {}: dead, stuck or on another path", waiting(),
+                                         deadline_.limit_s(), link.missing())));
+}
+
+bool advance(Link& link, RankContext& context) {
+  try {
+    return link.poll();
+  } catch (const Error& error) {
+    context.fail_with(error);
+  }
+}
+
 void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting, double patience) {
-  // A rank whose own worker is missing knows more, and times out first; what it announces is better than a rank's name.
-  const double limit_s = patience * context.timeout_s();
-  const Deadline deadline(limit_s + std::min(kLetOthersSpeak_s, limit_s / 4));
-  const auto poll = [&] {
-    try {
-      return link.poll();
-    } catch (const Error& error) {
-      context.fail_with(error);
-    }
-  };
-  while (!poll()) {
-    context.throw_if_failed();
-    if (deadline.elapsed_s() < kYieldFor_s) {
+  RemoteWait wait(context, patience);
+  while (!advance(link, context)) {
+    wait.check(link, waiting);
+    if (wait.elapsed_s() < kYieldFor_s)
       sched_yield();
-      continue;
-    }
-    context.check_remote_failure();
-    if (deadline.passed())
-      context.fail_with(Error(fmt::format("{} has waited {:.3g} s for {}: dead, stuck or on another path", waiting(),
-                                          deadline.limit_s(), link.missing())));
-    std::this_thread::sleep_for(kNap);
+    else
+      std::this_thread::sleep_for(kRemoteNap);
   }
 }
 

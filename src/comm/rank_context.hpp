@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/crew.hpp"
 #include "comm/layout.hpp"
-#include "comm/slots.hpp"
 #include "comm/transport.hpp"
 #include "syncbn/comm/world.hpp"
 
@@ -36,19 +36,18 @@ class Deadline {
   double limit_s_;
 };
 
-/// What the workers of one rank share: where everybody is, compute slots, the first failure, and the channels under
+/// What the workers of one rank share: where everybody is, compute threads, the first failure, and the channels under
 /// construction.
 class RankContext {
  public:
   RankContext(const WorldOptions& options, Layout layout, std::unique_ptr<Transport> transport);
 
   const Layout& layout() const { return layout_; }
-  int slots() const { return slots_.count(); }
+  Crew& crew() { return crew_; }
+  const Crew& crew() const { return crew_; }
   Transport& transport() { return *transport_; }
   double timeout_s() const { return timeout_s_; }
   Reduction reduction() const { return reduction_; }
-  /// Whether every worker of this machine has a core, so that a short spin costs nobody anything.
-  bool may_spin() const { return may_spin_; }
   Channel& all() { return *all_; }
   const std::shared_ptr<Channel>& all_ptr() const { return all_; }
   const std::shared_ptr<Channel>& local_ptr() const { return local_; }
@@ -67,10 +66,8 @@ class RankContext {
   /// Every rank's bytes, by rank. `what` names them in errors. Outside of World::run; collective over ranks.
   std::vector<std::string> all_gather(const std::string& value, const std::string& what);
 
-  /// The compute slot of a local worker. When none changes hands for the time-out, its holders are stuck: that is
-  /// recorded as a failure.
-  void take_slot(int local_index) noexcept;
-  void give_slot(int local_index) { slots_.release(local_index); }
+  /// Records a failure when a worker has kept the others of its thread from running for the time-out.
+  void check_for_hogs() noexcept;
 
   /// What a local worker has called last, for messages about it.
   void note(int local_index, const Header& header);
@@ -105,8 +102,7 @@ class RankContext {
   const double timeout_s_;
   const Reduction reduction_;
   std::unique_ptr<Transport> transport_;
-  Slots slots_;
-  const bool may_spin_;
+  Crew crew_;
   std::vector<WorkerRecord> workers_;  // local ones
   std::shared_ptr<Channel> all_, local_;
   std::unique_ptr<Link> control_;  // between ranks, outside of World::run
@@ -121,23 +117,29 @@ class RankContext {
   int next_channel_;
 };
 
-/// Gives the worker's slot to others for the time it waits.
-class SlotPause {
+/// The wait of somebody on this rank for other ranks.
+class RemoteWait {
  public:
-  SlotPause(RankContext& context, int local_index) : context_(context), local_index_(local_index) {
-    context_.give_slot(local_index_);
-  }
-  ~SlotPause() { context_.take_slot(local_index_); }
-  SlotPause(const SlotPause&) = delete;
-  SlotPause& operator=(const SlotPause&) = delete;
+  /// After `patience` times the usual limit it has been too long.
+  RemoteWait(RankContext& context, double patience = 1);
+  /// To be called again and again while the operation is not complete. Throws Error on time-out (`waiting` says who
+  /// waits for what), or when another rank has announced its failure; Aborted when this rank has failed.
+  void check(const Link& link, const std::function<std::string()>& waiting);
+  double elapsed_s() const { return deadline_.elapsed_s(); }
 
  private:
   RankContext& context_;
-  int local_index_;
+  const Deadline deadline_;
+  double looked_at_s_ = 0;
 };
 
-/// Polls an operation between ranks to its end: yields at first, then sleeps in short naps. Throws Error on time-out
-/// (`waiting` says who waits for what) after `patience` times the usual limit, Aborted when this rank has failed.
+/// How long a thread that waits for other ranks sleeps between two looks.
+inline constexpr auto kRemoteNap = std::chrono::microseconds(50);
+
+/// Goes on with an operation between ranks; true once it is complete. What it throws has been recorded.
+bool advance(Link& link, RankContext& context);
+
+/// advance() to the end, by a thread that has nothing else to do: yields at first, then sleeps in short naps.
 void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting, double patience = 1);
 
 }  // namespace syncbn::detail

@@ -5,12 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <system_error>
+#include <optional>
 #include <thread>
 
 #include "comm/mpi_transport.hpp"
@@ -49,35 +47,6 @@ std::string host_name() {
   return name.data();
 }
 
-/// Threads that can be waited for with a time limit.
-class Crew {
- public:
-  ~Crew() {
-    for (std::thread& thread : threads_) thread.join();
-  }
-  void add(std::function<void()> work) {
-    threads_.emplace_back([this, work = std::move(work)] {
-      work();
-      {
-        std::lock_guard lock(mutex_);
-        ++done_;
-      }
-      changed_.notify_all();
-    });
-  }
-  /// True when all are done.
-  bool wait_for(std::chrono::milliseconds limit) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, limit, [this] { return done_ == threads_.size(); });
-  }
-
- private:
-  std::vector<std::thread> threads_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::size_t done_ = 0;
-};
-
 /// The first line in which two texts differ, with its number.
 std::string first_differing_line(std::string_view mine, std::string_view theirs) {
   const auto next_line = [](std::string_view& text) {
@@ -107,6 +76,7 @@ World World::threads(const WorldOptions& options) {
   layout.workers = options.workers;
   layout.hosts = {host_name()};
   layout.nodes = {0};
+  layout.node_cores = detail::cores_offered();
   return World(make_state(options, std::move(layout), detail::single_process()));
 }
 
@@ -132,7 +102,7 @@ int World::local_workers() const {
   return state_->context->layout().local().size();
 }
 int World::threads() const {
-  return state_->context->slots();
+  return state_->context->crew().threads();
 }
 Reduction World::reduction() const {
   return state_->context->reduction();
@@ -147,7 +117,6 @@ void World::run(const std::function<void(Worker&)>& body) {
   state_->world = this;
   for (int i = 0; i < local_workers(); ++i) context.set_left(i, false);
   const auto work = [this, &context, &body](int local_index) {
-    context.take_slot(local_index);
     try {
       Worker worker(*state_, local_index);
       body(worker);
@@ -155,26 +124,22 @@ void World::run(const std::function<void(Worker&)>& body) {
       context.fail(std::current_exception());
     }
     context.set_left(local_index, true);
-    context.give_slot(local_index);
   };
-  if (local_workers() == 1) {
-    work(0);
-  } else {
-    Crew crew;
-    try {
-      for (int i = 0; i < local_workers(); ++i) crew.add([&work, i] { work(i); });
-    } catch (const std::system_error& error) {
-      context.fail(std::make_exception_ptr(Error(
-          fmt::format("cannot start {} worker threads: {}", local_workers(), error.what()), ExitCode::unavailable)));
-    }
-    double failed_for_s = 0;
-    while (!crew.wait_for(std::chrono::milliseconds(100))) {
-      if (context.failed()) failed_for_s += 0.1;
-      if (failed_for_s > kStopGrace_s) {  // a worker is stuck in its own code: it cannot be joined
-        const detail::RemoteFailure cause = detail::describe_failure(context.failure());
-        abort(cause.message, cause.code);
-      }
-    }
+  std::optional<detail::Deadline> grace;
+  const auto watch = [this, &context, &grace] {
+    context.check_for_hogs();
+    if (context.failed() && !grace) grace.emplace(kStopGrace_s);
+    if (!grace || !grace->passed()) return;
+    // A worker is stuck in its own code: it cannot be joined.
+    const detail::RemoteFailure cause = detail::describe_failure(context.failure());
+    abort(cause.message, cause.code);
+  };
+  try {
+    context.crew().run(work, watch);
+  } catch (const std::exception& error) {  // the bodies' own end up in `work`
+    context.fail(std::make_exception_ptr(
+        Error(fmt::format("cannot start {} threads for {} workers: {}", threads(), local_workers(), error.what()),
+              ExitCode::unavailable)));
   }
   if (context.failed()) std::rethrow_exception(context.failure());
 }

@@ -23,7 +23,8 @@ LoaderOptions loader_options(const World& world, const Experiment& e) {
   options.shuffle = e.config.data.shuffle;
   options.drop_last = e.config.data.drop_last;
   options.augmentation = e.augmentation;
-  options.prefetch = e.config.data.prefetch;
+  // A worker may take all batches of an update before another one of its thread takes its first.
+  options.prefetch = std::max<int>(e.config.data.prefetch, static_cast<int>(e.config.train.accumulate));
   return options;
 }
 

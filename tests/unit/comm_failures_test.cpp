@@ -77,9 +77,9 @@ TEST(CommFailures, AStuckWorkerIsNamedAfterTheTimeout) {
       if (worker.index() == 3) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
       test::make(worker.all(), {"bn2", 4});
     });
-    // With one slot the others may still be waiting for it when the stuck one has it.
+    // On one thread the others may still be waiting for it when the stuck one has it.
     EXPECT_TRUE(contains(
-        text, slots == 0 ? "has waited 0.3 s at layer 'bn2' step 4 (all_reduce sum f64 x 33)" : "has waited 0.3 s"))
+        text, slots == 0 ? "has waited 0.3 s at layer 'bn2' step 4 (all_reduce sum f64 x 33)" : "have waited 0.3 s"))
         << text;
     EXPECT_TRUE(contains(text, "worker 3 (rank 0")) << text;
     EXPECT_TRUE(contains(text, "last seen at layer 'bn1' step 4")) << text;

@@ -149,7 +149,30 @@ TEST(CommThreads, WorkBetweenStartAndFinish) {
   });
 }
 
-TEST(CommThreads, ManyWorkersOnFewSlotsNeverComputeAtTheSameTime) {
+// Workers of one thread have exceptions of their own, also those that they are just handling.
+TEST(CommThreads, CollectivesWhileAnExceptionIsHandled) {
+  World world = threads(8, 2);
+  world.run([](Worker& worker) {
+    for (int step = 0; step < 3; ++step) {
+      std::string caught;
+      try {
+        try {
+          throw Error(std::to_string(worker.index()));
+        } catch (const Error&) {
+          worker.all().barrier({"caught", step});
+          throw;
+        }
+      } catch (const Error& error) {
+        worker.all().barrier({"rethrown", step});
+        caught = error.what();
+      }
+      EXPECT_EQ(caught, std::to_string(worker.index()));
+      EXPECT_EQ(std::uncaught_exceptions(), 0);
+    }
+  });
+}
+
+TEST(CommThreads, ManyWorkersOnFewThreadsNeverComputeAtTheSameTime) {
   World world = threads(64, 2);
   EXPECT_EQ(world.threads(), 2);
   std::atomic<int> computing{0}, most{0};

@@ -34,7 +34,7 @@ class Communicator {
   int rank() const;
   int size() const;
 
-  /// In-place all-reduce. Collective. Blocks; the worker's compute slot is free for others meanwhile.
+  /// In-place all-reduce. Collective. Blocks; other workers of this thread go on meanwhile.
   void all_reduce(std::span<double> values, Reduce op, const Tag& tag) const;
   void all_reduce(std::span<float> values, Reduce op, const Tag& tag) const;
   void all_reduce(std::span<std::int64_t> values, Reduce op, const Tag& tag) const;

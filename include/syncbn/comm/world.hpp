@@ -18,7 +18,7 @@ enum class Reduction {
 
 struct WorldOptions {
   int workers = 1;  ///< W >= ranks
-  int threads = 0;  ///< workers of this rank that compute at the same time; 0 = one per core offered to the process
+  int threads = 0;  ///< compute threads of this rank, which share its workers; 0 = one per core offered to the process
   Reduction reduction = Reduction::ordered;
   double timeout_s = 30;  ///< how long members wait for one that does not arrive before the job is ended
 };
@@ -59,7 +59,7 @@ class Worker {
 };
 
 /// The workers of an experiment spread over the ranks of a job. Rank r of P hosts the consecutive workers
-/// [r*W/P, (r+1)*W/P); on the CPU each is a thread of the rank.
+/// [r*W/P, (r+1)*W/P).
 class World {
  public:
   /// All workers as threads of this process; MPI is not touched.
@@ -78,14 +78,16 @@ class World {
   int rank() const;
   int first_worker() const;   ///< of this rank
   int local_workers() const;  ///< of this rank
-  int threads() const;        ///< compute slots of this rank
+  int threads() const;        ///< that compute on this rank
   Reduction reduction() const;
   /// Host names, one per rank.
   const std::vector<std::string>& hosts() const;
 
-  /// Runs `body` once for every local worker, each on its own thread (the caller's when there is just one), and returns
-  /// when all are done. Collective over ranks. When one throws, the others leave their collectives with Aborted, and
-  /// the first failure is rethrown here; the world is then unusable and the process should call abort().
+  /// Runs `body` once for every local worker, and returns when all are done. Collective over ranks. Consecutive workers
+  /// share the rank's compute threads (a single worker runs on the caller's): one runs until it waits in a collective,
+  /// then the next. So `body` must not wait for another worker in any other way. Its stack has 2 MiB.
+  /// When one throws, the others leave their collectives with Aborted, and the first failure is rethrown here; the
+  /// world is then unusable and the process should call abort().
   /// A worker that does not come back within 5 s of a failure, stuck in its own code, makes run() call abort() itself.
   void run(const std::function<void(Worker&)>& body);
 

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+namespace syncbn::detail {
+
+/// The compute threads of a rank and the workers on them. Consecutive workers share a thread; when they are several,
+/// each is a fiber, and a worker that waits for others lets the next one of its thread go on. Nothing is preempted: a
+/// switch costs some ten nanoseconds, so that many small workers are as fast as a few large ones. A thread all of whose
+/// workers wait spins for a moment if there are cores enough, then yields, then sleeps.
+class Crew {
+ public:
+  Crew(int threads, int workers, bool may_spin);
+  ~Crew();
+
+  int threads() const { return static_cast<int>(threads_.size()); }
+
+  /// Runs body(worker) for all workers; returns when all have ended. `watch` is called every now and then meanwhile,
+  /// on the caller's thread, if the workers have threads of their own (a single worker runs on the caller's). `body`
+  /// and `watch` must not throw. Throws std::system_error or std::bad_alloc, before any body has run, if there are no
+  /// threads or stacks to be had.
+  void run(const std::function<void(int worker)>& body, const std::function<void()>& watch);
+
+  /// By a worker that cannot go on yet: lets others run. Returns after a while; the worker looks then whether it can.
+  /// `nap`: how long the thread may sleep without looking, if nothing happens on this rank (see notify()).
+  void pause(int worker, std::chrono::microseconds nap);
+  /// By a worker that has waited and can go on.
+  void resumed(int worker);
+  /// Wakes sleeping threads: something that a waiting worker looks at has changed.
+  void notify();
+
+  /// A worker that has kept others of its thread from running for longer than this; -1 if there is none. For `watch`.
+  int hog(double longer_than_s) const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  class Thread;
+
+  Thread& thread_of(int worker) const;
+  void sleep(std::uint32_t seen, std::chrono::microseconds nap);
+
+  const bool may_spin_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<int> thread_of_;
+  std::atomic<std::uint32_t> events_{0};
+  std::atomic<int> sleepers_{0};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+}  // namespace syncbn::detail
