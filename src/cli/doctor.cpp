@@ -93,7 +93,7 @@ ExitCode run_doctor() {
     line("launch", launch_text(job));
     line("cores", fmt::format("{} offered in all, {} on this host to rank 0", cores, allowed_cores().size()));
     line("compute", describe_compute());
-    line("GPUs", "none: this build computes on the CPU");
+    line("CUDA", describe_cuda());
     print_data();
     std::fflush(stdout);
   }

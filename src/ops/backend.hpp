@@ -173,4 +173,19 @@ class Backend {
 /// The CPU of this process: oneDNN for convolutions, pooling and matrix products, own vector kernels for the rest.
 std::unique_ptr<Backend> make_cpu_backend();
 
+/// What a host may offer besides its cores.
+struct Accelerator {
+  bool usable = false;
+  std::string
+      text;  ///< usable: "NVIDIA H100 80GB HBM3, compute capability 9.0, ..."; else what is missing, in one line
+};
+
+/// Looks for a CUDA device. The CUDA backend is a library of its own, opened at the first call, so that one program
+/// serves machines with and without CUDA. It lies beside libsyncbn; $SYNCBN_CUDA_MODULE names another file.
+Accelerator probe_cuda();
+
+/// Kernels for a device as configurations name it: "cpu" or "cuda". `local_rank` chooses among the devices of a host;
+/// those hidden by CUDA_VISIBLE_DEVICES do not count. Throws Error(unavailable) that says what is missing.
+std::unique_ptr<Backend> make_backend(const std::string& device, int local_rank);
+
 }  // namespace syncbn::ops

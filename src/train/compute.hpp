@@ -1,10 +1,20 @@
 #pragma once
 
+#include <memory>
 #include <string>
+
+#include "nn/layer.hpp"
+#include "syncbn/comm/world.hpp"
 
 namespace syncbn {
 
 /// What computes in this process: "cpu: AVX2, oneDNN 2.6.3".
 std::string describe_compute();
+/// The CUDA device that `device: cuda` would use, or what is missing.
+std::string describe_cuda();
+
+/// Kernels for the configuration's `device`, one per rank; the ranks of a host take its devices in turn. Throws
+/// Error(unavailable) that says what is missing.
+std::unique_ptr<ops::Backend> make_backend(const World& world, const std::string& device);
 
 }  // namespace syncbn

@@ -175,7 +175,7 @@ std::vector<Key<Config>> make_config_schema() {
        kRunOnly},
       {"timeout_s", [](C& c) -> Field { return &c.timeout_s; }, above(0, 1e6),
        "seconds that a worker waits for another before the job is ended", kRunOnly},
-      {"device", [](C& c) -> Field { return &c.device; }, one_of({"cpu"}), "what computes"},
+      {"device", [](C& c) -> Field { return &c.device; }, one_of({"cpu", "cuda"}), "what computes"},
   };
 }
 

@@ -7,6 +7,7 @@
 #include "nn/loss.hpp"
 #include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/safetensors.hpp"
+#include "train/compute.hpp"
 #include "train/experiment.hpp"
 #include "train/state_io.hpp"
 
@@ -45,7 +46,7 @@ EvalResult evaluate_network(Network& network, const Dataset& dataset, const Augm
 }
 
 EvalResult evaluate(World& world, const Config& config, const std::string& weights_path, const std::string& split) {
-  const auto backend = ops::make_cpu_backend();
+  const auto backend = make_backend(world, config.device);
   const Experiment experiment = make_experiment(world, config, *backend);
   ModelState state(experiment.model, experiment.norm, *backend);
   load_model(state, CheckpointStore::load(weights_path).model);

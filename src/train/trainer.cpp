@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "train/compute.hpp"
 #include "train/training_run.hpp"
 
 namespace syncbn {
@@ -22,7 +23,7 @@ bool stop_requested() noexcept {
 }
 
 TrainResult train(World& world, const TrainRequest& request) {
-  const auto backend = ops::make_cpu_backend();
+  const auto backend = make_backend(world, request.config.device);
   TrainingRun run(world, request, *backend);
   world.run([&](Worker& worker) { run.work(worker); });
   return run.finish();

@@ -6,7 +6,7 @@ set -eu
 cd "$1"
 
 # shellcheck disable=SC2016  # the dollars are awk's
-find include src tests launch cmake -type f \( -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' -o -name '*.cu' \
+find include src tests launch cmake -type f \( -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' -o -name '*.cu' -o -name '*.cuh' \
   -o -name '*.sh' -o -name '*.cmake' -o -name CMakeLists.txt \) -print 2>/dev/null | LC_ALL=C sort |
   xargs awk '
   BEGIN {
@@ -47,6 +47,8 @@ find include src tests launch cmake -type f \( -name '*.[ch]pp' -o -name '*.h' -
     if (FILENAME ~ /^tests\// || target ~ /^syncbn\//) return
     if (FILENAME ~ /^include\// && target ~ /[.\/]/) report("third-party header in a public header: " target)
     if (target ~ /^mpi/ && module != "comm") report(target " belongs in src/comm")
+    if (target ~ /^nccl/ && module != "comm") report(target " belongs in src/comm")
+    if (target ~ /^(cuda|cudnn|cublas|cub\/|nvtx)/ && FILENAME !~ /^src\/ops\/cuda\//) report(target " belongs in src/ops/cuda")
     if (target ~ /^(dnnl|oneapi\/|hwy\/|omp\.h)/ && module != "ops") report(target " belongs in src/ops")
     if (target ~ /^(Eigen|unsupported\/Eigen)\// && module !~ /^(ops|optim)$/ && FILENAME !~ /\.cpp$/)
       report(target " belongs in src/ops, src/optim or a .cpp file")
@@ -55,7 +57,7 @@ find include src tests launch cmake -type f \( -name '*.[ch]pp' -o -name '*.h' -
   function finish_file() {
     if (previous == "") return
     if (lines > max_lines) { printf "%s:%d: more than %d lines\n", previous, lines, max_lines; violations++ }
-    if (previous ~ /\.hpp$/ && previous !~ /-inl\.hpp$/ && !once) { printf "%s:1: no #pragma once\n", previous; violations++ }
+    if (previous ~ /\.(hpp|cuh)$/ && previous !~ /-inl\.hpp$/ && !once) { printf "%s:1: no #pragma once\n", previous; violations++ }
   }
 
   FNR == 1 {

@@ -6,7 +6,7 @@ cd "$1"
 for tool in clang-format-14 clang-format; do
   case $("$tool" --version 2>/dev/null) in
     *' version 14.'*)
-      find include src tests -name '*.[ch]pp' -print0 | xargs -0 "$tool" --dry-run --Werror
+      find include src tests \( -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh' \) -print0 | xargs -0 "$tool" --dry-run --Werror
       exit ;;
   esac
 done

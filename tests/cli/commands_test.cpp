@@ -133,9 +133,20 @@ TEST(Cli, DoctorTellsWhatIsThere) {
   const Sandbox s;
   const Outcome o = s.syncbn({"doctor"});
   EXPECT_EQ(o.code, 0) << o.err;
-  for (const char* part : {"Open MPI", "no launcher", "cores", "oneDNN", "GPUs", "data root", "264 B"}) {
+  for (const char* part : {"Open MPI", "no launcher", "cores", "oneDNN", "CUDA", "data root", "264 B"}) {
     EXPECT_TRUE(contains(o.out, part)) << part << " is not in\n" << o.out;
   }
+}
+
+TEST(Cli, RefusesCudaWhereItIsMissing) {
+  const Sandbox s;
+  const Outcome o = s.syncbn({"train", "quickstart", "device=cuda"}, {"SYNCBN_CUDA_MODULE=/nowhere.so"});
+  EXPECT_EQ(o.code, 69);
+  EXPECT_TRUE(contains(o.err,
+                       "syncbn: device: cuda: this build has no CUDA backend (/nowhere.so does not exist): build it "
+                       "where the CUDA toolkit (nvcc) and cuDNN are installed, or use device: cpu\n"))
+      << o.err;
+  EXPECT_FALSE(std::filesystem::exists(s.file("runs")));
 }
 
 TEST(Cli, StopsWhenMpiDoesNotSeeTheRanksOfTheLauncher) {

@@ -90,7 +90,7 @@ struct Config {
   bool overlap = true;                ///< reduce gradients while backward runs
   std::int64_t bucket_kib = 256;      ///< size of a gradient bucket
   double timeout_s = 30;              ///< how long a worker waits for another before the job is ended
-  std::string device = "cpu";         ///< cpu
+  std::string device = "cpu";         ///< cpu or cuda
 };
 
 /// Reads a YAML file (or, if no such file exists, one of the configurations shipped in the program, by name) and

@@ -1,0 +1,74 @@
+#include "ops/cuda/module.hpp"
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+#include <cudnn.h>
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "syncbn/core/error.hpp"
+
+namespace {
+
+constexpr int kOldestMajor = 8;  // Ampere: bf16, stream-ordered memory, asynchronous copies
+
+std::string visible_devices() {
+  const char* value = std::getenv("CUDA_VISIBLE_DEVICES");
+  return value ? fmt::format(" (CUDA_VISIBLE_DEVICES is '{}')", value) : "";
+}
+
+/// Why CUDA cannot be used at all; empty if it can. Sets the number of devices.
+std::string missing(int& devices) {
+  const cudaError_t code = cudaGetDeviceCount(&devices);
+  switch (code) {
+    case cudaSuccess:
+      return {};
+    case cudaErrorInsufficientDriver: {
+      int driver = 0, runtime = 0;
+      cudaDriverGetVersion(&driver);
+      cudaRuntimeGetVersion(&runtime);
+      if (driver == 0) return "there is no NVIDIA driver on this host: install it, or start on a host with a GPU";
+      return fmt::format(
+          "the NVIDIA driver of this host serves CUDA up to {}.{}, this build needs {}.{}: update the driver",
+          driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    }
+    case cudaErrorNoDevice:
+      return fmt::format("the NVIDIA driver shows no device{}: start on a host with a GPU", visible_devices());
+    default:
+      return fmt::format("CUDA does not start: {} ({}){}", cudaGetErrorString(code), cudaGetErrorName(code),
+                         visible_devices());
+  }
+}
+
+}  // namespace
+
+const char* syncbn_cuda_version() {
+  return SYNCBN_VERSION;
+}
+
+int syncbn_cuda_probe(char* text, std::size_t size) {
+  int devices = 0;
+  std::string found = missing(devices);
+  const bool can_start = found.empty();
+  bool usable = can_start;
+  if (can_start) {
+    cudaDeviceProp first{};
+    cudaGetDeviceProperties(&first, 0);
+    found = fmt::format("{}, compute capability {}.{}, {:.0f} GiB", first.name, first.major, first.minor,
+                        static_cast<double>(first.totalGlobalMem) / (1 << 30));
+    if (devices > 1) found = fmt::format("{} devices, the first: {}", devices, found);
+    usable = first.major >= kOldestMajor;
+    if (!usable) found += fmt::format(": too old, compute capability {}.0 is needed", kOldestMajor);
+    if (usable) {
+      const std::size_t cudnn = cudnnGetVersion(), cublas = cublasLtGetVersion();
+      found += fmt::format("; cuDNN {}.{}.{}, cuBLASLt {}.{}", cudnn / 10000, cudnn / 100 % 100, cudnn % 100,
+                           cublas / 10000, cublas / 100 % 100);
+    }
+  }
+  const std::size_t length = std::min(found.size(), size - 1);
+  std::memcpy(text, found.data(), length);
+  text[length] = '\0';
+  return usable ? 0 : 1;
+}

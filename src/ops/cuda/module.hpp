@@ -1,0 +1,18 @@
+#pragma once
+
+// The C interface between the program and its CUDA backend, libsyncbn_cuda.so. Both come from one build: the version is
+// compared before anything else is called.
+
+#include <cstddef>
+
+#include "ops/backend.hpp"
+
+extern "C" {
+
+/// Version of the program that this backend belongs to.
+const char* syncbn_cuda_version();
+/// 0: there is a device that can be used, `text` describes it. Else `text` says what is missing. Never throws.
+int syncbn_cuda_probe(char* text, std::size_t size);
+/// Kernels on a device of this host; the caller deletes them. Throws Error.
+syncbn::ops::Backend* syncbn_cuda_backend(int local_rank);
+}
