@@ -19,7 +19,7 @@ std::string run_path(const Config& config, const std::string& config_path) {
 std::string sizes_line(const Config& config, int ranks, int threads_per_rank) {
   const std::int64_t batch = config.batch_per_worker * config.workers;
   std::string span = "none";
-  if (config.norm.type != "none") {
+  if (shares_statistics(config.norm.type)) {
     const std::string& group = config.norm.group;
     span = group == "node"  ? "all samples of a host"
            : group == "all" ? std::to_string(batch)

@@ -35,6 +35,8 @@ class Layer {
  public:
   virtual ~Layer() = default;
   virtual void forward(const Pass& pass, ops::Samples samples) = 0;
+  /// Called before the first backward() of a pass.
+  virtual void begin_backward(const Pass&) {}
   /// Writes the gradients of the inputs.
   virtual void backward(const Pass& pass, ops::Samples samples) = 0;
   /// Adds to the gradients of the parameters, whole batch at once; called after backward() of all samples, at a time
@@ -53,9 +55,11 @@ struct LayerContext {
   Communicator group;         ///< for the normalization layers
   int groups = 1;             ///< number of groups in the world
   std::int64_t max_samples = 0;
+
+  const LayerSpec& spec(int layer) const { return state.model().layers[static_cast<std::size_t>(layer)]; }
 };
 
-/// Any layer but batch_norm.
+/// Any layer but those whose type shares_statistics(), see make_norm_layer().
 std::unique_ptr<Layer> make_layer(const LayerContext& context, int index, const LayerTensors& tensors);
 
 }  // namespace syncbn

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "nn/group_norm_layer.hpp"
 #include "nn/layer.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/random.hpp"
@@ -214,6 +215,8 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context, int index, const 
       return std::make_unique<FlattenLayer>(context, t);
     case LayerType::add:
       return std::make_unique<AddLayer>(context, t);
+    case LayerType::group_norm:
+      return std::make_unique<GroupNormLayer>(context, index, t);
     case LayerType::input:
     case LayerType::batch_norm:
       break;

@@ -50,7 +50,7 @@ void require_one_of(const std::string& key, const std::string& value, const std:
 void check_options(const ModelOptions& o) {
   const bool list = o.name == "layers";
   const bool resnet = o.name.starts_with("resnet");
-  require_one_of("norm.type", o.norm, {"batch", "none"});
+  require_one_of("norm.type", o.norm, norm_types());
   require_one_of("model.init", o.init, {"default", "he", "glorot", "gaussian"});
   if (o.init == "gaussian" && !(o.init_std > 0)) refuse(fmt::format("model.init_std: {} must be above 0", o.init_std));
   if (o.classes < 1) refuse(fmt::format("model {}: {} classes: there must be at least 1", o.name, o.classes));
@@ -60,14 +60,15 @@ void check_options(const ModelOptions& o) {
                        o.name));
   if (list && o.norm_after_activation)
     refuse(
-        "norm.position: 'after' moves the normalizations of ready models; in model.layers write each batch_norm "
+        "norm.position: 'after' moves the normalizations of ready models; in model.layers write each norm "
         "where it belongs, and remove the key");
   if (list && o.dropout > 0) refuse("model.dropout applies to ready models; add a dropout entry to model.layers");
   if (o.zero_init_residual && !resnet) refuse("model.zero_init_residual applies to resnets; remove the key");
-  if (o.zero_init_residual && (o.norm != "batch" || !o.norm_affine || o.norm_after_activation))
+  if (o.zero_init_residual && (o.norm == "none" || !o.norm_affine || o.norm_after_activation))
     refuse(
-        "model.zero_init_residual starts the last gamma of each block at 0: it needs norm.type: batch, norm.affine: "
-        "true and norm.position: before");
+        "model.zero_init_residual starts the last gamma of each block at 0: it needs a normalization layer "
+        "(norm.type), norm.affine: true and norm.position: before");
+  if (o.norm_groups < 1) refuse(fmt::format("norm.groups: {} must be at least 1", o.norm_groups));
 }
 
 }  // namespace
@@ -82,6 +83,8 @@ const char* name_of(LayerType type) {
       return "linear";
     case LayerType::batch_norm:
       return "batch_norm";
+    case LayerType::group_norm:
+      return "group_norm";
     case LayerType::relu:
       return "relu";
     case LayerType::leaky_relu:
@@ -104,6 +107,34 @@ const char* name_of(LayerType type) {
       return "add";
   }
   return "unknown";
+}
+
+bool shares_statistics(LayerType type) {
+  return type == LayerType::batch_norm;
+}
+
+bool is_norm(LayerType type) {
+  return shares_statistics(type) || type == LayerType::group_norm;
+}
+
+const std::vector<std::string>& norm_types() {
+  static const std::vector<std::string> types = {"batch", "group", "layer", "instance", "none"};
+  return types;
+}
+
+bool shares_statistics(const std::string& norm_type) {
+  return norm_type == "batch";
+}
+
+std::int64_t group_count(std::int64_t wanted, const Shape& sample) {
+  const auto fits = [&](std::int64_t groups) {
+    const std::int64_t channels = sample.c() / groups;
+    return sample.c() % groups == 0 && channels >= 2 && channels * sample.spatial() >= 16;
+  };
+  for (std::int64_t groups = std::min(wanted, sample.c()); groups > 1; --groups) {
+    if (fits(groups)) return groups;
+  }
+  return 1;
 }
 
 std::int64_t ParameterSpec::count() const {

@@ -139,12 +139,31 @@ int ModelBuilder::linear(const std::string& name, int x, std::int64_t out, bool 
   return i;
 }
 
-int ModelBuilder::batch_norm(const std::string& name, int x, bool affine, double weight) {
-  const int i = append(spec(LayerType::batch_norm, name, x), shape(x));
+int ModelBuilder::norm(LayerSpec layer, bool affine, double weight) {
+  const Shape& output = shape(layer.input);
+  const int i = append(std::move(layer), output);
   if (!affine) return i;
-  add_parameter(i, ".weight", ParameterKind::norm_weight, shape(x).c(), weight);
-  add_parameter(i, ".bias", ParameterKind::norm_bias, shape(x).c(), 0);
+  add_parameter(i, ".weight", ParameterKind::norm_weight, output.c(), weight);
+  add_parameter(i, ".bias", ParameterKind::norm_bias, output.c(), 0);
   return i;
+}
+
+int ModelBuilder::batch_norm(const std::string& name, int x, bool affine, double weight) {
+  return norm(spec(LayerType::batch_norm, name, x), affine, weight);
+}
+
+int ModelBuilder::group_norm(const std::string& name, int x, std::int64_t groups, bool affine, double weight) {
+  LayerSpec layer = spec(LayerType::group_norm, name, x);
+  layer.groups = groups;
+  const Shape& in = shape(x);
+  if (groups < 1 || in.c() % groups != 0)
+    fail(name, layer.type, fmt::format("{} groups do not divide the {} channels of {}", groups, in.c(), in.str()));
+  if (in.c() / groups * in.spatial() == 1)
+    fail(
+        name, layer.type,
+        fmt::format("a sample has one value per channel in {}, which has no variance: choose norm.type: layer or group",
+                    in.str()));
+  return norm(std::move(layer), affine, weight);
 }
 
 int ModelBuilder::activation(const std::string& name, int x, LayerType type, double slope) {
@@ -215,7 +234,7 @@ Model ModelBuilder::finish(std::int64_t classes) {
                      "out = {}",
                      last.output.str(), classes, classes));
   require_all_used();
-  fuse_batch_norms(model_);
+  fuse_norms(model_);
   return std::move(model_);
 }
 

@@ -42,6 +42,8 @@ class ModelBuilder {
   int linear(const std::string& name, int x, std::int64_t out, bool bias, WeightInit init);
   /// `weight`: gamma at the start. Without `affine` there are no parameters.
   int batch_norm(const std::string& name, int x, bool affine, double weight = 1);
+  /// `groups` must divide the channels, and a group hold more than one value of a sample.
+  int group_norm(const std::string& name, int x, std::int64_t groups, bool affine, double weight = 1);
   /// relu, leaky_relu (which alone reads `slope`), sigmoid or tanh.
   int activation(const std::string& name, int x, LayerType type, double slope);
   /// max_pool or avg_pool: [1, C, H, W] -> [1, C, H', W'], rounded down.
@@ -57,7 +59,7 @@ class ModelBuilder {
   [[noreturn]] void fail(const std::string& name, LayerType type, const std::string& what) const;
 
   /// Checks that the last layer yields [1, classes] and that every layer is used, fuses ReLUs and additions into the
-  /// batch normalizations before them, and hands the model over.
+  /// normalizations before them, and hands the model over.
   Model finish(std::int64_t classes);
 
  private:
@@ -65,6 +67,7 @@ class ModelBuilder {
   void require_image(const LayerSpec& layer) const;
   Shape slide(const LayerSpec& layer, std::int64_t channels) const;
   void add_weight(int layer, std::vector<std::int64_t> dims, WeightInit init);
+  int norm(LayerSpec layer, bool affine, double weight);
   void add_parameter(int layer, const std::string& suffix, ParameterKind kind, std::int64_t size, double value);
   void require_all_used() const;
 
@@ -74,8 +77,8 @@ class ModelBuilder {
   std::set<std::string> names_;
 };
 
-/// Merges batch_norm + relu, batch_norm + add and batch_norm + add + relu into single batch_norm layers, wherever
-/// nobody else reads the values between. The result computes the same.
-void fuse_batch_norms(Model& model);
+/// Merges norm + relu, norm + add and norm + add + relu into single batch_norm or group_norm layers, wherever nobody
+/// else reads the values between. The result computes the same.
+void fuse_norms(Model& model);
 
 }  // namespace syncbn

@@ -16,13 +16,13 @@ std::vector<int> count_readers(const std::vector<LayerSpec>& layers) {
 
 /// Whether `layer`, the only reader of `norm`, can become part of it.
 bool fits(const LayerSpec& layer, const LayerSpec& norm) {
-  if (norm.type != LayerType::batch_norm || norm.fused_relu) return false;
+  if (!is_norm(norm.type) || norm.fused_relu) return false;
   return layer.type == LayerType::relu || (layer.type == LayerType::add && norm.residual < 0);
 }
 
 }  // namespace
 
-void fuse_batch_norms(Model& model) {
+void fuse_norms(Model& model) {
   const std::vector<int> readers = count_readers(model.layers);
   std::vector<int> moved(model.layers.size());  // old index -> index in `fused`
   std::vector<LayerSpec> fused;

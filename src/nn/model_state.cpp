@@ -27,7 +27,7 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
     const bool is_weight = p.kind == ParameterKind::weight || p.kind == ParameterKind::norm_weight;
     (is_weight ? weight_of_ : bias_of_)[static_cast<std::size_t>(p.layer)] = static_cast<int>(i);
   }
-  const auto is_norm = [&](std::size_t l) { return model_.layers[l].type == LayerType::batch_norm; };
+  const auto is_norm = [&](std::size_t l) { return shares_statistics(model_.layers[l].type); };
   for (std::size_t l = 0; l < layers; ++l) {
     const std::int64_t begin = flat_size_;
     if (is_norm(l)) {

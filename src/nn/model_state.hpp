@@ -19,9 +19,9 @@ struct FlatRange {
   std::int64_t count = 0;
 };
 
-/// Where a batch norm layer's statistics lie in the flat buffers. In the values they are the running statistics; in a
-/// worker's gradient the same places collect what a step contributes to them (see NormLayer), so that statistics of
-/// different groups are averaged by the very messages that carry the gradients.
+/// Where a layer's running statistics lie in the flat buffers. In the values they are the running statistics; in a
+/// worker's gradient the same places collect what a step contributes to them (see RunningStatistics), so that
+/// statistics of different groups are averaged by the very messages that carry the gradients.
 struct NormState {
   int layer = 0;
   std::string name;
@@ -62,7 +62,7 @@ class ModelState {
   /// The exchanged part of a layer's gradient; count 0 if there is none.
   FlatRange exchanged(int layer) const { return exchanged_[static_cast<std::size_t>(layer)]; }
   std::vector<NormState>& norm_states() { return norm_states_; }
-  /// nullptr for layers that are not batch norm.
+  /// nullptr for layers without running statistics.
   NormState* norm_state(int layer);
 
   /// Random weights from (seed, parameter name); gamma, beta, biases and statistics to their start values.

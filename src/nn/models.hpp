@@ -35,30 +35,28 @@ constexpr WeightInit kClassifierInit{Init::gaussian, 0.01};  ///< torchvision's,
 class NormRule {
  public:
   explicit NormRule(const ModelOptions& options)
-      : present_(options.norm == "batch"), after_(options.norm_after_activation), affine_(options.norm_affine) {}
+      : type_(options.norm),
+        groups_(options.norm_groups),
+        after_(options.norm_after_activation),
+        affine_(options.norm_affine) {}
 
-  bool present() const { return present_; }
-  bool before_activation() const { return present_ && !after_; }
-  bool after_activation() const { return present_ && after_; }
+  bool present() const { return type_ != "none"; }
+  bool before_activation() const { return present() && !after_; }
+  bool after_activation() const { return present() && after_; }
   /// Whether a convolution or linear layer that an activation follows, perhaps after its normalization, has a bias: one
   /// that is normalized at once would be idle.
   bool bias() const { return !before_activation(); }
 
-  /// A batch norm whose gamma starts at `weight`; `x` itself without normalization.
-  int norm(ModelBuilder& b, int x, const std::string& name, double weight = 1) const {
-    return present_ ? b.batch_norm(name, x, affine_, weight) : x;
-  }
+  /// A normalization whose gamma starts at `gamma`; `x` itself without normalization.
+  int norm(ModelBuilder& b, int x, const std::string& name, double gamma = 1) const;
   /// norm -> activation, or activation -> norm, or activation alone.
   int norm_and_activation(ModelBuilder& b, int x, const std::string& norm_name, const std::string& activation_name,
-                          LayerType activation) const {
-    if (before_activation()) x = norm(b, x, norm_name);
-    x = b.activation(activation_name, x, activation, kLeakySlope);
-    if (after_activation()) x = norm(b, x, norm_name);
-    return x;
-  }
+                          LayerType activation) const;
 
  private:
-  bool present_, after_, affine_;
+  std::string type_;
+  std::int64_t groups_;
+  bool after_, affine_;
 };
 
 }  // namespace syncbn

@@ -19,7 +19,8 @@ std::string entry(std::size_t i) {
 }
 
 LayerType parse_type(const LayerConfig& config, const std::string& where) {
-  std::vector<std::string> names;
+  if (config.type == "norm") return LayerType::batch_norm;  // or what else norm.type says: NormRule makes it
+  std::vector<std::string> names{"norm"};
   for (const LayerType t : kTypes) {
     if (config.type == name_of(t)) return t;
     names.emplace_back(name_of(t));

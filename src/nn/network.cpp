@@ -32,7 +32,7 @@ void Network::plan_forward() {
   forward_.emplace_back();
   for (int l = 1; l < static_cast<int>(specs.size()); ++l) {
     const LayerSpec& spec = specs[static_cast<std::size_t>(l)];
-    if (spec.type == LayerType::batch_norm) {
+    if (shares_statistics(spec.type)) {
       norms_.push_back(l);
       // The sums are taken right behind the layer that writes x, while it is in cache.
       Sweep& producer = forward_[static_cast<std::size_t>(sweep_of[static_cast<std::size_t>(spec.input)])];
@@ -51,16 +51,21 @@ void Network::plan_forward() {
 
 void Network::plan_backward() {
   const std::vector<LayerSpec>& specs = state_.model().layers;
+  const bool normalized = std::any_of(specs.begin(), specs.end(), [](const LayerSpec& s) { return is_norm(s.type); });
   backward_.emplace_back();
   for (int l = static_cast<int>(specs.size()) - 1; l > 0; --l) {
-    const bool is_norm = specs[static_cast<std::size_t>(l)].type == LayerType::batch_norm;
-    if (is_norm) {
+    const LayerType type = specs[static_cast<std::size_t>(l)].type;
+    const bool shared = shares_statistics(type);
+    if (shared) {
       backward_.back().steps.push_back({Action::accumulate_backward, l});
       backward_.back().norm = l;
-      backward_.emplace_back();
     }
+    // Without messages, too, so that gradients are finished one by one and memory is soon free again.
+    if (is_norm(type)) backward_.emplace_back();
     backward_.back().steps.push_back({Action::backward, l});
-    if (!is_norm && (state_.weight_of(l) >= 0 || state_.bias_of(l) >= 0)) backward_.back().parameters.push_back(l);
+    if (shared || (state_.weight_of(l) < 0 && state_.bias_of(l) < 0)) continue;
+    backward_.back().parameters.push_back(l);
+    if (!normalized) backward_.emplace_back();
   }
 }
 
@@ -140,8 +145,8 @@ void Network::make_layers(const LayerContext& context) {
     connect(spec.input, t.x, t.dx, t.accumulate_dx);
     connect(spec.residual, t.r, t.dr, t.accumulate_dr);
     const int index = static_cast<int>(l);
-    if (spec.type == LayerType::batch_norm) {
-      layers_[l] = std::make_unique<NormLayer>(context, index, t);
+    if (shares_statistics(spec.type)) {
+      layers_[l] = make_norm_layer(context, index, t);
     } else {
       layers_[l] = make_layer(context, index, t);
     }
@@ -173,7 +178,7 @@ void Network::forward(const Pass& pass) {
 }
 
 void Network::backward(const Pass& pass, const std::function<void(int)>& finished) {
-  for (const int l : norms_) norm(l).begin_backward(pass);
+  for (std::size_t l = 1; l < layers_.size(); ++l) layers_[l]->begin_backward(pass);
   for (const Sweep& sweep : backward_) {
     run(sweep, pass);
     if (sweep.norm >= 0) norm(sweep.norm).start_exchange_backward(pass);

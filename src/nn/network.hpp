@@ -13,7 +13,7 @@ namespace syncbn {
 
 /// One worker's executable copy of a network: preallocated activations over the rank's shared ModelState.
 ///
-/// The batch norm layers are the only points where a worker must have seen all its samples. Between two of them the
+/// The layers that share statistics are the only points where a worker must have seen all its samples. Between two the
 /// network goes through the batch in small chunks, layer after layer, so that what one layer writes is in cache when
 /// the next one reads it; such a stretch is a Sweep. Backward, the weight gradients of a sweep are computed while the
 /// message that ends it is under way.

@@ -42,7 +42,7 @@ class Checker {
     std::int64_t group = 0;
     const std::string& text = c_.norm.group;
     const bool numeric = std::from_chars(text.data(), text.data() + text.size(), group).ec == std::errc{};
-    if (numeric && c_.workers > 0 && c_.norm.type != "none") {
+    if (numeric && c_.workers > 0 && shares_statistics(c_.norm.type)) {
       std::string divisors;
       for (int g = 1; g <= c_.workers; ++g) {
         if (c_.workers % g == 0) divisors += fmt::format("{}{}", divisors.empty() ? "" : ", ", g);
@@ -98,6 +98,7 @@ ModelOptions model_options(const Config& config, const Shape& image, std::int64_
   options.input = image;
   options.classes = classes;
   options.norm = config.norm.type;
+  options.norm_groups = config.norm.groups;
   options.norm_affine = config.norm.affine;
   options.norm_after_activation = config.norm.position == "after";
   options.init = config.model.init;

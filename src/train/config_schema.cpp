@@ -54,12 +54,16 @@ std::vector<Key<Config>> make_config_schema() {
       {"label_smoothing", [](C& c) -> Field { return &c.label_smoothing; }, below(0, 1),
        "share of the target that is spread over all classes"},
 
-      {"norm.type", [](C& c) -> Field { return &c.norm.type; }, one_of({"batch", "none"}), "normalization layer"},
+      {"norm.type", [](C& c) -> Field { return &c.norm.type; }, one_of(norm_types()),
+       "normalization layer: by statistics of the batch (batch) or of single samples (group, layer, instance)"},
       {"norm.group", [](C& c) -> Field { return &c.norm.group; }, integer(1, kMaxWorkers, {"all", "node"}),
        "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host"},
       {"norm.eps", [](C& c) -> Field { return &c.norm.eps; }, number(0), "added to the variance"},
       {"norm.momentum", [](C& c) -> Field { return &c.norm.momentum; }, number(0, 1, {"cumulative"}),
        "weight of the new value in the running statistics; cumulative: plain mean over all batches"},
+      {"norm.groups", [](C& c) -> Field { return &c.norm.groups; }, integer(1, 1 << 20),
+       "group: groups of channels; fewer where they do not divide the channels or leave a group under 2 channels or 16 "
+       "values"},
       {"norm.affine", [](C& c) -> Field { return &c.norm.affine; }, boolean(), "learn gamma and beta"},
       {"norm.track_running_stats", [](C& c) -> Field { return &c.norm.track_running_stats; }, boolean(),
        "keep running statistics for evaluation"},
@@ -184,9 +188,9 @@ using L = LayerConfig;
 std::vector<LayerKey> make_layer_schema() {
   return {
       {{"type", [](L& l) -> Field { return &l.type; },
-        one_of({"conv2d", "linear", "batch_norm", "relu", "leaky_relu", "sigmoid", "tanh", "max_pool", "avg_pool",
-                "global_avg_pool", "dropout", "flatten", "add"}),
-        "what the layer computes"}},
+        one_of({"conv2d", "linear", "norm", "batch_norm", "relu", "leaky_relu", "sigmoid", "tanh", "max_pool",
+                "avg_pool", "global_avg_pool", "dropout", "flatten", "add"}),
+        "what the layer computes; norm: what norm.type says"}},
       {{"name", [](L& l) -> Field { return &l.name; }, text(), "default: type and position"}},
       {{"from", [](L& l) -> Field { return &l.from; }, text(), "add: the other input; else: the input layer"}},
       {{"out", [](L& l) -> Field { return &l.out; }, integer(1, 1 << 20), "channels or features"},

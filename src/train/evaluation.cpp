@@ -53,7 +53,7 @@ EvalResult evaluate(World& world, const Config& config, const std::string& weigh
   EvalResult result;
   world.run([&](Worker& worker) {
     backend->prepare_thread();
-    const Communicator group = make_norm_group(worker, config.norm.group);
+    const Communicator group = make_norm_group(worker, config.norm);
     Network network(state, *backend, group, world.workers() / group.size(), config.batch_per_worker, {});
     const EvalResult r = evaluate_network(network, experiment.split(split), experiment.augmentation,
                                           config.batch_per_worker, worker.all(), 0);

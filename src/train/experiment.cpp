@@ -75,26 +75,13 @@ bool Experiment::due(const std::string& every, std::int64_t step) const {
 }
 
 Model make_model(const Config& config, const Shape& image, int classes) {
-  ModelOptions options;
-  options.name = config.model.name;
-  options.layers = config.model.layers;
-  options.input = image;
-  options.classes = classes;
-  options.norm = config.norm.type;
-  options.norm_affine = config.norm.affine;
-  options.norm_after_activation = config.norm.position == "after";
-  options.init = config.model.init;
-  options.init_std = config.model.init_std;
-  options.hidden = config.model.hidden;
-  options.activation = config.model.activation;
-  options.dropout = config.model.dropout;
-  options.zero_init_residual = config.model.zero_init_residual;
-  return make_model(options);
+  return make_model(model_options(config, image, classes));
 }
 
-Communicator make_norm_group(const Worker& worker, const std::string& group) {
-  if (group == "node") return worker.node_group();
-  return worker.group(group == "all" ? worker.world().workers() : std::stoi(group));
+Communicator make_norm_group(const Worker& worker, const Config::Norm& norm) {
+  if (!shares_statistics(norm.type)) return worker.group(1);
+  if (norm.group == "node") return worker.node_group();
+  return worker.group(norm.group == "all" ? worker.world().workers() : std::stoi(norm.group));
 }
 
 Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend) {

@@ -42,7 +42,8 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
 /// The model of a configuration for images of this shape ([1, C, H, W]).
 Model make_model(const Config& config, const Shape& image, int classes);
 
-/// The communicator that the configuration's norm.group asks for. Collective over all workers.
-Communicator make_norm_group(const Worker& worker, const std::string& group);
+/// The communicator of the workers that share statistics, which norm.group says; each alone where norm.type shares
+/// none. Collective over all workers.
+Communicator make_norm_group(const Worker& worker, const Config::Norm& norm);
 
 }  // namespace syncbn

@@ -17,7 +17,8 @@ constexpr std::int64_t kFloat = 4, kDouble = 8;
 /// The network with its additions and ReLUs that run inside a batch norm layer's sweep spelled out.
 std::string type_of(const LayerSpec& layer) {
   std::string type = name_of(layer.type);
-  if (layer.type == LayerType::batch_norm && layer.residual >= 0) type += " + add";
+  if (layer.type == LayerType::group_norm) type += fmt::format(" ({} groups)", layer.groups);
+  if (is_norm(layer.type) && layer.residual >= 0) type += " + add";
   if (layer.fused_relu) type += " + relu";
   return type;
 }
@@ -29,7 +30,7 @@ std::string sample_shape(const Shape& shape) {
 }
 
 int group_size(const Config& config) {
-  if (config.norm.type == "none") return 1;
+  if (!shares_statistics(config.norm.type)) return 1;
   return config.norm.group == "all" || config.norm.group == "node" ? config.workers : std::stoi(config.norm.group);
 }
 
@@ -41,7 +42,7 @@ int optimizer_buffers(const std::string& name) {
 
 void add_statistics(Explanation& e, const Model& model, std::int64_t batches) {
   for (const LayerSpec& layer : model.layers) {
-    if (layer.type != LayerType::batch_norm || e.group == 1) continue;
+    if (!shares_statistics(layer.type) || e.group == 1) continue;
     const std::int64_t channels = layer.output.c();
     e.statistics_forward.messages += batches;
     e.statistics_forward.bytes += batches * kDouble * (1 + 2 * channels);
@@ -57,8 +58,8 @@ void add_gradients(Explanation& e, const Model& model, std::int64_t bucket_bytes
   const bool norm_is_reduced = e.group == e.workers;
   std::map<int, std::int64_t, std::greater<>> bytes_of_layer;
   for (const ParameterSpec& p : model.parameters) {
-    const bool norm = p.kind == ParameterKind::norm_weight || p.kind == ParameterKind::norm_bias;
-    if (!norm || !norm_is_reduced) bytes_of_layer[p.layer] += kFloat * p.count();
+    const bool shared = shares_statistics(model.layers[static_cast<std::size_t>(p.layer)].type);
+    if (!shared || !norm_is_reduced) bytes_of_layer[p.layer] += kFloat * p.count();
   }
   std::int64_t open = 0;
   for (const auto& [layer, bytes] : bytes_of_layer) {

@@ -18,7 +18,7 @@ namespace syncbn {
 struct TrainingRun::WorkerState {
   WorkerState(TrainingRun& run, Worker& w)
       : worker(w),
-        group(make_norm_group(w, run.experiment_.config.norm.group)),
+        group(make_norm_group(w, run.experiment_.config.norm)),
         metrics(w.duplicate()),
         gradient(run.gradients_[static_cast<std::size_t>(w.local_index())].as<float>(),
                  static_cast<std::size_t>(run.state_.flat_size())),

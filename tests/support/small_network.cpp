@@ -9,8 +9,9 @@
 
 namespace syncbn::test {
 
-ModelOptions small_network_options() {
+ModelOptions small_network_options(const std::string& norm) {
   ModelOptions o;
+  o.norm = norm;
   o.name = "layers";
   o.input = Shape{1, 2, 8, 8};
   o.classes = 5;
@@ -29,10 +30,10 @@ ModelOptions small_network_options() {
     l.bias = false;
   };
   conv("conv1", 6, 1);
-  layer("batch_norm", "bn1");
+  layer("norm", "bn1");
   layer("relu", "relu1");
   conv("conv2", 6, 1);
-  layer("batch_norm", "bn2");
+  layer("norm", "bn2");
   layer("add", "add").from = "relu1";
   layer("relu", "relu2");
   LayerConfig& pool = layer("max_pool", "pool");
@@ -41,35 +42,43 @@ ModelOptions small_network_options() {
   layer("flatten", "flatten");
   LayerConfig& hidden = layer("linear", "hidden");
   hidden.out = 12;
-  layer("batch_norm", "bn3");
+  if (norm != "instance") layer("norm", "bn3");  // one value per channel
   layer("sigmoid", "sigmoid");
   layer("linear", "fc").out = 5;
   return o;
 }
 
-NetworkResult run_small_network(const std::vector<int>& counts, int group, int threads,
-                                const std::function<void(ModelState&)>& change) {
-  const auto backend = ops::make_cpu_backend();
-  const int workers = static_cast<int>(counts.size());
-  const int samples = std::accumulate(counts.begin(), counts.end(), 0);
+ModelState small_network_state(const NetworkRun& run, const ops::Backend& backend) {
   NormSettings norm;
-  norm.whole_world = group == workers;
-  ModelState state(make_model(small_network_options()), norm, *backend);
+  norm.whole_world = run.group == static_cast<int>(run.counts.size());
+  ModelState state(make_model(small_network_options(run.norm)), norm, backend);
   state.initialize(3);
-  if (change) change(state);
+  if (run.change) run.change(state);
   state.pack(0, 1);
+  return state;
+}
 
+NetworkResult run_small_network(const NetworkRun& run, int threads) {
   WorldOptions options;
-  options.workers = workers;
+  options.workers = static_cast<int>(run.counts.size());
   options.threads = threads;
   World world = World::threads(options);
+  return run_small_network(world, run);
+}
+
+NetworkResult run_small_network(World& world, const NetworkRun& run) {
+  const auto backend = ops::make_cpu_backend();
+  const std::vector<int>& counts = run.counts;
+  const int workers = world.workers(), group = run.group;
+  const int samples = std::accumulate(counts.begin(), counts.end(), 0);
+  ModelState state = small_network_state(run, *backend);
   NetworkResult result;
   result.gradient.resize(static_cast<std::size_t>(state.flat_size()));
   world.run([&](Worker& worker) {
     backend->prepare_thread();
     const int n = counts[static_cast<std::size_t>(worker.index())];
     const int first = std::accumulate(counts.begin(), counts.begin() + worker.index(), 0);
-    std::vector<float> gradient(result.gradient.size());
+    std::vector<float> gradient(static_cast<std::size_t>(state.flat_size()));
     Network network(state, *backend, worker.group(group), workers / group, std::max(1, n), gradient);
     network.begin_update();
     std::vector<int> labels;
@@ -91,7 +100,7 @@ NetworkResult run_small_network(const std::vector<int>& counts, int group, int t
     const std::int64_t exchanged = state.exchanged_size();
     worker.all().all_reduce(std::span<float>(gradient).first(static_cast<std::size_t>(exchanged)), Reduce::sum,
                             {"gradient", 0});
-    if (worker.index() == 0) {
+    if (worker.local_index() == 0) {
       result.loss = loss.loss_sum / samples;
       result.gradient = gradient;
     }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "nn/network.hpp"
@@ -9,7 +10,7 @@
 namespace syncbn::test {
 
 /// A residual network with every kind of layer that matters to the executor, for 2x8x8 images and 5 classes.
-ModelOptions small_network_options();
+ModelOptions small_network_options(const std::string& norm = "batch");
 
 struct NetworkResult {
   double loss = 0;                ///< mean over all samples
@@ -17,9 +18,24 @@ struct NetworkResult {
   std::vector<float> statistics;  ///< running statistics after one update
 };
 
-/// One forward and backward over `samples` images that depend on the sample index alone, worker w holding counts[w] of
-/// them in order; group = workers that share statistics.
-NetworkResult run_small_network(const std::vector<int>& counts, int group, int threads = 2,
-                                const std::function<void(ModelState&)>& change = {});
+struct NetworkRun {
+  std::vector<int> counts;                       ///< samples per worker
+  int group = 1;                                 ///< workers that share statistics
+  std::string norm = "batch";                    ///< norm.type
+  std::function<void(ModelState&)> change = {};  ///< made to the initial state
+};
+
+/// What a network with these settings starts from.
+ModelState small_network_state(const NetworkRun& run, const ops::Backend& backend);
+
+/// One forward and backward over images that depend on the sample index alone; worker w holds counts[w] of them in
+/// order. The same result on all ranks. Collective over ranks.
+NetworkResult run_small_network(World& world, const NetworkRun& run);
+/// In this process alone.
+NetworkResult run_small_network(const NetworkRun& run, int threads = 2);
+inline NetworkResult run_small_network(const std::vector<int>& counts, int group, int threads = 2,
+                                       const std::function<void(ModelState&)>& change = {}) {
+  return run_small_network({counts, group, "batch", change}, threads);
+}
 
 }  // namespace syncbn::test

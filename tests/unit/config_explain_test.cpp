@@ -52,6 +52,12 @@ model:
   EXPECT_EQ(pairs.statistics_forward.messages, 3);
   EXPECT_EQ(pairs.gradients.bytes, all.gradients.bytes + 4 * 12);
 
+  // Statistics of single samples send nothing; their gamma and beta travel with the gradients.
+  const Explanation groups = explain_text(net + "norm: {type: group}\n");
+  EXPECT_EQ(groups.statistics_forward.messages, 0);
+  EXPECT_EQ(groups.statistics_backward.messages, 0);
+  EXPECT_EQ(groups.gradients.bytes, all.gradients.bytes + 4 * 12);
+
   const Explanation local = explain_text(net + "norm: {group: 1}\n");
   EXPECT_EQ(local.statistics_forward.messages, 0);
   EXPECT_EQ(local.statistics_backward.bytes, 0);

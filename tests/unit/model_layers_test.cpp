@@ -121,7 +121,7 @@ TEST(ModelLayers, ErrorsSayWhereAndWhat) {
   };
   expect([](auto& o) { o.layers.clear(); }, {"model.layers is empty"});
   expect([](auto& o) { o.layers[0].type = "conv2"; }, {"model.layers[0]", "did you mean 'conv2d'?"});
-  expect([](auto& o) { o.layers[0].type = "attention"; }, {"'attention' is not one of conv2d, linear"});
+  expect([](auto& o) { o.layers[0].type = "attention"; }, {"'attention' is not one of norm, conv2d, linear"});
   expect([](auto& o) { o.layers[5].from = "akt"; }, {"model.layers[5]: layer 'add5' (add)", "did you mean 'act'?"});
   expect([](auto& o) { o.layers[5].from = ""; }, {"model.layers[5]", "'from' must name the layer to add"});
   expect([](auto& o) { o.layers[3].out = 5; }, {"'last' [1, 5, 8, 8] and", "[1, 4, 8, 8] differ in shape"});
@@ -207,7 +207,7 @@ TEST(ModelFusion, KeepsTheComputationOfRandomNetworks) {
   for (int round = 0; round < 2000; ++round) {
     const Model m = random_model(random);
     Model fused = m;
-    fuse_batch_norms(fused);
+    fuse_norms(fused);
     Expressions expressions;
     ASSERT_EQ(expressions.of(fused), expressions.of(m)) << "round " << round;
     for (int i = 0; i < static_cast<int>(fused.layers.size()); ++i) {

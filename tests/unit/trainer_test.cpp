@@ -115,6 +115,20 @@ TEST_F(Trainer, Case38AccumulationEqualsTheLargeBatch) {
   EXPECT_NEAR(whole.result.test_loss, accumulated.result.test_loss, 1e-4);
 }
 
+TEST_F(Trainer, EveryNormalizationResumesToTheBit) {
+  for (const std::string& norm : norm_types()) {
+    if (norm == "batch") continue;  // case 45
+    const std::vector<std::string> keys{"norm.type=" + norm, "checkpoint.every=4", "norm.group=2"};
+    const Outcome undisturbed = run(keys, norm);
+    const fs::path folder = folder_ / norm;
+    fs::remove(folder / "final.safetensors");
+    for (const auto& entry : fs::directory_iterator(folder / "checkpoints")) {
+      if (entry.path().filename().string() > "step-000000008") fs::remove_all(entry.path());
+    }
+    EXPECT_EQ(run(keys, norm, true), undisturbed) << norm;
+  }
+}
+
 TEST_F(Trainer, ReportsWhereTheLossBroke) {
   try {
     run({"optimizer.lr=1e30", "schedule.name=constant"}, "nan");

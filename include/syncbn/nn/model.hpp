@@ -10,7 +10,7 @@ namespace syncbn {
 
 /// One entry of `model.layers` in a configuration.
 struct LayerConfig {
-  std::string type;      ///< conv2d, linear, batch_norm, relu, leaky_relu, sigmoid, tanh, max_pool, avg_pool,
+  std::string type;      ///< conv2d, linear, norm (or batch_norm), relu, leaky_relu, sigmoid, tanh, max_pool, avg_pool,
                          ///< global_avg_pool, dropout, flatten, add
   std::string name;      ///< optional; default <type><index>
   std::string from;      ///< add: name of the layer whose output is added; others: input layer, default the previous
@@ -28,7 +28,8 @@ enum class LayerType {
   input,
   conv2d,
   linear,
-  batch_norm,
+  batch_norm,  ///< also batch renormalization
+  group_norm,  ///< group, layer and instance normalization
   relu,
   leaky_relu,
   sigmoid,
@@ -41,6 +42,9 @@ enum class LayerType {
   add
 };
 const char* name_of(LayerType type);
+bool is_norm(LayerType type);
+/// Whether the layer normalizes by statistics of the batch, which groups of workers share by messages.
+bool shares_statistics(LayerType type);
 
 /// Weights are normal with mean 0 and variance: he 2 / fan_out for convolutions (as torchvision) and 2 / fan_in for
 /// linear layers; glorot 2 / (fan_in + fan_out); gaussian init_std^2.
@@ -51,8 +55,9 @@ struct LayerSpec {
   LayerType type = LayerType::input;
   std::string name;         ///< torchvision's module path: "layer1.0.bn1"
   int input = -1;           ///< index of the layer whose output it reads
-  int residual = -1;        ///< add; batch_norm with a fused addition: index of the second input
-  bool fused_relu = false;  ///< batch_norm: ReLU in the same sweep
+  int residual = -1;        ///< add; batch_norm, group_norm with a fused addition: index of the second input
+  bool fused_relu = false;  ///< batch_norm, group_norm: ReLU in the same sweep
+  std::int64_t groups = 0;  ///< group_norm: groups of channels
   std::int64_t kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
   bool bias = false;
   double p = 0, slope = 0;
@@ -88,8 +93,10 @@ struct ModelOptions {
   std::vector<LayerConfig> layers;  ///< for "layers"
   Shape input;                      ///< [1, C, H, W]
   std::int64_t classes = 10;
-  /// batch, or none: ready models then have biases instead; entries of `layers` of type batch_norm are left out.
+  /// One of norm_types(). With none, ready models have biases instead, and entries of `layers` of type norm are left
+  /// out.
   std::string norm = "batch";
+  std::int64_t norm_groups = 32;  ///< group: see group_count()
   bool norm_affine = true;
   /// Ready models only. Every normalization moves behind the nonlinearity that follows it: convolution, ReLU, norm; at
   /// the end of a residual block: convolution, addition, ReLU, norm. A layer whose output is no longer normalized at
@@ -105,6 +112,15 @@ struct ModelOptions {
   double dropout = 0;
   bool zero_init_residual = false;  ///< resnets: the last gamma of each block starts at 0 (Goyal et al. 2017)
 };
+
+/// batch, group, layer, instance, none.
+const std::vector<std::string>& norm_types();
+/// Whether layers of this normalization send messages in training (norm.group then says among whom).
+bool shares_statistics(const std::string& norm_type);
+
+/// Groups of channels of a group normalization that is to have `wanted` of them (Wu & He 2018: 32): the largest divisor
+/// of the channels, up to `wanted`, that leaves each group at least 2 channels and 16 values of a sample; else 1.
+std::int64_t group_count(std::int64_t wanted, const Shape& sample);
 
 /// mlp, lenet, vgg11, vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18, resnet34, resnet50.
 const std::vector<std::string>& model_names();

@@ -22,10 +22,11 @@ struct Config {
   std::int64_t batch_per_worker = 32;
 
   struct Norm {
-    std::string type = "batch";  ///< batch, none
+    std::string type = "batch";  ///< see norm_types()
     std::string group = "all";   ///< 1, k, all, node
     double eps = 1e-5;
     std::string momentum = "0.1";  ///< number in [0, 1], or cumulative
+    std::int64_t groups = 32;      ///< group: wanted groups of channels, see group_count()
     bool affine = true;
     bool track_running_stats = true;
     std::string position = "before";  ///< before or after the activation

@@ -1,0 +1,59 @@
+#include "nn/batch_norm_layer.hpp"
+
+namespace syncbn {
+
+BatchNormLayer::BatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors)
+    : context_(context),
+      t_(tensors),
+      parameters_(context, index),
+      running_(context, index),
+      relu_(fused_relu(context.spec(index))),
+      mask_(relu_mask(context, relu_, tensors.x)),
+      pass_(context.backend.batch_norm(), context.spec(index).name, tensors.x.shape.c(),
+            context.state.norm().options.eps, context.group),
+      d_gamma_(static_cast<std::size_t>(tensors.x.shape.c())),
+      d_beta_(d_gamma_.size()) {}
+
+void BatchNormLayer::begin(const Pass& pass) {
+  if (uses_batch(pass)) {
+    pass_.begin();
+  } else {
+    pass_.use_statistics(running_.mean(), running_.var(), parameters_.gamma(), parameters_.beta());
+  }
+}
+
+void BatchNormLayer::exchange(const Pass& pass) {
+  pass_.start(pass.step);
+  pass_.finish(parameters_.gamma(), parameters_.beta());
+  if (pass.mode == Mode::train) {
+    running_.contribute(pass_.count(), pass_.mean(), pass_.var(), pass_.unbiased_factor());
+  }
+}
+
+void BatchNormLayer::start_exchange_backward(const Pass& pass) {
+  if (t_.dx || context_.state.norm().whole_world) pass_.start_backward(pass.step);
+}
+
+void BatchNormLayer::finish_exchange_backward(const Pass&) {
+  if (t_.dx || context_.state.norm().whole_world) pass_.finish_backward();
+}
+
+void BatchNormLayer::backward(const Pass&, ops::Samples samples) {
+  if (!t_.dx && !t_.dr) return;
+  pass_.apply_backward(t_.x, t_.dy, t_.dx, t_.dr, samples, relu_, mask_.data(), t_.accumulate_dx, t_.accumulate_dr);
+}
+
+void BatchNormLayer::backward_parameters(const Pass&) {
+  if (context_.state.norm().whole_world) {
+    pass_.group_parameter_gradients(d_gamma_, d_beta_);
+  } else {
+    pass_.local_parameter_gradients(d_gamma_, d_beta_);
+  }
+  parameters_.add_gradients(d_gamma_, d_beta_);
+}
+
+std::unique_ptr<NormLayer> make_norm_layer(const LayerContext& context, int index, const LayerTensors& tensors) {
+  return std::make_unique<BatchNormLayer>(context, index, tensors);
+}
+
+}  // namespace syncbn
