@@ -14,19 +14,23 @@ using ops::Samples;
 /// Weight, bias and their gradients, as the kernels take them.
 struct WeightAndBias {
   WeightAndBias(const LayerContext& context, int index)
-      : context_(context), weight_(context.state.weight_of(index)), bias_(context.state.bias_of(index)) {}
+      : context_(context),
+        index_(index),
+        weight_(context.state.weight_of(index)),
+        bias_(context.state.bias_of(index)) {}
 
-  const float* weight() const { return value(weight_); }
-  const float* bias() const { return bias_ < 0 ? nullptr : value(bias_); }
+  const float* weight() const { return context_.state.weights(index_).data(); }
+  const float* bias() const {
+    return bias_ < 0 ? nullptr : context_.state.values(context_.state.parameter(bias_)).data();
+  }
   float* d_weight() { return gradient(weight_); }
   float* d_bias() { return bias_ < 0 ? nullptr : gradient(bias_); }
 
  private:
-  const float* value(int p) const { return context_.state.values(context_.state.parameter(p)).data(); }
   float* gradient(int p) { return context_.gradient.data() + context_.state.parameter(p).offset; }
 
   LayerContext context_;
-  int weight_, bias_;
+  int index_, weight_, bias_;
 };
 
 class Conv2dLayer : public Layer {

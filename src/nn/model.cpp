@@ -64,7 +64,7 @@ void check_options(const ModelOptions& o) {
         "where it belongs, and remove the key");
   if (list && o.dropout > 0) refuse("model.dropout applies to ready models; add a dropout entry to model.layers");
   if (o.zero_init_residual && !resnet) refuse("model.zero_init_residual applies to resnets; remove the key");
-  if (o.zero_init_residual && (o.norm == "none" || !o.norm_affine || o.norm_after_activation))
+  if (o.zero_init_residual && (!has_norm_layers(o.norm) || !o.norm_affine || o.norm_after_activation))
     refuse(
         "model.zero_init_residual starts the last gamma of each block at 0: it needs a normalization layer "
         "(norm.type), norm.affine: true and norm.position: before");
@@ -118,8 +118,12 @@ bool is_norm(LayerType type) {
 }
 
 const std::vector<std::string>& norm_types() {
-  static const std::vector<std::string> types = {"batch", "group", "layer", "instance", "none"};
+  static const std::vector<std::string> types = {"batch", "group", "layer", "instance", "weight", "none"};
   return types;
+}
+
+bool has_norm_layers(const std::string& norm_type) {
+  return norm_type != "weight" && norm_type != "none";
 }
 
 bool shares_statistics(const std::string& norm_type) {
@@ -178,7 +182,7 @@ ModelBuilder make_builder(const ModelOptions& options) {
   if (options.init == "he") override = WeightInit{Init::he};
   if (options.init == "glorot") override = WeightInit{Init::glorot};
   if (options.init == "gaussian") override = WeightInit{Init::gaussian, options.init_std};
-  return ModelBuilder(options.name, options.input, override);
+  return {options.name, options.input, override, options.norm == "weight"};
 }
 
 Model make_model(const ModelOptions& options) {

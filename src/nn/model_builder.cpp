@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "syncbn/core/error.hpp"
@@ -37,8 +38,9 @@ double product(const std::vector<std::int64_t>& dims) {
 
 }  // namespace
 
-ModelBuilder::ModelBuilder(const std::string& model, const Shape& image, std::optional<WeightInit> override)
-    : override_(override), context_("model " + model) {
+ModelBuilder::ModelBuilder(const std::string& model, const Shape& image, std::optional<WeightInit> override,
+                           bool weight_norm)
+    : override_(override), weight_norm_(weight_norm), context_("model " + model) {
   if (image.rank() != 4 || image.n() != 1 || image.c() < 1 || image.h() < 1 || image.w() < 1)
     throw Error(fmt::format("{}: input {} is not an image: give [1, channels, height, width]", context_, image.str()),
                 ExitCode::usage);
@@ -94,22 +96,26 @@ void ModelBuilder::add_weight(int layer, std::vector<std::int64_t> dims, WeightI
     fail(l.name, l.type, fmt::format("{:.0f} weights are too many: use smaller numbers", product(dims)));
   if (override_) init = *override_;
   ParameterSpec p;
-  p.name = l.name + ".weight";
+  p.name = l.name + (weight_norm_ ? ".weight_v" : ".weight");
   p.layer = layer;
   p.init = init.init;
   p.init_std = init.init == Init::gaussian ? init.std : 0;
+  p.init_scale = init.scale;
   p.fan_in = dims[1] * l.kernel_h * l.kernel_w;
   p.fan_out = dims[0] * l.kernel_h * l.kernel_w;
-  p.dims = std::move(dims);
+  p.dims = dims;
   model_.parameters.push_back(std::move(p));
+  if (!weight_norm_) return;
+  std::fill(dims.begin() + 1, dims.end(), 1);
+  add_parameter(layer, ".weight_g", ParameterKind::weight_gain, std::move(dims), 0);
 }
 
-void ModelBuilder::add_parameter(int layer, const std::string& suffix, ParameterKind kind, std::int64_t size,
-                                 double value) {
+void ModelBuilder::add_parameter(int layer, const std::string& suffix, ParameterKind kind,
+                                 std::vector<std::int64_t> dims, double value) {
   ParameterSpec p;
   p.name = model_.layers.at(static_cast<std::size_t>(layer)).name + suffix;
   p.kind = kind;
-  p.dims = {size};
+  p.dims = std::move(dims);
   p.layer = layer;
   p.init_value = value;
   model_.parameters.push_back(std::move(p));
@@ -122,7 +128,7 @@ int ModelBuilder::conv2d(const std::string& name, int x, std::int64_t out, Windo
   if (out < 1 || out > kMaxExtent) fail(name, layer.type, fmt::format("out = {} channels: give at least 1", out));
   const int i = append(layer, slide(layer, out));
   add_weight(i, {out, shape(x).c(), window.kernel, window.kernel}, init);
-  if (bias) add_parameter(i, ".bias", ParameterKind::bias, out, 0);
+  if (bias) add_parameter(i, ".bias", ParameterKind::bias, {out}, 0);
   return i;
 }
 
@@ -135,21 +141,21 @@ int ModelBuilder::linear(const std::string& name, int x, std::int64_t out, bool 
   if (out < 1 || out > kMaxExtent) fail(name, layer.type, fmt::format("out = {} features: give at least 1", out));
   const int i = append(layer, {1, out});
   add_weight(i, {out, shape(x).c()}, init);
-  if (bias) add_parameter(i, ".bias", ParameterKind::bias, out, 0);
+  if (bias) add_parameter(i, ".bias", ParameterKind::bias, {out}, 0);
   return i;
 }
 
-int ModelBuilder::norm(LayerSpec layer, bool affine, double weight) {
+int ModelBuilder::add_norm(LayerSpec layer, bool affine, double weight) {
   const Shape& output = shape(layer.input);
   const int i = append(std::move(layer), output);
   if (!affine) return i;
-  add_parameter(i, ".weight", ParameterKind::norm_weight, output.c(), weight);
-  add_parameter(i, ".bias", ParameterKind::norm_bias, output.c(), 0);
+  add_parameter(i, ".weight", ParameterKind::norm_weight, {output.c()}, weight);
+  add_parameter(i, ".bias", ParameterKind::norm_bias, {output.c()}, 0);
   return i;
 }
 
 int ModelBuilder::batch_norm(const std::string& name, int x, bool affine, double weight) {
-  return norm(spec(LayerType::batch_norm, name, x), affine, weight);
+  return add_norm(spec(LayerType::batch_norm, name, x), affine, weight);
 }
 
 int ModelBuilder::group_norm(const std::string& name, int x, std::int64_t groups, bool affine, double weight) {
@@ -163,7 +169,7 @@ int ModelBuilder::group_norm(const std::string& name, int x, std::int64_t groups
         name, layer.type,
         fmt::format("a sample has one value per channel in {}, which has no variance: choose norm.type: layer or group",
                     in.str()));
-  return norm(std::move(layer), affine, weight);
+  return add_norm(std::move(layer), affine, weight);
 }
 
 int ModelBuilder::activation(const std::string& name, int x, LayerType type, double slope) {

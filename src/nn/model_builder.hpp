@@ -11,10 +11,12 @@
 namespace syncbn {
 
 /// How weights start. he: normal with variance 2 / fan (fan_out for convolutions, as torchvision; fan_in for linear
-/// layers); glorot: normal with variance 2 / (fan_in + fan_out); gaussian: normal with standard deviation std.
+/// layers); glorot: normal with variance 2 / (fan_in + fan_out); gaussian: normal with standard deviation std. All
+/// multiplied by scale.
 struct WeightInit {
   Init init = Init::he;
   double std = 0;
+  double scale = 1;
 };
 
 /// Square kernel of a convolution or pool.
@@ -26,8 +28,9 @@ struct Window {
 /// layer's index; all throw Error(usage) that names the layer, the shapes and the remedy.
 class ModelBuilder {
  public:
-  /// `image`: [1, C, H, W]. `override`: replaces the init of every weight.
-  ModelBuilder(const std::string& model, const Shape& image, std::optional<WeightInit> override);
+  /// `image`: [1, C, H, W]. `override`: replaces the init of every weight. `weight_norm`: normalizes every weight.
+  ModelBuilder(const std::string& model, const Shape& image, std::optional<WeightInit> override,
+               bool weight_norm = false);
 
   /// What messages start with; at first "model <name>".
   void set_context(std::string context) { context_ = std::move(context); }
@@ -67,12 +70,14 @@ class ModelBuilder {
   void require_image(const LayerSpec& layer) const;
   Shape slide(const LayerSpec& layer, std::int64_t channels) const;
   void add_weight(int layer, std::vector<std::int64_t> dims, WeightInit init);
-  int norm(LayerSpec layer, bool affine, double weight);
-  void add_parameter(int layer, const std::string& suffix, ParameterKind kind, std::int64_t size, double value);
+  int add_norm(LayerSpec layer, bool affine, double weight);
+  void add_parameter(int layer, const std::string& suffix, ParameterKind kind, std::vector<std::int64_t> dims,
+                     double value);
   void require_all_used() const;
 
   Model model_;
   std::optional<WeightInit> override_;
+  bool weight_norm_;
   std::string context_;
   std::set<std::string> names_;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nn/weight_norm.hpp"
 #include "syncbn/core/random.hpp"
 
 namespace syncbn {
@@ -21,11 +22,13 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
   parameters_.resize(model_.parameters.size());
   exchanged_.resize(layers);
   weight_of_.assign(layers, -1);
+  gain_of_.assign(layers, -1);
   bias_of_.assign(layers, -1);
   for (std::size_t i = 0; i < model_.parameters.size(); ++i) {
     const ParameterSpec& p = model_.parameters[i];
     const bool is_weight = p.kind == ParameterKind::weight || p.kind == ParameterKind::norm_weight;
-    (is_weight ? weight_of_ : bias_of_)[static_cast<std::size_t>(p.layer)] = static_cast<int>(i);
+    auto& index = is_weight ? weight_of_ : p.kind == ParameterKind::weight_gain ? gain_of_ : bias_of_;
+    index[static_cast<std::size_t>(p.layer)] = static_cast<int>(i);
   }
   const auto is_norm = [&](std::size_t l) { return shares_statistics(model_.layers[l].type); };
   for (std::size_t l = 0; l < layers; ++l) {
@@ -33,17 +36,18 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
     if (is_norm(l)) {
       if (!norm_.whole_world) place_norm(static_cast<int>(l));
     } else {
-      for (const int p : {weight_of_[l], bias_of_[l]}) {
-        if (p >= 0) {
-          parameters_[static_cast<std::size_t>(p)] = place(model_.parameters[static_cast<std::size_t>(p)].count());
-        }
-      }
+      place_parameter(weight_of_[l]);
+      place_parameter(bias_of_[l]);
     }
     exchanged_[l] = {begin, flat_size_ - begin};
   }
   exchanged_size_ = flat_size_;
   for (std::size_t l = 0; l < layers; ++l) {
     if (is_norm(l) && norm_.whole_world) place_norm(static_cast<int>(l));
+    place_parameter(gain_of_[l]);
+  }
+  if (std::any_of(gain_of_.begin(), gain_of_.end(), [](int p) { return p >= 0; })) {
+    normalized_ = Buffer(static_cast<std::size_t>(exchanged_size_) * sizeof(float));
   }
   values_ = Buffer(static_cast<std::size_t>(flat_size_) * sizeof(float));
   packed_.resize(layers);
@@ -59,12 +63,15 @@ FlatRange ModelState::place(std::int64_t count) {
   return range;
 }
 
+void ModelState::place_parameter(int parameter) {
+  if (parameter < 0) return;
+  const auto i = static_cast<std::size_t>(parameter);
+  parameters_[i] = place(model_.parameters[i].count());
+}
+
 void ModelState::place_norm(int layer) {
-  for (const int p : {weight_of(layer), bias_of(layer)}) {
-    if (p >= 0) {
-      parameters_[static_cast<std::size_t>(p)] = place(model_.parameters[static_cast<std::size_t>(p)].count());
-    }
-  }
+  place_parameter(weight_of(layer));
+  place_parameter(bias_of(layer));
   if (!norm_.options.track_running_stats) return;
   const LayerSpec& spec = model_.layers[static_cast<std::size_t>(layer)];
   const std::int64_t c = spec.output.c();
@@ -84,6 +91,11 @@ void ModelState::initialize(std::uint64_t seed) {
   for (std::size_t i = 0; i < model_.parameters.size(); ++i) {
     const ParameterSpec& p = model_.parameters[i];
     const std::span<float> out = values(parameters_[i]);
+    if (p.kind == ParameterKind::weight_gain) {
+      const int v = weight_of(p.layer);  // its weights come before it
+      start_gain(values(parameter(v)), model_.parameters[static_cast<std::size_t>(v)].init_scale, out);
+      continue;
+    }
     if (p.kind != ParameterKind::weight) {
       std::fill(out.begin(), out.end(), static_cast<float>(p.init_value));
       continue;
@@ -94,6 +106,7 @@ void ModelState::initialize(std::uint64_t seed) {
     // He et al. 2015 (arXiv 1502.01852), fan-out form as torchvision's residual networks; Glorot & Bengio 2010.
     if (p.init == Init::he) std = std::sqrt(2.0 / (p.dims.size() == 4 ? fan_out : fan_in));
     if (p.init == Init::glorot) std = std::sqrt(2.0 / (fan_in + fan_out));
+    if (gain_of_[static_cast<std::size_t>(p.layer)] < 0) std *= p.init_scale;
     Random random(seed, Purpose::init, hash_name(p.name));
     for (float& v : out) v = static_cast<float>(std * random.normal());
   }
@@ -103,11 +116,32 @@ void ModelState::initialize(std::uint64_t seed) {
   }
 }
 
+std::span<float> ModelState::normalized(int layer) {
+  const FlatRange r = parameter(weight_of(layer));
+  return {normalized_.as<float>() + r.offset, static_cast<std::size_t>(r.count)};
+}
+
+std::span<const float> ModelState::weights(int layer) {
+  return gain_of_[static_cast<std::size_t>(layer)] < 0 ? values(parameter(weight_of(layer))) : normalized(layer);
+}
+
 void ModelState::pack(int part, int parts) {
-  int convolution = 0;
+  int number = 0;
   for (std::size_t l = 0; l < packed_.size(); ++l) {
-    if (!packed_[l] || convolution++ % parts != part) continue;
-    packed_[l]->pack(values(parameter(weight_of(static_cast<int>(l)))).data());
+    const int gain = gain_of_[l], layer = static_cast<int>(l);
+    if ((!packed_[l] && gain < 0) || number++ % parts != part) continue;
+    if (gain >= 0) weight_norm(values(parameter(gain)), values(parameter(weight_of(layer))), normalized(layer));
+    if (packed_[l]) packed_[l]->pack(weights(layer).data());
+  }
+}
+
+void ModelState::finish_gradient(std::span<float> gradient, int part, int parts) {
+  int number = 0;
+  for (std::size_t l = 0; l < gain_of_.size(); ++l) {
+    if (gain_of_[l] < 0 || number++ % parts != part) continue;
+    const FlatRange g = parameter(gain_of_[l]), v = parameter(weight_of(static_cast<int>(l)));
+    weight_norm_gradient(values(g), values(v), gradient.subspan(v.offset, v.count),
+                         gradient.subspan(g.offset, g.count));
   }
 }
 

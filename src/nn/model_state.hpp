@@ -41,7 +41,8 @@ struct NormSettings {
 ///   | exchanged: layer by layer, weights, biases, and (unless the group is all workers) gamma, beta, statistics |
 ///   reduced |
 ///
-/// The second part holds the gamma, beta and statistics that every worker knows already from the statistics messages.
+/// The second part holds the gamma, beta and statistics that every worker knows already from the statistics messages,
+/// and the gains of normalized weights, whose gradients follow from those of the weights.
 class ModelState {
  public:
   ModelState(Model model, const NormSettings& norm, const ops::Backend& backend);
@@ -59,6 +60,9 @@ class ModelState {
   /// Index of a layer's weight / bias (gamma / beta), -1 if it has none.
   int weight_of(int layer) const { return weight_of_[static_cast<std::size_t>(layer)]; }
   int bias_of(int layer) const { return bias_of_[static_cast<std::size_t>(layer)]; }
+  /// What a convolution or linear layer multiplies with: its weight, normalized if it has a gain; as of the last
+  /// pack().
+  std::span<const float> weights(int layer);
   /// The exchanged part of a layer's gradient; count 0 if there is none.
   FlatRange exchanged(int layer) const { return exchanged_[static_cast<std::size_t>(layer)]; }
   std::vector<NormState>& norm_states() { return norm_states_; }
@@ -67,15 +71,21 @@ class ModelState {
 
   /// Random weights from (seed, parameter name); gamma, beta, biases and statistics to their start values.
   void initialize(std::uint64_t seed);
-  /// Brings the packed forms of part `part` of `parts` of the convolutions up to date; to be called after each change
-  /// of the values, while nobody computes.
+  /// Brings the normalized and packed forms of part `part` of `parts` of the weights up to date; to be called after
+  /// each change of the values, while nobody computes.
   void pack(int part, int parts);
   const ops::Conv2dWeights& packed(int layer) const { return *packed_[static_cast<std::size_t>(layer)]; }
+  /// Layers give gradients of weights(). Whether finish_gradient() must turn them into those of the parameters.
+  bool has_gains() const { return normalized_.size() > 0; }
+  /// Does so for part `part` of `parts` of the weights, in a gradient that is summed over all workers: it is linear.
+  void finish_gradient(std::span<float> gradient, int part, int parts);
   /// running = kept * running + contribution, from a summed gradient, and counts the batches.
   void update_statistics(std::span<const float> gradient, std::int64_t batches);
 
  private:
   FlatRange place(std::int64_t count);
+  void place_parameter(int parameter);
+  std::span<float> normalized(int layer);
   void place_norm(int layer);
 
   Model model_;
@@ -83,9 +93,10 @@ class ModelState {
   std::int64_t flat_size_ = 0;
   std::int64_t exchanged_size_ = 0;
   std::vector<FlatRange> parameters_, exchanged_;
-  std::vector<int> weight_of_, bias_of_;
+  std::vector<int> weight_of_, gain_of_, bias_of_;
   std::vector<NormState> norm_states_;
   std::vector<std::unique_ptr<ops::Conv2dWeights>> packed_;
+  Buffer normalized_;  // where weights have gains: the normalized weights, at the places of v
   Buffer values_;
 };
 

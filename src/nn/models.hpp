@@ -40,7 +40,7 @@ class NormRule {
         after_(options.norm_after_activation),
         affine_(options.norm_affine) {}
 
-  bool present() const { return type_ != "none"; }
+  bool present() const { return has_norm_layers(type_); }
   bool before_activation() const { return present() && !after_; }
   bool after_activation() const { return present() && after_; }
   /// Whether a convolution or linear layer that an activation follows, perhaps after its normalization, has a bias: one

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <numeric>
 
 #include "nn/models.hpp"
 
@@ -20,8 +22,9 @@ struct Block {
 
 class ResNetBuilder {
  public:
-  explicit ResNetBuilder(const ModelOptions& options)
-      : options_(options), norm_(options), b_(make_builder(options)), x_(b_.input()) {}
+  /// `blocks`: how many there will be.
+  ResNetBuilder(const ModelOptions& options, int blocks)
+      : options_(options), norm_(options), blocks_(blocks), b_(make_builder(options)), x_(b_.input()) {}
 
   void stem(std::int64_t channels, Window conv, bool pool) {
     x_ = b_.conv2d("conv1", x_, channels, conv, norm_.bias(), {});
@@ -32,17 +35,17 @@ class ResNetBuilder {
   /// 3x3 -> 3x3, plus the shortcut.
   void basic_block(const Block& block) {
     const int shortcut = make_shortcut(block);
-    x_ = conv_norm_relu(block, "1", block.width, {3, block.stride, 1});
-    x_ = b_.conv2d(block.name + ".conv2", x_, block.out, {3, 1, 1}, norm_.bias(), {});
+    x_ = conv_norm_relu(block, "1", block.width, {3, block.stride, 1}, branch_init(2));
+    x_ = b_.conv2d(block.name + ".conv2", x_, block.out, {3, 1, 1}, norm_.bias(), last_init());
     add(block, shortcut, "2");
   }
 
   /// 1x1 -> 3x3 -> 1x1, plus the shortcut.
   void bottleneck(const Block& block) {
     const int shortcut = make_shortcut(block);
-    x_ = conv_norm_relu(block, "1", block.width, {1, 1, 0});
-    x_ = conv_norm_relu(block, "2", block.width, {3, block.stride, 1});
-    x_ = b_.conv2d(block.name + ".conv3", x_, block.out, {1, 1, 0}, norm_.bias(), {});
+    x_ = conv_norm_relu(block, "1", block.width, {1, 1, 0}, branch_init(3));
+    x_ = conv_norm_relu(block, "2", block.width, {3, block.stride, 1}, branch_init(3));
+    x_ = b_.conv2d(block.name + ".conv3", x_, block.out, {1, 1, 0}, norm_.bias(), last_init());
     add(block, shortcut, "3");
   }
 
@@ -54,8 +57,17 @@ class ResNetBuilder {
   }
 
  private:
-  int conv_norm_relu(const Block& block, const std::string& index, std::int64_t out, Window window) {
-    const int y = b_.conv2d(block.name + ".conv" + index, x_, out, window, norm_.bias(), {});
+  // Nothing but the initialization keeps a residual network without normalization from growing with every block: Fixup
+  // (Zhang, Dauphin & Ma 2019, arXiv 1901.09321), rules 1 and 2, without its learned scalars. A branch of m
+  // convolutions in one of L blocks starts at L^(-1 / (2m - 2)) times the usual weights, and its last convolution at 0.
+  WeightInit branch_init(int convolutions) const {
+    if (norm_.present()) return {};
+    return {Init::he, 0, std::pow(blocks_, -1.0 / (2 * convolutions - 2))};
+  }
+  WeightInit last_init() const { return {Init::he, 0, norm_.present() ? 1.0 : 0.0}; }
+
+  int conv_norm_relu(const Block& block, const std::string& index, std::int64_t out, Window window, WeightInit init) {
+    const int y = b_.conv2d(block.name + ".conv" + index, x_, out, window, norm_.bias(), init);
     return norm_.norm_and_activation(b_, y, block.name + ".bn" + index, block.name + ".relu" + index, LayerType::relu);
   }
 
@@ -78,6 +90,7 @@ class ResNetBuilder {
 
   const ModelOptions& options_;
   NormRule norm_;
+  int blocks_;
   ModelBuilder b_;
   int x_;
 };
@@ -90,7 +103,7 @@ std::string block_name(int layer, int block) {
 
 Model make_cifar_resnet(const ModelOptions& options, int depth) {
   const int blocks = (depth - 2) / 6;
-  ResNetBuilder net(options);
+  ResNetBuilder net(options, 3 * blocks);
   net.stem(16, {3, 1, 1}, false);
   for (int layer = 0; layer < 3; ++layer)
     for (int i = 0; i < blocks; ++i) {
@@ -106,7 +119,7 @@ Model make_resnet(const ModelOptions& options, int depth) {
   const bool deep = depth == 50;
   // Small images would be one pixel after a stem made for 224; they get the stem of the CIFAR networks.
   const bool small = std::min(options.input.h(), options.input.w()) < 64;
-  ResNetBuilder net(options);
+  ResNetBuilder net(options, std::accumulate(blocks.begin(), blocks.end(), 0));
   net.stem(64, small ? Window{3, 1, 1} : Window{7, 2, 3}, !small);
   for (int layer = 0; layer < 4; ++layer)
     for (int i = 0; i < blocks[static_cast<std::size_t>(layer)]; ++i) {

@@ -55,7 +55,8 @@ std::vector<Key<Config>> make_config_schema() {
        "share of the target that is spread over all classes"},
 
       {"norm.type", [](C& c) -> Field { return &c.norm.type; }, one_of(norm_types()),
-       "normalization layer: by statistics of the batch (batch) or of single samples (group, layer, instance)"},
+       "normalization layer: by statistics of the batch (batch) of single samples (group, layer, instance), "
+       "or of the weights instead (weight)"},
       {"norm.group", [](C& c) -> Field { return &c.norm.group; }, integer(1, kMaxWorkers, {"all", "node"}),
        "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host"},
       {"norm.eps", [](C& c) -> Field { return &c.norm.eps; }, number(0), "added to the variance"},

@@ -77,7 +77,9 @@ std::vector<ParameterSlot> parameter_slots(const ModelState& state) {
   const std::vector<ParameterSpec>& parameters = state.model().parameters;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const FlatRange r = state.parameter(static_cast<int>(i));
-    slots.push_back({parameters[i].name, r.offset, r.count, parameters[i].kind != ParameterKind::weight});
+    const ParameterKind kind = parameters[i].kind;
+    const bool norm_or_bias = kind != ParameterKind::weight && kind != ParameterKind::weight_gain;
+    slots.push_back({parameters[i].name, r.offset, r.count, norm_or_bias});
   }
   std::sort(slots.begin(), slots.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });
   return slots;

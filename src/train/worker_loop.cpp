@@ -171,6 +171,10 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
     optimizer_->begin_update();
   }
   w.worker.local_barrier();
+  if (state_.has_gains()) {
+    state_.finish_gradient(gradient, w.part(), w.parts());
+    w.worker.local_barrier();
+  }
   const double scale = clip_scale(w.worker);
   const double lr = learning_rate(experiment_.schedule, step, experiment_.total_steps);
   optimizer_->update(state_.values(), gradient, lr, scale, w.part(), w.parts());

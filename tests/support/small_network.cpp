@@ -105,6 +105,7 @@ NetworkResult run_small_network(World& world, const NetworkRun& run) {
       result.gradient = gradient;
     }
   });
+  state.finish_gradient(result.gradient, 0, 1);
   state.update_statistics(result.gradient, 1);
   for (const NormState& s : state.norm_states()) {
     for (const FlatRange& r : {s.mean, s.var}) {

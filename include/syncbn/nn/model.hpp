@@ -64,16 +64,18 @@ struct LayerSpec {
   Shape output;  ///< of one sample with N = 1: [1, C, H, W], or [1, F] from flatten, linear and global_avg_pool on
 };
 
-enum class ParameterKind { weight, bias, norm_weight, norm_bias };
+/// weight_gain: the g of a normalized weight, whose `weight` is v then; see weight_norm.hpp.
+enum class ParameterKind { weight, weight_gain, bias, norm_weight, norm_bias };
 
 struct ParameterSpec {
-  std::string name;  ///< "layer1.0.conv1.weight", as torchvision
+  std::string name;  ///< "layer1.0.conv1.weight", as torchvision; with a gain "...weight_v", as PyTorch's weight_norm
   ParameterKind kind = ParameterKind::weight;
   std::vector<std::int64_t> dims;  ///< canonical: [O, I, kh, kw], [O, I], [C]
   int layer = 0;
   Init init = Init::he;
   double init_std = 0;    ///< gaussian
-  double init_value = 0;  ///< kinds other than weight
+  double init_scale = 1;  ///< factor on what init gives; with weight_gain on the gain instead
+  double init_value = 0;  ///< of biases, gamma and beta
   std::int64_t fan_in = 0, fan_out = 0;
   std::int64_t count() const;
 };
@@ -93,8 +95,8 @@ struct ModelOptions {
   std::vector<LayerConfig> layers;  ///< for "layers"
   Shape input;                      ///< [1, C, H, W]
   std::int64_t classes = 10;
-  /// One of norm_types(). With none, ready models have biases instead, and entries of `layers` of type norm are left
-  /// out.
+  /// One of norm_types(). With weight and none, ready models have biases instead, and entries of `layers` of type norm
+  /// are left out. With weight, all weights of convolutions and linear layers are normalized.
   std::string norm = "batch";
   std::int64_t norm_groups = 32;  ///< group: see group_count()
   bool norm_affine = true;
@@ -113,8 +115,10 @@ struct ModelOptions {
   bool zero_init_residual = false;  ///< resnets: the last gamma of each block starts at 0 (Goyal et al. 2017)
 };
 
-/// batch, group, layer, instance, none.
+/// batch, group, layer, instance, weight, none.
 const std::vector<std::string>& norm_types();
+/// Whether this normalization is made of layers: weight and none are not.
+bool has_norm_layers(const std::string& norm_type);
 /// Whether layers of this normalization send messages in training (norm.group then says among whom).
 bool shares_statistics(const std::string& norm_type);
 
