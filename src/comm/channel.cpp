@@ -75,9 +75,11 @@ void Channel::complete_here(Round& round) {
   Header header = round.headers[0];
   std::vector<std::byte*> blocks;
   if (header.operation == Operation::all_reduce) {
-    for (const Fold& fold : plan_.folds)
-      combine(round.values[static_cast<std::size_t>(fold.into)].data(),
-              round.values[static_cast<std::size_t>(fold.from)].data(), header.count, header.type, header.reduce);
+    for (const Fold& fold : plan_.folds) {
+      std::byte* into = round.values[static_cast<std::size_t>(fold.into)].data();
+      const std::byte* from = round.values[static_cast<std::size_t>(fold.from)].data();
+      combine(into, into, from, header.count, header.type, header.reduce);
+    }
     for (const Block& block : plan_.rest) blocks.push_back(round.values[static_cast<std::size_t>(block.item)].data());
   } else if (header.operation == Operation::broadcast && local_.contains(header.root)) {
     blocks.push_back(round.values[static_cast<std::size_t>(seat_of(header.root))].data());

@@ -17,20 +17,24 @@ std::int64_t sum_of(std::int64_t left, std::int64_t right) {
   return static_cast<std::int64_t>(static_cast<std::uint64_t>(left) + static_cast<std::uint64_t>(right));
 }
 
+template <class T, class Op>
+void each(T* into, const T* left, const T* right, std::int64_t count, Op op) {
+#pragma GCC ivdep  // `into` may be one of the others, element by element
+  for (std::int64_t i = 0; i < count; ++i) into[i] = op(left[i], right[i]);
+}
+
 template <class T>
-void combine_as(std::byte* left_bytes, const std::byte* right_bytes, std::int64_t count, Reduce op) {
-  T* __restrict left = reinterpret_cast<T*>(left_bytes);
-  const T* __restrict right = reinterpret_cast<const T*>(right_bytes);
+void combine_as(std::byte* into_, const std::byte* left_, const std::byte* right_, std::int64_t count, Reduce op) {
+  T* into = reinterpret_cast<T*>(into_);
+  const T* left = reinterpret_cast<const T*>(left_);
+  const T* right = reinterpret_cast<const T*>(right_);
   switch (op) {
     case Reduce::sum:
-      for (std::int64_t i = 0; i < count; ++i) left[i] = sum_of(left[i], right[i]);
-      return;
+      return each(into, left, right, count, [](T a, T b) { return sum_of(a, b); });
     case Reduce::max:
-      for (std::int64_t i = 0; i < count; ++i) left[i] = left[i] > right[i] || left[i] != left[i] ? left[i] : right[i];
-      return;
+      return each(into, left, right, count, [](T a, T b) { return a > b || a != a ? a : b; });
     case Reduce::min:
-      for (std::int64_t i = 0; i < count; ++i) left[i] = left[i] < right[i] || left[i] != left[i] ? left[i] : right[i];
-      return;
+      return each(into, left, right, count, [](T a, T b) { return a < b || a != a ? a : b; });
   }
 }
 
@@ -75,24 +79,18 @@ const char* name_of(Reduce op) {
   return "unknown reduction";
 }
 
-void combine(std::byte* left, const std::byte* right, std::int64_t count, Element type, Reduce op) {
+void combine(std::byte* into, const std::byte* left, const std::byte* right, std::int64_t count, Element type,
+             Reduce op) {
   switch (type) {
     case Element::f32:
-      return combine_as<float>(left, right, count, op);
+      return combine_as<float>(into, left, right, count, op);
     case Element::f64:
-      return combine_as<double>(left, right, count, op);
+      return combine_as<double>(into, left, right, count, op);
     case Element::i64:
-      return combine_as<std::int64_t>(left, right, count, op);
+      return combine_as<std::int64_t>(into, left, right, count, op);
     case Element::byte:
       throw Error("bytes cannot be reduced");
   }
-}
-
-void add(float* into_, const float* left_, const float* right_, std::int64_t count) {
-  float* __restrict into = into_;
-  const float* __restrict left = left_;
-  const float* __restrict right = right_;
-  for (std::int64_t i = 0; i < count; ++i) into[i] = left[i] + right[i];
 }
 
 }  // namespace syncbn::detail

@@ -13,10 +13,9 @@ std::size_t size_of(Element type);
 const char* name_of(Element type);
 const char* name_of(Reduce op);
 
-/// left[i] = left[i] op right[i]. NaN wins in max and min, so that it reaches everybody.
-void combine(std::byte* left, const std::byte* right, std::int64_t count, Element type, Reduce op);
-
-/// into[i] = left[i] + right[i].
-void add(float* into, const float* left, const float* right, std::int64_t count);
+/// into[i] = left[i] op right[i]; `into` may be `left` or `right`. NaN wins in max and min, so that it reaches
+/// everybody.
+void combine(std::byte* into, const std::byte* left, const std::byte* right, std::int64_t count, Element type,
+             Reduce op);
 
 }  // namespace syncbn::detail

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "comm/channel.hpp"
@@ -55,7 +56,9 @@ struct GradientExchange::Impl {
   void complete();
   void check_progress(const WorkerState& me, int local, const Deadline& deadline);
   void communicate();
-  void exchange(int bucket, std::uint64_t sequence);
+  void start_exchange();
+  std::string describe_exchange() const;
+  void try_exchange();
   float* gradient_of(int local, int bucket) const { return workers[at(local)].gradient + buckets[at(bucket)].offset; }
   float* result_of(int bucket) const { return result->as<float>() + buckets[at(bucket)].offset; }
   std::string name(int local) const { return context->layout().describe_worker(first_worker + local); }
@@ -84,6 +87,12 @@ struct GradientExchange::Impl {
   bool stop = false;
   std::unique_ptr<detail::Transport> transport;
   std::unique_ptr<detail::Link> link;  // null: all workers are here
+
+  // Of the exchange between ranks: touched by the communication thread, or else under exchange_mutex.
+  std::mutex exchange_mutex;
+  std::uint64_t exchanged = 0;  // buckets, since the beginning of time
+  bool exchanging = false;
+  Header header;
   std::thread communicator;
 };
 
@@ -107,7 +116,7 @@ GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_con
   for (auto& open : open_blocks) open.store(static_cast<int>(rest.size()));
   transport = context->transport().duplicate();
   link = transport->connect(kGradientChannel, {0, world.workers()});
-  if (link) communicator = std::thread([this] { communicate(); });
+  if (link && !link->in_memory()) communicator = std::thread([this] { communicate(); });
 }
 
 GradientExchange::Impl::~Impl() {
@@ -163,7 +172,9 @@ void GradientExchange::Impl::ready(int local, int bucket) {
         fmt::format("{} says that bucket {} of {} is ready in step {}: {}", name(local), bucket, buckets.size(),
                     me.step, me.open ? "there is no such bucket, or it was ready before" : "begin() was not called")));
   me.ready[at(bucket)] = 1;
-  if (overlap) release(local, bucket);
+  if (!overlap) return;
+  release(local, bucket);
+  if (link && link->in_memory()) try_exchange();
 }
 
 void GradientExchange::Impl::release(int local, int bucket) {
@@ -189,14 +200,12 @@ void GradientExchange::Impl::fold(const Node& node, int bucket, bool is_root) {
   if (left.step != right.step)
     context->fail_with(Error(fmt::format("{} is at {} of step {}, but {} is at step {}", name(node.fold.from),
                                          label(bucket), right.step, name(node.fold.into), left.step)));
-  float* into = gradient_of(node.fold.into, bucket);
-  const float* from = gradient_of(node.fold.from, bucket);
-  const std::int64_t count = buckets[at(bucket)].count;
-  if (is_root)
-    detail::add(result_of(bucket), into, from, count);
-  else
-    detail::combine(reinterpret_cast<std::byte*>(into), reinterpret_cast<const std::byte*>(from), count,
-                    detail::Element::f32, Reduce::sum);
+  float* lower = gradient_of(node.fold.into, bucket);
+  const float* upper = gradient_of(node.fold.from, bucket);
+  float* into = is_root ? result_of(bucket) : lower;
+  detail::combine(reinterpret_cast<std::byte*>(into), reinterpret_cast<const std::byte*>(lower),
+                  reinterpret_cast<const std::byte*>(upper), buckets[at(bucket)].count, detail::Element::f32,
+                  Reduce::sum);
 }
 
 void GradientExchange::Impl::complete_here(int bucket) {
@@ -208,7 +217,10 @@ void GradientExchange::Impl::complete_here(int bucket) {
     std::lock_guard lock(mutex);
     handed_over[at(bucket)] = true;
   }
-  changed.notify_all();
+  if (link->in_memory())
+    try_exchange();
+  else
+    changed.notify_all();
 }
 
 void GradientExchange::Impl::complete() {
@@ -226,9 +238,17 @@ void GradientExchange::Impl::wait(int local) {
   if (!overlap)
     for (int bucket = 0; at(bucket) < buckets.size(); ++bucket) release(local, bucket);
   if (completed.load(std::memory_order_acquire) < me.target) {
-    while (completed.load(std::memory_order_acquire) < me.target) {
+    const bool by_workers = link && link->in_memory();
+    std::optional<detail::RemoteWait> remote;
+    for (;; context->crew().pause(local, by_workers ? detail::kRemoteNap : detail::kLookAround)) {
+      if (by_workers) try_exchange();
+      if (completed.load(std::memory_order_acquire) >= me.target) break;
       check_progress(me, local, deadline);
-      context->crew().pause(local, detail::kLookAround);
+      if (!by_workers) continue;
+      const std::unique_lock lock(exchange_mutex, std::try_to_lock);
+      if (!lock || !exchanging) continue;
+      if (!remote) remote.emplace(*context);
+      remote->check(*link, [this] { return describe_exchange(); });
     }
     context->crew().resumed(local);
   }
@@ -253,17 +273,19 @@ void GradientExchange::Impl::check_progress(const WorkerState& me, int local, co
   }
 }
 
+/// The thread that waits for the network.
 void GradientExchange::Impl::communicate() {
   try {
-    for (std::uint64_t sequence = 0;; ++sequence) {
-      const int bucket = static_cast<int>(sequence % std::max<std::size_t>(1, buckets.size()));
+    for (;; ++exchanged) {
+      const int bucket = static_cast<int>(exchanged % std::max<std::size_t>(1, buckets.size()));
       {
         std::unique_lock lock(mutex);
         changed.wait(lock, [&] { return stop || (!buckets.empty() && handed_over[at(bucket)]); });
         if (stop) return;
         handed_over[at(bucket)] = false;
       }
-      exchange(bucket, sequence);
+      start_exchange();
+      detail::drive(*link, *context, [this] { return describe_exchange(); });
       complete();
     }
   } catch (...) {
@@ -271,20 +293,41 @@ void GradientExchange::Impl::communicate() {
   }
 }
 
-void GradientExchange::Impl::exchange(int bucket, std::uint64_t sequence) {
+/// By the workers, now and then, when the other ranks are reached through memory.
+void GradientExchange::Impl::try_exchange() {
+  const std::unique_lock lock(exchange_mutex, std::try_to_lock);
+  if (!lock) return;
+  for (;; ++exchanged) {
+    if (!exchanging) {
+      std::lock_guard handing(mutex);
+      const auto ready = handed_over.begin() + static_cast<std::ptrdiff_t>(exchanged % buckets.size());
+      if (!*ready) return;
+      *ready = false;
+    }
+    if (!exchanging) start_exchange();
+    exchanging = true;
+    if (!detail::advance(*link, *context)) return;
+    exchanging = false;
+    complete();
+  }
+}
+
+void GradientExchange::Impl::start_exchange() {
+  const int bucket = static_cast<int>(exchanged % buckets.size());
   const std::string layer = label(bucket);
-  Header header = Header::make(detail::Operation::all_reduce, {layer, workers[0].step});
+  header = Header::make(detail::Operation::all_reduce, {layer, workers[0].step});
   header.worker = first_worker;
-  header.sequence = sequence;
+  header.sequence = exchanged;
   header.type = detail::Element::f32;
   header.count = buckets[at(bucket)].count;
   std::vector<std::byte*> blocks;
   for (const detail::Block& block : rest)
     blocks.push_back(reinterpret_cast<std::byte*>(gradient_of(block.item, bucket)));
   link->start(header, blocks, {result, static_cast<std::size_t>(buckets[at(bucket)].offset) * sizeof(float)});
-  detail::drive(*link, *context, [&] {
-    return fmt::format("{} at {}", context->layout().describe_rank(context->layout().rank), describe(header));
-  });
+}
+
+std::string GradientExchange::Impl::describe_exchange() const {
+  return fmt::format("{} at {}", context->layout().describe_rank(context->layout().rank), describe(header));
 }
 
 GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, bool overlap)

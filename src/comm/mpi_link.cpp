@@ -229,9 +229,10 @@ void MpiLink::fold_blocks() {
   for (std::size_t peer = 0; peer < peers_.size(); ++peer)
     for (std::size_t i = 0; i < static_cast<std::size_t>(peers_[peer].blocks); ++i)
       values.push_back(peer == me_ ? blocks_[i] + offset : messages_->inbox[peer].data() + kHeaderBytes + i * bytes);
-  for (const Fold& fold : plan_.folds)
-    combine(values[static_cast<std::size_t>(fold.into)], values[static_cast<std::size_t>(fold.from)], shard.count,
-            header_.type, header_.reduce);
+  for (const Fold& fold : plan_.folds) {
+    std::byte* into = values[static_cast<std::size_t>(fold.into)];
+    combine(into, into, values[static_cast<std::size_t>(fold.from)], shard.count, header_.type, header_.reduce);
+  }
   std::memcpy(messages_->result.data() + offset, values[0], bytes);
 }
 
@@ -255,7 +256,7 @@ void MpiLink::spread() {
 void MpiLink::start_native() {
   stage_ = Stage::reducing;
   for (std::size_t i = 1; i < blocks_.size(); ++i)
-    combine(blocks_[0], blocks_[i], header_.count, header_.type, header_.reduce);
+    combine(blocks_[0], blocks_[0], blocks_[i], header_.count, header_.type, header_.reduce);
   if (header_.bytes() > 0) std::memcpy(messages_->result.data(), blocks_[0], header_.bytes());
   check_mpi(MPI_Iallreduce(MPI_IN_PLACE, messages_->result.data(), static_cast<int>(header_.count),
                            mpi_type(header_.type), mpi_op(header_.reduce), native_, &messages_->receives[me_]),

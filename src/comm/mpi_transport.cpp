@@ -12,6 +12,8 @@
 #include <map>
 
 #include "comm/mpi_link.hpp"
+#include "comm/shared_link.hpp"
+#include "comm/shared_memory.hpp"
 
 namespace syncbn::detail {
 
@@ -39,7 +41,8 @@ class MpiTransport final : public Transport {
   void abort(int code) override;
 
  private:
-  MPI_Comm ranks_of(int channel, const WorkerRange& members);
+  OwnedComm ranks_of(int channel, const WorkerRange& members);
+  bool share_memory(const WorkerRange& members) const;
 
   OwnedComm comm_;
   const Layout layout_;
@@ -60,8 +63,8 @@ MpiTransport::~MpiTransport() {
   for (auto& entry : native_) entry.second.abandon();
 }
 
-/// A communicator of just the ranks that host the members, for MPI's own reductions.
-MPI_Comm MpiTransport::ranks_of(int channel, const WorkerRange& members) {
+/// A communicator of just the ranks that host the members.
+OwnedComm MpiTransport::ranks_of(int channel, const WorkerRange& members) {
   std::vector<int> ranks;
   for (int rank = 0; rank < layout_.ranks; ++rank)
     if (intersect(layout_.of_rank(rank), members).size() > 0) ranks.push_back(rank);
@@ -72,15 +75,35 @@ MPI_Comm MpiTransport::ranks_of(int channel, const WorkerRange& members) {
   check_mpi(MPI_Comm_create_group(comm_.get(), some, channel, &created), "MPI_Comm_create_group");
   MPI_Group_free(&some);
   MPI_Group_free(&everybody);
-  native_[channel] = OwnedComm(created);
-  return created;
+  return OwnedComm(created);
+}
+
+bool MpiTransport::share_memory(const WorkerRange& members) const {
+  for (int rank = 0; rank < layout_.ranks; ++rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    const bool elsewhere = layout_.nodes[r] != layout_.nodes[static_cast<std::size_t>(layout_.rank)];
+    if (elsewhere && intersect(layout_.of_rank(rank), members).size() > 0) return false;
+  }
+  return true;
 }
 
 std::unique_ptr<Link> MpiTransport::connect(int channel, const WorkerRange& members) {
   const WorkerRange here = intersect(layout_.local(), members);
   if (here.size() == members.size()) return nullptr;
-  const MPI_Comm native = reduction_ == Reduction::native ? ranks_of(channel, members) : MPI_COMM_NULL;
-  return std::make_unique<MpiLink>(comm_.get(), native, channel, layout_, members);
+  const bool native = reduction_ == Reduction::native;
+  if (!native && share_memory(members)) {
+    const OwnedComm ranks = ranks_of(channel, members);
+    int count = 0;
+    check_mpi(MPI_Comm_size(ranks.get(), &count), "MPI_Comm_size");
+    if (SharedMemory memory(ranks.get(), static_cast<std::size_t>(count) * SharedLink::segment_bytes()); memory) {
+      auto link = std::make_unique<SharedLink>(std::move(memory), layout_, members);
+      check_mpi(MPI_Barrier(ranks.get()), "MPI_Barrier");
+      return link;
+    }
+  }
+  if (native) native_[channel] = ranks_of(channel, members);
+  return std::make_unique<MpiLink>(comm_.get(), native ? native_[channel].get() : MPI_COMM_NULL, channel, layout_,
+                                   members);
 }
 
 std::unique_ptr<Transport> MpiTransport::duplicate() {

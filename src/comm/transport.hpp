@@ -32,6 +32,8 @@ class Link {
   /// Goes on with the operation without blocking; true once it is complete. Throws Error when another rank's header
   /// differs.
   virtual bool poll() = 0;
+  /// Whether the operations are a matter of memory alone: poll() is then cheap, and no thread need wait for a network.
+  virtual bool in_memory() const { return false; }
   /// The ranks whose messages have not arrived ("rank 2 (node3, workers 4-5)").
   virtual std::string missing() const = 0;
 };
@@ -49,7 +51,7 @@ class Transport {
  public:
   virtual ~Transport() = default;
   /// Message stream `channel` among the ranks that host `members`; null when they are all here. Collective over those
-  /// ranks when the reduction is native.
+  /// ranks.
   virtual std::unique_ptr<Link> connect(int channel, const WorkerRange& members) = 0;
   /// The same ranks with message streams of their own. Collective over ranks.
   virtual std::unique_ptr<Transport> duplicate() = 0;

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <mpi.h>
+
+#include <cstddef>
+
+namespace syncbn::detail {
+
+/// Memory that several processes of one machine have mapped. It has no name any more once they have it, so nothing is
+/// left behind however they end, and letting go of it needs nobody else (which an MPI window would).
+class SharedMemory {
+ public:
+  /// Collective over `comm`. Empty afterwards, on all ranks alike, if one of them could not get it: little room in
+  /// /dev/shm, or ranks that do not share one.
+  SharedMemory(MPI_Comm comm, std::size_t bytes);
+  SharedMemory(SharedMemory&& other) noexcept;
+  SharedMemory& operator=(SharedMemory&&) = delete;
+  ~SharedMemory();
+
+  explicit operator bool() const { return data_ != nullptr; }
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t bytes_;
+};
+
+}  // namespace syncbn::detail
