@@ -56,7 +56,7 @@ class BatchNormKernels {
   /// rounded to the precision of the sums.
   virtual void pivot(const Tensor& x, std::int64_t sample, double* pivot) const = 0;
   /// sum[c] += sum(x - pivot), sum_sq[c] += sum((x - pivot)^2): short blocks in the data's precision (f32 at least),
-  /// promoted to f64.
+  /// promoted to f64. pivot[c] must be a value of that precision.
   virtual void sums(const Tensor& x, Samples samples, const double* pivot, double* sum, double* sum_sq) const = 0;
   /// y = map(x) (+ add) (then ReLU). `mask` (FusedRelu::bits) gets one bit per value, bytes as mask_bytes_per_sample
   /// says.

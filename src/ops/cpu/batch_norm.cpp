@@ -125,6 +125,7 @@ class CpuBatchNorm final : public BatchNormKernels {
     with_type_of(x, [&](auto type) {
       using T = decltype(type);
       const Panels panels(x);
+      const std::int64_t bytes = mask_bytes<T>(panels);
       Staged<T> staged_x(x, panels), staged_add(add, panels), staged_y(y, panels);
       const bool in_place = staged_x.in_place() && staged_add.in_place() && staged_y.in_place();
       for_samples(samples, in_place, [&](std::int64_t first, std::int64_t count) {
@@ -136,7 +137,8 @@ class CpuBatchNorm final : public BatchNormKernels {
                           pick<T>(map.scale, map.scale_f),
                           pick<T>(map.shift, map.shift_f),
                           relu,
-                          mask + first * mask_bytes<T>(panels)});
+                          mask + first * bytes,
+                          bytes});
         staged_y.written(first);
       });
     });
@@ -147,6 +149,7 @@ class CpuBatchNorm final : public BatchNormKernels {
     with_type_of(x, [&](auto type) {
       using T = decltype(type);
       const Panels panels(x);
+      const std::int64_t bytes = mask_bytes<T>(panels);
       Staged<T> staged_x(x, panels), staged_dy(dy, panels);
       for_samples(samples, staged_x.in_place() && staged_dy.in_place(), [&](std::int64_t first, std::int64_t count) {
         run(BackwardSumsSweep<T>{{panels, count},
@@ -156,7 +159,8 @@ class CpuBatchNorm final : public BatchNormKernels {
                                  pick<T>(map.scale, map.scale_f),
                                  pick<T>(map.shift, map.shift_f),
                                  relu,
-                                 mask + first * mask_bytes<T>(panels),
+                                 mask + first * bytes,
+                                 bytes,
                                  sum_dy,
                                  sum_dy_xc});
       });
@@ -169,6 +173,7 @@ class CpuBatchNorm final : public BatchNormKernels {
     with_type_of(x, [&](auto type) {
       using T = decltype(type);
       const Panels panels(x);
+      const std::int64_t bytes = mask_bytes<T>(panels);
       Staged<T> staged_x(x, panels), staged_dy(dy, panels), staged_dx(dx, panels), staged_add(d_add, panels);
       const bool in_place =
           staged_x.in_place() && staged_dy.in_place() && staged_dx.in_place() && staged_add.in_place();
@@ -185,7 +190,8 @@ class CpuBatchNorm final : public BatchNormKernels {
                              pick<T>(gradient.q, gradient.q_f),
                              pick<T>(gradient.r, gradient.r_f),
                              relu,
-                             mask + first * mask_bytes<T>(panels),
+                             mask + first * bytes,
+                             bytes,
                              accumulate_dx,
                              accumulate_add});
         staged_dx.written(first);

@@ -17,88 +17,31 @@ namespace syncbn::ops::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
-struct Pair {
-  Wide<T> first, second;
-  HWY_INLINE Pair() {}  // an implicit constructor would not be compiled for the target
-};
-
-/// Values summed in T before they are promoted to f64.
-constexpr std::int64_t kBlock = 64;
-
-/// Adds term(io, offset, index) - two values at each place - along a run: four interleaved sums (to hide the latency of
-/// the addition) over short blocks in T, blocks in f64.
-template <class T, class Term>
-HWY_INLINE Pair<T> sum_along(const Run& run, Term term) {
-  Pair<T> total;
-  if (run.count == 1 && run.lanes == kLanes<T> && run.tail == 0 && !run.one_channel) {
-    auto a = hn::Zero(Tag<T>()), b = a;
-    term(Whole<T>(), run.offset, run.first_vector, a, b);
-    total.first.add(a), total.second.add(b);
-    return total;
-  }
-  const auto add_block = [&](const auto& io, std::int64_t begin, std::int64_t end) HWY_ATTR {
-    const auto zero = hn::Zero(Tag<T>());
-    Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
-    const std::int64_t at = run.offset, step = run.step, index = run.first_vector;
-    std::int64_t i = begin;
-    for (; i + 4 <= end; i += 4) {
-      term(io, at + i * step, index + i, a0, b0);
-      term(io, at + (i + 1) * step, index + i + 1, a1, b1);
-      term(io, at + (i + 2) * step, index + i + 2, a2, b2);
-      term(io, at + (i + 3) * step, index + i + 3, a3, b3);
-    }
-    for (; i < end; ++i) term(io, at + i * step, index + i, a0, b0);
-    total.first.add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)));
-    total.second.add(hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
-  };
-  const auto add_blocks = [&](const auto& io) HWY_ATTR {
-    for (std::int64_t i = 0; i < run.count; i += kBlock) add_block(io, i, std::min(i + kBlock, run.count));
-  };
-  if (run.lanes == kLanes<T>) {
-    add_blocks(Whole<T>());
-  } else {
-    add_blocks(Part<T>(run.lanes));
-  }
-  if (run.tail > 0) add_block(Part<T>(run.tail), run.count, run.count + 1);
-  if (run.one_channel) total.first.gather(), total.second.gather();
-  return total;
-}
-
-template <class T>
 void sums(const SumsSweep<T>& s) {
-  const std::int64_t stride = s.extent.panels.size();
-  for_each_run<T>(s.extent, [&](const Run& run) HWY_ATTR {
-    const Origin<T> pivot(s.pivot, run);
-    const auto values = Wide<T>::all(static_cast<double>(run.values_per_channel()));
-    auto sum = load_wide_channels<T>(s.sum, run), sum_sq = load_wide_channels<T>(s.sum_sq, run);
-    for (std::int64_t n = run.sample; n < run.sample + run.samples; ++n) {
-      const T* x = s.x + n * stride;
-      auto part = sum_along<T>(run, [&](const auto& io, std::int64_t at, std::int64_t, Vec<T>& a, Vec<T>& b) HWY_ATTR {
-        const auto d = io.clear_rest(hn::Sub(io.load(x + at), pivot.rounded));
-        a = hn::Add(a, d);
-        b = hn::MulAdd(d, d, b);
-      });
-      // x - pivot = d + e:  sum = sum(d) + M e,  sum_sq = sum(d^2) + e (sum(d) + sum)
-      Wide<T> exact = part.first;
-      exact.add_product(values, pivot.error);
-      part.first.add(exact);
-      part.second.add_product(pivot.error, part.first);
-      sum.add(exact);
-      sum_sq.add(part.second);
-    }
-    store_wide_channels(sum, s.sum, run);
-    store_wide_channels(sum_sq, s.sum_sq, run);
+  for_each_run<T, false>(s.extent, 0, [&](const Run& run) HWY_ATTR {
+    const auto pivot = load_wide_channels<T>(s.pivot, run).narrow();
+    RunningSum<T> sum(s.sum, run), sum_sq(s.sum_sq, run);
+    const T* x = s.x;
+    sum_along<T>(
+        run,
+        [&](const auto& io, std::int64_t at, std::int64_t, Vec<T>& a, Vec<T>& b) HWY_ATTR {
+          const auto d = io.clear_rest(hn::Sub(io.load(x + at), pivot));
+          a = hn::Add(a, d);
+          b = hn::MulAdd(d, d, b);
+        },
+        [&](Vec<T> a, Vec<T> b) HWY_ATTR { sum.add(a), sum_sq.add(b); });
+    sum.store(), sum_sq.store();
   });
 }
 
 /// The gradient behind the ReLU.
 template <FusedRelu kRelu, class T>
-HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const std::uint8_t* mask, std::int64_t index) {
+HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const std::uint8_t* mask) {
   const Tag<T> d;
   if constexpr (kRelu == FusedRelu::recompute) {
     return hn::IfThenElseZero(hn::Gt(hn::MulAdd(xc, scale, shift), hn::Zero(d)), dy);
   } else if constexpr (kRelu == FusedRelu::bits) {
-    return hn::IfThenElseZero(hn::LoadMaskBits(d, mask + index * kMaskBytes<T>), dy);
+    return hn::IfThenElseZero(hn::LoadMaskBits(d, mask), dy);
   } else {
     return dy;
   }
@@ -106,28 +49,30 @@ HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const s
 
 template <FusedRelu kRelu, class T>
 void backward_sums(const BackwardSumsSweep<T>& s) {
-  const std::int64_t stride = s.extent.panels.size();
-  const std::int64_t mask_stride = mask_bytes<T>(s.extent.panels);
-  for_each_run<T>(s.extent, [&](const Run& run) HWY_ATTR {
-    const Origin<T> center(s.center, run);
-    const auto scale = load_channels(s.scale, run), shift = load_channels(s.shift, run);
-    auto sum_dy = load_wide_channels<T>(s.sum_dy, run), sum_dy_xc = load_wide_channels<T>(s.sum_dy_xc, run);
-    for (std::int64_t n = run.sample; n < run.sample + run.samples; ++n) {
-      const T *x = s.x + n * stride, *dy = s.dy + n * stride;
-      const std::uint8_t* mask = s.mask + n * mask_stride;
-      auto part =
-          sum_along<T>(run, [&](const auto& io, std::int64_t at, std::int64_t index, Vec<T>& a, Vec<T>& b) HWY_ATTR {
-            const auto xc = hn::Sub(io.load(x + at), center.rounded);
-            const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale, shift, mask, index);
-            a = hn::Add(a, g);
-            b = hn::MulAdd(g, xc, b);
-          });
-      part.second.add_product(center.error, part.first);
-      sum_dy.add(part.first);
-      sum_dy_xc.add(part.second);
-    }
-    store_wide_channels(sum_dy, s.sum_dy, run);
-    store_wide_channels(sum_dy_xc, s.sum_dy_xc, run);
+  for_each_run<T, false>(s.extent, s.mask_bytes, [&](const Run& run) HWY_ATTR {
+    const auto exact_center = load_wide_channels<T>(s.center, run);
+    const auto center = exact_center.narrow(), scale = load_channels(s.scale, run), shift = load_channels(s.shift, run);
+    Wide<T> error;  // of the center's rounding
+    error.add(center), error.subtract(exact_center);
+    RunningSum<T> sum_dy(s.sum_dy, run), sum_dy_xc(s.sum_dy_xc, run);
+    const T *x = s.x, *dy = s.dy;
+    const std::uint8_t* bits = s.mask;
+    sum_along<T>(
+        run,
+        [&](const auto& io, std::int64_t at, std::int64_t mask, Vec<T>& a, Vec<T>& b) HWY_ATTR {
+          const auto xc = hn::Sub(io.load(x + at), center);
+          const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale, shift, bits + mask);
+          a = hn::Add(a, g);
+          b = hn::MulAdd(g, xc, b);
+        },
+        [&](Vec<T> a, Vec<T> b) HWY_ATTR {
+          Wide<T> wide;
+          wide.add(a);
+          sum_dy.add(wide);
+          sum_dy_xc.add(b);
+          sum_dy_xc.add_product(error, wide);
+        });
+    sum_dy.store(), sum_dy_xc.store();
   });
 }
 
@@ -135,54 +80,44 @@ void backward_sums(const BackwardSumsSweep<T>& s) {
 
 template <FusedRelu kRelu, bool kAdd, class T>
 void apply(const ApplySweep<T>& s) {
-  const std::int64_t stride = s.extent.panels.size();
-  const std::int64_t mask_stride = mask_bytes<T>(s.extent.panels);
-  for_each_run<T>(s.extent, [&](const Run& run) HWY_ATTR {
+  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run) HWY_ATTR {
     const auto center = load_channels(s.center, run), scale = load_channels(s.scale, run),
                shift = load_channels(s.shift, run);
-    for (std::int64_t n = run.sample; n < run.sample + run.samples; ++n) {
-      const T *x = s.x + n * stride, *add = s.add + n * stride;
-      T* y = s.y + n * stride;
-      std::uint8_t* mask = s.mask + n * mask_stride;
-      sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t index) HWY_ATTR {
-        const Tag<T> d;
-        auto z = hn::MulAdd(hn::Sub(io.load(x + at), center), scale, shift);
-        if constexpr (kAdd) z = hn::Add(z, io.load(add + at));
-        if constexpr (kRelu == FusedRelu::bits) {
-          hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), mask + index * kMaskBytes<T>);
-        }
-        // Written so that NaN stays NaN.
-        if constexpr (kRelu != FusedRelu::none) z = hn::IfThenZeroElse(hn::Lt(z, hn::Zero(d)), z);
-        io.store(z, y + at);
-      });
-    }
+    const T *x = s.x, *add = s.add;
+    T* y = s.y;
+    std::uint8_t* bits = s.mask;
+    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask) HWY_ATTR {
+      const Tag<T> d;
+      auto z = hn::MulAdd(hn::Sub(io.load(x + at), center), scale, shift);
+      if constexpr (kAdd) z = hn::Add(z, io.load(add + at));
+      if constexpr (kRelu == FusedRelu::bits) hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), bits + mask);
+      // Written so that NaN stays NaN.
+      if constexpr (kRelu != FusedRelu::none) z = hn::IfThenZeroElse(hn::Lt(z, hn::Zero(d)), z);
+      io.store(z, y + at);
+    });
   });
 }
 
 template <FusedRelu kRelu, class T>
 void backward(const BackwardSweep<T>& s) {
-  const std::int64_t stride = s.extent.panels.size();
-  const std::int64_t mask_stride = mask_bytes<T>(s.extent.panels);
-  for_each_run<T>(s.extent, [&](const Run& run) HWY_ATTR {
+  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run) HWY_ATTR {
     const auto center = load_channels(s.center, run), scale = load_channels(s.scale, run),
                shift = load_channels(s.shift, run);
     const auto p = load_channels(s.p, run), q = load_channels(s.q, run), r = load_channels(s.r, run);
-    for (std::int64_t n = run.sample; n < run.sample + run.samples; ++n) {
-      const T *x = s.x + n * stride, *dy = s.dy + n * stride;
-      T *dx = s.dx + n * stride, *d_add = s.d_add + n * stride;
-      const std::uint8_t* mask = s.mask + n * mask_stride;
-      // Local copies, since the compiler must assume that stores change what `s` refers to.
-      const bool want_dx = s.dx, want_add = s.d_add, accumulate_dx = s.accumulate_dx, accumulate_add = s.accumulate_add;
-      sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t index) HWY_ATTR {
-        const auto xc = hn::Sub(io.load(x + at), center);
-        const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale, shift, mask, index);
-        if (want_dx) {
-          const auto v = hn::MulAdd(p, g, hn::MulAdd(q, xc, r));
-          io.store(accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
-        }
-        if (want_add) io.store(accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);
-      });
-    }
+    // Local copies, since the compiler must assume that stores change what `s` refers to.
+    const T *x = s.x, *dy = s.dy;
+    T *dx = s.dx, *d_add = s.d_add;
+    const std::uint8_t* bits = s.mask;
+    const bool accumulate_dx = s.accumulate_dx, accumulate_add = s.accumulate_add;
+    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask) HWY_ATTR {
+      const auto xc = hn::Sub(io.load(x + at), center);
+      const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale, shift, bits + mask);
+      if (dx) {
+        const auto v = hn::MulAdd(p, g, hn::MulAdd(q, xc, r));
+        io.store(accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
+      }
+      if (d_add) io.store(accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);
+    });
   });
 }
 

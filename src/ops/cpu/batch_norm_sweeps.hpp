@@ -27,6 +27,7 @@ struct ApplySweep {
   const T *center, *scale, *shift;
   FusedRelu relu;
   std::uint8_t* mask;
+  std::int64_t mask_bytes;  ///< of one sample
 };
 
 template <class T>
@@ -37,6 +38,7 @@ struct BackwardSumsSweep {
   const T *scale, *shift;
   FusedRelu relu;
   const std::uint8_t* mask;
+  std::int64_t mask_bytes;  ///< of one sample
   double *sum_dy, *sum_dy_xc;
 };
 
@@ -48,6 +50,7 @@ struct BackwardSweep {
   const T *center, *scale, *shift, *p, *q, *r;
   FusedRelu relu;
   const std::uint8_t* mask;
+  std::int64_t mask_bytes;  ///< of one sample
   bool accumulate_dx, accumulate_add;
 };
 

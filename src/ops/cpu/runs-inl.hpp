@@ -29,68 +29,62 @@ constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(Tag<T>())
 template <class T>
 constexpr std::int64_t kMaskBytes = (kLanes<T> + 7) / 8;
 
-/// What one set of per-channel coefficients, one per lane, is good for: in each of `samples` samples from `sample` on,
-/// `count` vectors of `lanes` values, `step` apart, and perhaps one more of `tail` values. Either the lanes are
-/// channels (of which `channels` exist; the others are padding), or all are positions of one channel.
+/// What one set of per-channel coefficients, one per lane, is good for: `count` vectors of `lanes` values, `step`
+/// values apart, and perhaps one more of `tail` values. Either the lanes are channels (of which `channels` exist; the
+/// others are padding), or all are positions of one channel.
 struct Run {
-  std::int64_t sample, samples;
-  std::int64_t offset, step, count, lanes, tail;
+  std::int64_t at, step;         ///< of the values, in values
+  std::int64_t mask, mask_step;  ///< of a vector's bits, in bytes
+  std::int64_t count, lanes, tail;
   std::int64_t channel, channels;
   bool one_channel;
-  std::int64_t first_vector;  ///< number of the first vector, where every vector of a sample has one of its own
-
-  std::int64_t values_per_channel() const { return one_channel ? count * lanes + tail : count; }
+  std::int64_t block;  ///< vectors that are summed in T before they are promoted to f64
 };
 
-/// Runs over panels of width 1: vectors along the positions.
-template <class T, class Visit>
-HWY_INLINE void for_each_plane(const Extent& e, Visit visit) {
-  constexpr std::int64_t n = kLanes<T>;
-  const std::int64_t positions = e.panels.positions, vectors = (positions + n - 1) / n;
-  for (std::int64_t c = 0; c < e.panels.count; ++c) {
-    visit(Run{0, e.samples, c * positions, n, positions / n, n, positions % n, c, 1, true, c * vectors});
-  }
-}
-
-/// The runs across one panel of some samples, over positions [begin, end).
-template <class T, class Visit>
-HWY_INLINE void for_each_lane_group(const Panels& p, std::int64_t sample, std::int64_t samples, std::int64_t panel,
-                                    std::int64_t begin, std::int64_t end, Visit visit) {
-  constexpr std::int64_t n = kLanes<T>;
-  const std::int64_t groups = (p.width + n - 1) / n;
-  for (std::int64_t group = 0; group < groups; ++group) {
-    const std::int64_t lane = group * n, lanes = std::min(n, p.width - lane);
-    const std::int64_t channel = panel * p.width + lane;
-    const std::int64_t channels = std::clamp<std::int64_t>(p.channels - channel, 0, lanes);
-    visit(Run{sample, samples, (panel * p.positions + begin) * p.width + lane, p.width, end - begin, lanes, 0, channel,
-              channels, false, (panel * groups + group) * p.positions + begin});
-  }
-}
-
-/// Visits the runs that make up some samples, each channel's in the order of samples and positions, however the batch
-/// is cut.
-template <class T, class Visit>
-HWY_INLINE void for_each_run(const Extent& e, Visit visit) {
+/// Visits the runs that make up some samples. Each channel's are in the order of samples and positions, however the
+/// batch is cut, unless they are visited backward: then later samples come first, so that a second sweep meets what the
+/// first one has left in cache.
+template <class T, bool kBackward, class Visit>
+HWY_INLINE void for_each_run(const Extent& e, std::int64_t mask_bytes, Visit visit) {
+  constexpr std::int64_t n = kLanes<T>, kBlock = 64, kTileBytes = 16384, kMinTile = 8;
   const Panels& p = e.panels;
-  if (p.width == 1) return for_each_plane<T>(e, visit);
-  if (p.count > 1 || p.width <= kLanes<T>) {
-    for (std::int64_t panel = 0; panel < p.count; ++panel) {
-      for_each_lane_group<T>(p, 0, e.samples, panel, 0, p.positions, visit);
-    }
-    return;
-  }
+  const bool planes = p.width == 1;
+  // Samples that are a single row of channels are the positions of one wide panel.
+  const bool rows = !planes && p.positions == 1;
+  const std::int64_t samples = rows ? 1 : e.samples, panels = rows ? 1 : p.count;
+  const std::int64_t width = rows ? p.size() : p.width, lane_groups = (width + n - 1) / n;
+  const std::int64_t positions = rows ? e.samples : p.positions;
+  const std::int64_t vectors = planes ? positions / n : positions, tail = planes ? positions % n : 0;
+  const std::int64_t mask_vectors = vectors + (tail > 0);  // of one lane group
   // Walking down a wide panel lane group by lane group would touch each page once per group: do it in cached tiles.
-  constexpr std::int64_t kTileBytes = 16384, kMinTile = 16;
-  const std::int64_t tile = std::max(kMinTile, kTileBytes / (p.width * static_cast<std::int64_t>(sizeof(T))));
-  if (p.positions == 1) {
-    for (std::int64_t n = 0; n < e.samples; n += tile) {
-      for_each_lane_group<T>(p, n, std::min(tile, e.samples - n), 0, 0, 1, visit);
-    }
-    return;
-  }
-  for (std::int64_t sample = 0; sample < e.samples; ++sample) {
-    for (std::int64_t begin = 0; begin < p.positions; begin += tile) {
-      for_each_lane_group<T>(p, sample, 1, 0, begin, std::min(begin + tile, p.positions), visit);
+  const std::int64_t row_bytes = width * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t tile = lane_groups == 1 ? vectors : rows ? kMinTile : std::max(kMinTile, kTileBytes / row_bytes);
+  const std::int64_t tiles = std::max<std::int64_t>(1, vectors > 0 ? (vectors + tile - 1) / tile : 1);
+
+  Run run{};
+  run.step = planes ? n : width;
+  run.mask_step = rows ? mask_bytes : kMaskBytes<T>;
+  run.one_channel = planes;
+  run.block = rows ? 1 : kBlock;
+  run.tail = tail;
+  for (std::int64_t i = 0; i < samples; ++i) {
+    const std::int64_t sample = kBackward ? samples - 1 - i : i;
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+      for (std::int64_t t = 0; t < tiles; ++t) {
+        const std::int64_t begin = (kBackward ? tiles - 1 - t : t) * tile;
+        run.count = std::min(tile, vectors - begin);
+        for (std::int64_t group = 0; group < lane_groups; ++group) {
+          const std::int64_t lane = group * n;
+          run.channel = panel * width + lane;
+          run.lanes = planes ? n : std::min(n, width - lane);
+          run.channels = planes ? 1 : std::clamp<std::int64_t>(p.channels - run.channel, 0, run.lanes);
+          run.at = sample * p.size() + panel * p.positions * p.width + begin * width + lane;
+          run.mask =
+              sample * mask_bytes + (rows ? begin * mask_bytes + group * kMaskBytes<T>
+                                          : ((panel * lane_groups + group) * mask_vectors + begin) * kMaskBytes<T>);
+          visit(run);
+        }
+      }
     }
   }
 }
@@ -141,24 +135,24 @@ HWY_INLINE Vec<T> load_channels(const T* coefficients, const Run& run) {
   return Part<T>(run.channels).load(coefficients + run.channel);
 }
 
-/// Calls body(io, offset of the vector in the sample, index of the vector in the sample) along a run.
+/// Calls body(io, offset of the vector, offset of its bits) along a run.
 template <class T, class Body>
 HWY_INLINE void sweep(const Run& run, Body body) {
+  const std::int64_t step = run.step, mask_step = run.mask_step;
+  std::int64_t at = run.at, mask = run.mask;
   const auto vectors = [&](const auto& io) HWY_ATTR {
-    std::int64_t at = run.offset, index = run.first_vector;
-    const std::int64_t step = run.step, end = index + run.count;
-    for (; index + 2 <= end; index += 2, at += 2 * step) {
-      body(io, at, index);
-      body(io, at + step, index + 1);
+    for (std::int64_t i = 0; i + 2 <= run.count; i += 2, at += 2 * step, mask += 2 * mask_step) {
+      body(io, at, mask);
+      body(io, at + step, mask + mask_step);
     }
-    if (index < end) body(io, at, index);
+    if (run.count % 2 != 0) body(io, at, mask), at += step, mask += mask_step;
   };
   if (run.lanes == kLanes<T>) {
     vectors(Whole<T>());
   } else {
     vectors(Part<T>(run.lanes));
   }
-  if (run.tail > 0) body(Part<T>(run.tail), run.offset + run.count * run.step, run.first_vector + run.count);
+  if (run.tail > 0) body(Part<T>(run.tail), at, mask);
 }
 
 // ---- sums ----
@@ -219,47 +213,86 @@ struct Wide {
   HWY_INLINE void add_product(const Wide& a, const Wide& b) {
     for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::MulAdd(a.part[i], b.part[i], part[i]);
   }
-  /// The sum of all lanes in lane 0, added in their order; 0 in the others.
-  HWY_INLINE void gather() {
-    HWY_ALIGN double lanes[kLanes<T>];
-    store(lanes);
-    for (std::int64_t i = 1; i < kLanes<T>; ++i) lanes[0] += lanes[i];
-    std::fill(lanes + 1, lanes + kLanes<T>, 0.0);
-    *this = Wide(lanes);
+  HWY_INLINE double sum_of_lanes() const {
+    auto sum = part[0];
+    for (std::int64_t i = 1; i < kParts; ++i) sum = hn::Add(sum, part[i]);
+    return hn::GetLane(hn::SumOfLanes(Tag<double>(), sum));
   }
 };
 
+/// What is known of a run's channels in f64, one per lane.
 template <class T>
 HWY_INLINE Wide<T> load_wide_channels(const double* values, const Run& run) {
+  if (run.one_channel) return Wide<T>::all(values[run.channel]);
   if (run.channels == kLanes<T>) return Wide<T>(values + run.channel);
   HWY_ALIGN double lanes[kLanes<T>] = {};
   std::copy_n(values + run.channel, run.channels, lanes);
   return Wide<T>(lanes);
 }
 
+/// Per-channel sums in f64 while a run adds to them.
 template <class T>
-HWY_INLINE void store_wide_channels(const Wide<T>& wide, double* values, const Run& run) {
-  if (run.channels == kLanes<T>) return wide.store(values + run.channel);
-  HWY_ALIGN double lanes[kLanes<T>];
-  wide.store(lanes);
-  std::copy_n(lanes, run.channels, values + run.channel);
-}
-
-/// A per-channel point that sums are taken about: as rounded to T, in which the sums are, and what that adds to each
-/// value.
-template <class T>
-struct Origin {
-  Vec<T> rounded;
-  Wide<T> error;
-
-  HWY_INLINE Origin(const double* origin, const Run& run) {
-    const auto exact = load_wide_channels<T>(origin, run);
-    rounded = exact.narrow();
-    error.add(rounded);
-    error.subtract(exact);
-    if (run.one_channel) rounded = hn::Set(Tag<T>(), hn::GetLane(rounded));
+class RunningSum : public Wide<T> {
+ public:
+  HWY_INLINE RunningSum(double* values, const Run& run) : values_(values + run.channel), run_(run) {
+    if (!run.one_channel) static_cast<Wide<T>&>(*this) = load_wide_channels<T>(values, run);
   }
+  HWY_INLINE void store() const {
+    if (run_.one_channel) {
+      *values_ += this->sum_of_lanes();
+    } else if (run_.channels == kLanes<T>) {
+      Wide<T>::store(values_);
+    } else {
+      HWY_ALIGN double lanes[kLanes<T>];
+      Wide<T>::store(lanes);
+      std::copy_n(lanes, run_.channels, values_);
+    }
+  }
+
+ private:
+  double* values_;
+  const Run& run_;
 };
+
+/// Sums term(io, offset, bits, a, b) - two values at each place - along a run and hands them to add(a, b): short blocks
+/// in T, four interleaved sums to hide the latency of the addition.
+template <class T, class Term, class Add>
+HWY_INLINE void sum_along(const Run& run, Term term, Add add) {
+  const auto zero = hn::Zero(Tag<T>());
+  const std::int64_t step = run.step, mask_step = run.mask_step;
+  std::int64_t at = run.at, mask = run.mask;
+  const auto one = [&](const auto& io) HWY_ATTR {
+    auto a = zero, b = zero;
+    term(io, at, mask, a, b);
+    add(a, b);
+    at += step, mask += mask_step;
+  };
+  const auto block = [&](const auto& io, std::int64_t count) HWY_ATTR {
+    Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
+    std::int64_t i = 0;
+    for (; i + 4 <= count; i += 4, at += 4 * step, mask += 4 * mask_step) {
+      term(io, at, mask, a0, b0);
+      term(io, at + step, mask + mask_step, a1, b1);
+      term(io, at + 2 * step, mask + 2 * mask_step, a2, b2);
+      term(io, at + 3 * step, mask + 3 * mask_step, a3, b3);
+    }
+    for (; i < count; ++i, at += step, mask += mask_step) term(io, at, mask, a0, b0);
+    add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
+  };
+  const auto vectors = [&](const auto& io) HWY_ATTR {
+    if (run.block == 1) {
+      for (std::int64_t i = 0; i < run.count; ++i) one(io);
+    } else {
+      for (std::int64_t i = 0; i < run.count; i += run.block) block(io, std::min(run.block, run.count - i));
+    }
+  };
+  if (run.lanes == kLanes<T>) {
+    vectors(Whole<T>());
+  } else {
+    vectors(Part<T>(run.lanes));
+  }
+  if (run.tail > 0) one(Part<T>(run.tail));
+}
 
 }  // namespace syncbn::ops::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

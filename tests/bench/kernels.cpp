@@ -1,0 +1,234 @@
+// The batch norm kernels on one core: share of the roofline (the same passes over memory with nothing to compute), and
+// against oneDNN's batch normalization.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <memory>
+#include <oneapi/dnnl/dnnl.hpp>
+
+#include "bench/measure.hpp"
+#include "bench/streams.hpp"
+#include "ops/backend.hpp"
+#include "ops/cpu/factories.hpp"
+#include "ops/cpu/onednn.hpp"
+#include "syncbn/core/random.hpp"
+
+namespace syncbn::bench {
+namespace {
+
+using ops::FusedRelu;
+using ops::Samples;
+
+enum class Fused { nothing, relu, add_relu };
+
+const char* name_of(Fused fused) {
+  return fused == Fused::nothing ? "" : fused == Fused::relu ? " + relu" : " + add + relu";
+}
+
+/// One batch norm layer with its data.
+class Layer {
+ public:
+  Layer(Shape shape, Layout layout, Fused fused) : map_(padded(shape)), gradient_(padded(shape)), fused_(fused) {
+    for (auto* tensor : {&x_, &add_, &y_, &dy_, &dx_, &d_add_}) {
+      tensor->shape = shape, tensor->layout = layout;
+      buffers_.emplace_back(tensor->bytes());
+      tensor->data = buffers_.back().data();
+    }
+    mask_.resize(static_cast<std::size_t>(kernels_->mask_bytes_per_sample(x_) * shape.n()));
+    Random random(1, Purpose::test);
+    for (const auto* tensor : {&x_, &add_, &dy_}) {
+      for (std::int64_t i = 0; i < values(); ++i) tensor->as<float>()[i] = static_cast<float>(random.uniform()) - 0.5f;
+    }
+    const auto c = static_cast<std::size_t>(shape.c());
+    pivot_.assign(c, 0.25);
+    for (auto* sums : {&sum_, &sum_sq_, &sum_dy_, &sum_dy_xc_}) sums->assign(c, 0);
+    for (std::size_t i = 0; i < c; ++i) {
+      map_.center[i] = 0.125, map_.scale[i] = 1.5, map_.shift[i] = 0.1;
+      gradient_.p[i] = 1.5, gradient_.q[i] = -0.2, gradient_.r[i] = 0.1;
+    }
+    map_.round();
+    gradient_.round(map_);
+  }
+
+  std::int64_t values() const { return static_cast<std::int64_t>(x_.bytes() / sizeof(float)); }
+
+  /// Calls in ranges of `chunk` samples, the second sweep from the last to the first.
+  void forward(std::int64_t chunk) {
+    const Tensor none, &add = fused_ == Fused::add_relu ? add_ : none;
+    for_chunks(chunk, [&](Samples s) { kernels_->sums(x_, s, pivot_.data(), sum_.data(), sum_sq_.data()); });
+    for_chunks_back(chunk, [&](Samples s) { kernels_->apply(x_, add, y_, s, map_, relu(), mask_.data()); });
+  }
+  void backward(std::int64_t chunk) {
+    const Tensor none, &d_add = fused_ == Fused::add_relu ? d_add_ : none;
+    for_chunks(chunk, [&](Samples s) {
+      kernels_->backward_sums(x_, dy_, s, map_, relu(), mask_.data(), sum_dy_.data(), sum_dy_xc_.data());
+    });
+    for_chunks_back(chunk, [&](Samples s) {
+      kernels_->backward(x_, dy_, dx_, d_add, s, map_, relu(), mask_.data(), gradient_, false, false);
+    });
+  }
+
+  /// The same passes over the same memory.
+  void stream_forward() {
+    sink_ = read_one(words(x_), values());
+    if (fused_ == Fused::add_relu) return triad(words(x_), words(add_), words(y_), values());
+    copy(words(x_), words(y_), values());
+  }
+  void stream_backward() {
+    sink_ = read_two(words(x_), words(dy_), values());
+    if (fused_ == Fused::add_relu) {
+      return triad_and_copy(words(x_), words(dy_), words(dx_), words(d_add_), values());
+    }
+    triad(words(x_), words(dy_), words(dx_), values());
+  }
+
+  const Tensor& x() const { return x_; }
+  const Tensor& y() const { return y_; }
+  const Tensor& dy() const { return dy_; }
+  const Tensor& dx() const { return dx_; }
+
+ private:
+  static std::int64_t padded(const Shape& shape) { return (shape.c() + 15) / 16 * 16; }
+  static std::uint32_t* words(const Tensor& t) { return static_cast<std::uint32_t*>(t.data); }
+  FusedRelu relu() const {
+    return fused_ == Fused::nothing ? FusedRelu::none : fused_ == Fused::relu ? FusedRelu::recompute : FusedRelu::bits;
+  }
+  template <class Call>
+  void for_chunks(std::int64_t chunk, Call call) {
+    for (std::int64_t i = 0; i < x_.shape.n(); i += chunk) call(Samples{i, std::min(i + chunk, x_.shape.n())});
+  }
+  template <class Call>
+  void for_chunks_back(std::int64_t chunk, Call call) {
+    for (std::int64_t i = x_.shape.n(); i > 0; i -= chunk) call(Samples{std::max<std::int64_t>(i - chunk, 0), i});
+  }
+
+  std::unique_ptr<ops::BatchNormKernels> kernels_ = ops::cpu::make_batch_norm_kernels();
+  std::vector<Buffer> buffers_;
+  Tensor x_, add_, y_, dy_, dx_, d_add_;
+  std::vector<std::uint8_t> mask_;
+  std::vector<double> pivot_, sum_, sum_sq_, sum_dy_, sum_dy_xc_;
+  ops::ChannelMap map_;
+  ops::GradientMap gradient_;
+  Fused fused_;
+  volatile std::uint32_t sink_ = 0;
+};
+
+/// oneDNN's batch normalization of the same data.
+class OneDnn {
+ public:
+  OneDnn(const Layer& layer, Fused fused) {
+    const Tensor& x = layer.x();
+    const auto& shape = x.shape;
+    const auto desc = ops::cpu::activation_desc(shape.n(), shape.c(), shape.h(), shape.w(), x.layout);
+    const auto flags =
+        fused == Fused::relu ? dnnl::normalization_flags::fuse_norm_relu : dnnl::normalization_flags::none;
+    const ops::cpu::OneThread one_thread;
+    const dnnl::batch_normalization_forward::primitive_desc forward(
+        {dnnl::prop_kind::forward_training, desc, 1e-5f, flags}, ops::cpu::task_attributes(), engine_);
+    const dnnl::batch_normalization_backward::primitive_desc backward(
+        {dnnl::prop_kind::backward_data, desc, desc, 1e-5f, flags}, ops::cpu::task_attributes(), engine_, forward);
+    workspace_ = dnnl::memory(forward.workspace_desc(), engine_);
+    mean_ = dnnl::memory(forward.mean_desc(), engine_), variance_ = dnnl::memory(forward.mean_desc(), engine_);
+    forward_ = ops::cpu::Task(engine_, forward,
+                              {{DNNL_ARG_SRC, desc},
+                               {DNNL_ARG_DST, desc},
+                               {DNNL_ARG_MEAN, mean_.get_desc()},
+                               {DNNL_ARG_VARIANCE, mean_.get_desc()},
+                               {DNNL_ARG_WORKSPACE, workspace_.get_desc()}});
+    backward_ = ops::cpu::Task(engine_, backward,
+                               {{DNNL_ARG_SRC, desc},
+                                {DNNL_ARG_DIFF_DST, desc},
+                                {DNNL_ARG_DIFF_SRC, desc},
+                                {DNNL_ARG_MEAN, mean_.get_desc()},
+                                {DNNL_ARG_VARIANCE, mean_.get_desc()},
+                                {DNNL_ARG_WORKSPACE, workspace_.get_desc()}});
+    forward_.set(DNNL_ARG_SRC, x.data), forward_.set(DNNL_ARG_DST, layer.y().data);
+    backward_.set(DNNL_ARG_SRC, x.data), backward_.set(DNNL_ARG_DIFF_DST, layer.dy().data);
+    backward_.set(DNNL_ARG_DIFF_SRC, layer.dx().data);
+    for (auto* task : {&forward_, &backward_}) {
+      task->set(DNNL_ARG_MEAN, mean_), task->set(DNNL_ARG_VARIANCE, variance_);
+      if (workspace_.get_desc().get_size() > 0) task->set(DNNL_ARG_WORKSPACE, workspace_);
+    }
+  }
+  void forward() { forward_.run(); }
+  void backward() { backward_.run(); }
+
+ private:
+  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+  dnnl::memory workspace_, mean_, variance_;
+  ops::cpu::Task forward_, backward_;
+};
+
+struct Geometry {
+  std::vector<std::int64_t> sample;
+  Layout layout;
+};
+
+std::string describe(const Geometry& g) {
+  std::string text;
+  for (const std::int64_t size : g.sample) text += fmt::format("{}{}", text.empty() ? "" : "x", size);
+  return text + " " + (g.sample.size() == 1 ? "rows" : syncbn::name_of(g.layout));
+}
+
+std::string ratio(const Paired& times, std::size_t a, std::size_t b) {
+  return fmt::format("{:.2f}", times.speed(a, b));
+}
+
+void measure(const char* size, double bytes, const Geometry& g, Fused fused, const Blocks& blocks) {
+  std::int64_t values = 1;
+  for (const std::int64_t s : g.sample) values *= s;
+  const std::int64_t n = std::max<std::int64_t>(1, static_cast<std::int64_t>(bytes / 4 / static_cast<double>(values)));
+  const Shape shape = g.sample.size() == 1 ? Shape{n, g.sample[0]} : Shape{n, g.sample[0], g.sample[1], g.sample[2]};
+  Layer layer(shape, g.layout, fused);
+  const std::int64_t chunk = std::max<std::int64_t>(1, 128 * 1024 / (4 * values));  // as Network calls them
+  std::vector<std::function<void()>> forward = {[&] { layer.stream_forward(); }, [&] { layer.forward(n); },
+                                                [&] { layer.forward(chunk); }};
+  std::vector<std::function<void()>> backward = {[&] { layer.stream_backward(); }, [&] { layer.backward(n); },
+                                                 [&] { layer.backward(chunk); }};
+  std::unique_ptr<OneDnn> peer;
+  if (block_of(g.layout) > 1 && fused != Fused::add_relu) {
+    peer = std::make_unique<OneDnn>(layer, fused);
+    forward.emplace_back([&] { peer->forward(); });
+    backward.emplace_back([&] { peer->backward(); });
+  }
+  const Paired f(forward, blocks), b(backward, blocks);
+  fmt::print("{:<5} {:<38} {:>5}  {:>5} {:>5} {:>7}   {:>5} {:>5} {:>7}\n", size, describe(g) + name_of(fused), n,
+             ratio(f, 1, 0), ratio(f, 2, 0), peer ? ratio(f, 1, 3) : "-", ratio(b, 1, 0), ratio(b, 2, 0),
+             peer ? ratio(b, 1, 3) : "-");
+}
+
+void run(const Arguments& arguments) {
+  Blocks blocks;
+  if (arguments.quick) blocks = {3, 0.002};
+  const auto cache = [](int name, double otherwise) {
+    const long bytes = sysconf(name);
+    return bytes > 0 ? static_cast<double>(bytes) : otherwise;
+  };
+  const double l2 = cache(_SC_LEVEL2_CACHE_SIZE, 1 << 20), l3 = cache(_SC_LEVEL3_CACHE_SIZE, 32 << 20);
+  const std::vector<std::pair<const char*, double>> sizes = {
+      {"L2", l2 / 8}, {"L3", std::min(l3 / 8, 4 * l2)}, {"DRAM", std::min(2 * l3, 128.0 * (1 << 20))}};
+  const Layout blocked = ops::cpu::preferred_layout(64);
+  fmt::print(
+      "Batch norm on one core; 1.00 = the roofline, the same passes over memory with nothing to compute. 'chunks': "
+      "called for about 128 KiB at a time.\n{:>53}{:>21} {:>21}\n{:<5} {:<38} {:>5}  {:>5} {:>5} {:>7}   {:>5} {:>5} "
+      "{:>7}\n",
+      "", "forward      ", "backward      ", "in", "layer", "N", "whole", "chunks", "/oneDNN", "whole", "chunks",
+      "/oneDNN");
+  for (const auto& [name, bytes] : sizes) {
+    if (!arguments.wants(name)) continue;
+    for (const Geometry& g : {Geometry{{16, 32, 32}, blocked}, Geometry{{64, 8, 8}, blocked},
+                              Geometry{{64, 56, 56}, blocked}, Geometry{{64, 8, 8}, Layout::channels_last},
+                              Geometry{{64, 8, 8}, Layout::channels_first}, Geometry{{256}, Layout::channels_first}}) {
+      for (const Fused fused : {Fused::nothing, Fused::relu, Fused::add_relu}) measure(name, bytes, g, fused, blocks);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace syncbn::bench
+
+int main(int argc, char** argv) {
+  syncbn::bench::run({argc, argv});
+}
