@@ -18,7 +18,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
 void sums(const SumsSweep<T>& s) {
-  for_each_run<T, false>(s.extent, 0, [&](const Run& run) HWY_ATTR {
+  for_each_run<T, false>(s.extent, 0, [&](const Run& run, auto) HWY_ATTR {
     const auto pivot = load_wide_channels<T>(s.pivot, run).narrow();
     RunningSum<T> sum(s.sum, run), sum_sq(s.sum_sq, run);
     const T* x = s.x;
@@ -49,9 +49,10 @@ HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const s
 
 template <FusedRelu kRelu, class T>
 void backward_sums(const BackwardSumsSweep<T>& s) {
-  for_each_run<T, false>(s.extent, s.mask_bytes, [&](const Run& run) HWY_ATTR {
+  for_each_run<T, false>(s.extent, s.mask_bytes, [&](const Run& run, auto) HWY_ATTR {
     const auto exact_center = load_wide_channels<T>(s.center, run);
-    const auto center = exact_center.narrow(), scale = load_channels(s.scale, run), shift = load_channels(s.shift, run);
+    const auto center = exact_center.narrow(), scale = PerChannel<T, false>(s.scale, run).at(0),
+               shift = PerChannel<T, false>(s.shift, run).at(0);
     Wide<T> error;  // of the center's rounding
     error.add(center), error.subtract(exact_center);
     RunningSum<T> sum_dy(s.sum_dy, run), sum_dy_xc(s.sum_dy_xc, run);
@@ -80,15 +81,15 @@ void backward_sums(const BackwardSumsSweep<T>& s) {
 
 template <FusedRelu kRelu, bool kAdd, class T>
 void apply(const ApplySweep<T>& s) {
-  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run) HWY_ATTR {
-    const auto center = load_channels(s.center, run), scale = load_channels(s.scale, run),
-               shift = load_channels(s.shift, run);
+  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto across) HWY_ATTR {
+    using Coefficient = PerChannel<T, decltype(across)::value>;
+    const Coefficient center(s.center, run), scale(s.scale, run), shift(s.shift, run);
     const T *x = s.x, *add = s.add;
     T* y = s.y;
     std::uint8_t* bits = s.mask;
-    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask) HWY_ATTR {
+    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask, std::int64_t lane) HWY_ATTR {
       const Tag<T> d;
-      auto z = hn::MulAdd(hn::Sub(io.load(x + at), center), scale, shift);
+      auto z = hn::MulAdd(hn::Sub(io.load(x + at), center.at(lane)), scale.at(lane), shift.at(lane));
       if constexpr (kAdd) z = hn::Add(z, io.load(add + at));
       if constexpr (kRelu == FusedRelu::bits) hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), bits + mask);
       // Written so that NaN stays NaN.
@@ -100,20 +101,20 @@ void apply(const ApplySweep<T>& s) {
 
 template <FusedRelu kRelu, class T>
 void backward(const BackwardSweep<T>& s) {
-  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run) HWY_ATTR {
-    const auto center = load_channels(s.center, run), scale = load_channels(s.scale, run),
-               shift = load_channels(s.shift, run);
-    const auto p = load_channels(s.p, run), q = load_channels(s.q, run), r = load_channels(s.r, run);
+  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto across) HWY_ATTR {
+    using Coefficient = PerChannel<T, decltype(across)::value>;
+    const Coefficient center(s.center, run), scale(s.scale, run), shift(s.shift, run);
+    const Coefficient p(s.p, run), q(s.q, run), r(s.r, run);
     // Local copies, since the compiler must assume that stores change what `s` refers to.
     const T *x = s.x, *dy = s.dy;
     T *dx = s.dx, *d_add = s.d_add;
     const std::uint8_t* bits = s.mask;
     const bool accumulate_dx = s.accumulate_dx, accumulate_add = s.accumulate_add;
-    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask) HWY_ATTR {
-      const auto xc = hn::Sub(io.load(x + at), center);
-      const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale, shift, bits + mask);
+    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask, std::int64_t lane) HWY_ATTR {
+      const auto xc = hn::Sub(io.load(x + at), center.at(lane));
+      const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale.at(lane), shift.at(lane), bits + mask);
       if (dx) {
-        const auto v = hn::MulAdd(p, g, hn::MulAdd(q, xc, r));
+        const auto v = hn::MulAdd(p.at(lane), g, hn::MulAdd(q.at(lane), xc, r.at(lane)));
         io.store(accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
       }
       if (d_add) io.store(accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);

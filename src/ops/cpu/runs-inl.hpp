@@ -29,60 +29,68 @@ constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(Tag<T>())
 template <class T>
 constexpr std::int64_t kMaskBytes = (kLanes<T> + 7) / 8;
 
-/// What one set of per-channel coefficients, one per lane, is good for: `count` vectors of `lanes` values, `step`
-/// values apart, and perhaps one more of `tail` values. Either the lanes are channels (of which `channels` exist; the
-/// others are padding), or all are positions of one channel.
+/// Vectors of `lanes` values that a sweep goes along: `rows` rows, in each of them `count` vectors, `step` values
+/// apart, and perhaps one more of `tail` values. What its lanes are:
+/// - down a panel: the same channels in all vectors, of which `channels` exist (the others are padding); one row;
+/// - across a wide panel: the panel's channels from the first vector to the last; a row per position;
+/// - one channel: positions of that channel; one row.
 struct Run {
-  std::int64_t at, step;         ///< of the values, in values
-  std::int64_t mask, mask_step;  ///< of a vector's bits, in bytes
-  std::int64_t count, lanes, tail;
+  std::int64_t at, step, row_step;              ///< of the values, in values
+  std::int64_t mask, mask_step, mask_row_step;  ///< of a vector's bits, in bytes
+  std::int64_t rows, count, lanes, tail;
   std::int64_t channel, channels;
   bool one_channel;
   std::int64_t block;  ///< vectors that are summed in T before they are promoted to f64
 };
 
-/// Visits the runs that make up some samples. Each channel's are in the order of samples and positions, however the
-/// batch is cut, unless they are visited backward: then later samples come first, so that a second sweep meets what the
-/// first one has left in cache.
-template <class T, bool kBackward, class Visit>
+/// Visits the runs that make up some samples: visit(run, across).
+/// For sums, down the panels: each channel's values are met in the order of samples and positions, however the batch is
+/// cut. For maps, whose order does not matter: across wide panels, in memory's order, and later samples first, since
+/// the sweep before has left these in cache.
+template <class T, bool kMap, class Visit>
 HWY_INLINE void for_each_run(const Extent& e, std::int64_t mask_bytes, Visit visit) {
-  constexpr std::int64_t n = kLanes<T>, kBlock = 64, kTileBytes = 16384, kMinTile = 8;
+  constexpr std::int64_t n = kLanes<T>, kBlock = 64, kTileBytes = 16384;
   const Panels& p = e.panels;
   const bool planes = p.width == 1;
   // Samples that are a single row of channels are the positions of one wide panel.
   const bool rows = !planes && p.positions == 1;
   const std::int64_t samples = rows ? 1 : e.samples, panels = rows ? 1 : p.count;
   const std::int64_t width = rows ? p.size() : p.width, lane_groups = (width + n - 1) / n;
-  const std::int64_t positions = rows ? e.samples : p.positions;
-  const std::int64_t vectors = planes ? positions / n : positions, tail = planes ? positions % n : 0;
-  const std::int64_t mask_vectors = vectors + (tail > 0);  // of one lane group
+  const std::int64_t positions = rows ? e.samples : planes ? p.positions / n : p.positions;
+  const std::int64_t tail = planes ? p.positions % n : 0;
+  const std::int64_t mask_bytes_of_position = rows ? mask_bytes : kMaskBytes<T>;
+  const std::int64_t mask_bytes_of_group = rows ? kMaskBytes<T> : (positions + (tail > 0)) * kMaskBytes<T>;
   // Walking down a wide panel lane group by lane group would touch each page once per group: do it in cached tiles.
   const std::int64_t row_bytes = width * static_cast<std::int64_t>(sizeof(T));
-  const std::int64_t tile = lane_groups == 1 ? vectors : rows ? kMinTile : std::max(kMinTile, kTileBytes / row_bytes);
-  const std::int64_t tiles = std::max<std::int64_t>(1, vectors > 0 ? (vectors + tile - 1) / tile : 1);
+  const std::int64_t tile =
+      lane_groups == 1 ? std::max<std::int64_t>(1, positions) : std::max<std::int64_t>(8, kTileBytes / row_bytes);
+  const std::int64_t tiles = std::max<std::int64_t>(1, (positions + tile - 1) / tile);
 
   Run run{};
-  run.step = planes ? n : width;
-  run.mask_step = rows ? mask_bytes : kMaskBytes<T>;
   run.one_channel = planes;
   run.block = rows ? 1 : kBlock;
-  run.tail = tail;
+  run.row_step = width, run.mask_row_step = mask_bytes_of_position;
   for (std::int64_t i = 0; i < samples; ++i) {
-    const std::int64_t sample = kBackward ? samples - 1 - i : i;
+    const std::int64_t sample = kMap ? samples - 1 - i : i;
     for (std::int64_t panel = 0; panel < panels; ++panel) {
       for (std::int64_t t = 0; t < tiles; ++t) {
-        const std::int64_t begin = (kBackward ? tiles - 1 - t : t) * tile;
-        run.count = std::min(tile, vectors - begin);
-        for (std::int64_t group = 0; group < lane_groups; ++group) {
-          const std::int64_t lane = group * n;
-          run.channel = panel * width + lane;
+        const std::int64_t begin = (kMap ? tiles - 1 - t : t) * tile, count = std::min(tile, positions - begin);
+        run.channel = panel * width;
+        run.at = sample * p.size() + panel * p.positions * p.width + begin * width;
+        run.mask = sample * mask_bytes + panel * lane_groups * mask_bytes_of_group + begin * mask_bytes_of_position;
+        if (kMap && lane_groups > 1) {
+          run.rows = count, run.count = width / n, run.lanes = n, run.tail = width % n;
+          run.step = n, run.mask_step = mask_bytes_of_group;
+          visit(run, std::true_type());
+          continue;
+        }
+        run.rows = 1, run.count = count, run.tail = tail;
+        run.step = planes ? n : width, run.mask_step = mask_bytes_of_position;
+        for (std::int64_t lane = 0; lane < width; lane += n) {
           run.lanes = planes ? n : std::min(n, width - lane);
           run.channels = planes ? 1 : std::clamp<std::int64_t>(p.channels - run.channel, 0, run.lanes);
-          run.at = sample * p.size() + panel * p.positions * p.width + begin * width + lane;
-          run.mask =
-              sample * mask_bytes + (rows ? begin * mask_bytes + group * kMaskBytes<T>
-                                          : ((panel * lane_groups + group) * mask_vectors + begin) * kMaskBytes<T>);
-          visit(run);
+          visit(run, std::false_type());
+          run.channel += n, run.at += n, run.mask += mask_bytes_of_group;
         }
       }
     }
@@ -128,31 +136,52 @@ struct Part {
   }
 };
 
-template <class T>
-HWY_INLINE Vec<T> load_channels(const T* coefficients, const Run& run) {
-  if (run.one_channel) return hn::Set(Tag<T>(), coefficients[run.channel]);
-  if (run.channels == kLanes<T>) return hn::LoadU(Tag<T>(), coefficients + run.channel);
-  return Part<T>(run.channels).load(coefficients + run.channel);
-}
+/// A coefficient per channel. Across a panel it is read for every vector, else it stays the same.
+template <class T, bool kAcross>
+class PerChannel {
+ public:
+  HWY_INLINE PerChannel(const T* values, const Run& run) : values_(values + run.channel) {
+    if constexpr (kAcross) return;
+    if (run.one_channel) {
+      fixed_ = hn::Set(Tag<T>(), *values_);
+    } else if (run.channels == kLanes<T>) {
+      fixed_ = hn::LoadU(Tag<T>(), values_);
+    } else {
+      fixed_ = Part<T>(run.channels).load(values_);
+    }
+  }
+  /// For the vector `lane` values behind the run's first channel.
+  HWY_INLINE Vec<T> at(std::int64_t lane) const {
+    if constexpr (kAcross) return hn::LoadU(Tag<T>(), values_ + lane);
+    return fixed_;
+  }
 
-/// Calls body(io, offset of the vector, offset of its bits) along a run.
+ private:
+  const T* values_;
+  Vec<T> fixed_;
+};
+
+/// Calls body(io, offset of the vector, offset of its bits, its lane in the run) along a run.
 template <class T, class Body>
 HWY_INLINE void sweep(const Run& run, Body body) {
-  const std::int64_t step = run.step, mask_step = run.mask_step;
-  std::int64_t at = run.at, mask = run.mask;
-  const auto vectors = [&](const auto& io) HWY_ATTR {
-    for (std::int64_t i = 0; i + 2 <= run.count; i += 2, at += 2 * step, mask += 2 * mask_step) {
-      body(io, at, mask);
-      body(io, at + step, mask + mask_step);
+  constexpr std::int64_t n = kLanes<T>;
+  const std::int64_t step = run.step, mask_step = run.mask_step, count = run.count;
+  for (std::int64_t row = 0; row < run.rows; ++row) {
+    std::int64_t at = run.at + row * run.row_step, mask = run.mask + row * run.mask_row_step, lane = 0;
+    const auto vectors = [&](const auto& io) HWY_ATTR {
+      for (std::int64_t i = 0; i + 2 <= count; i += 2, at += 2 * step, mask += 2 * mask_step, lane += 2 * n) {
+        body(io, at, mask, lane);
+        body(io, at + step, mask + mask_step, lane + n);
+      }
+      if (count % 2 != 0) body(io, at, mask, lane), at += step, mask += mask_step, lane += n;
+    };
+    if (run.lanes == n) {
+      vectors(Whole<T>());
+    } else {
+      vectors(Part<T>(run.lanes));
     }
-    if (run.count % 2 != 0) body(io, at, mask), at += step, mask += mask_step;
-  };
-  if (run.lanes == kLanes<T>) {
-    vectors(Whole<T>());
-  } else {
-    vectors(Part<T>(run.lanes));
+    if (run.tail > 0) body(Part<T>(run.tail), at, mask, lane);
   }
-  if (run.tail > 0) body(Part<T>(run.tail), at, mask);
 }
 
 // ---- sums ----
