@@ -70,8 +70,8 @@ class Paired {
   std::vector<std::vector<double>> seconds_;
 };
 
-/// The program's arguments: `--quick` (short blocks), `--validate` (check results, time nothing), and names of the parts
-/// to run (default: all).
+/// The program's arguments: `--quick` (short blocks), `--validate` (check results, time nothing), and names of the
+/// parts to run (default: all).
 struct Arguments {
   bool quick = false, validate = false;
   std::vector<std::string> parts;
