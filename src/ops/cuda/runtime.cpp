@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <utility>
-
 #include "ops/cuda/runtime.cuh"
 #include "syncbn/core/error.hpp"
 
@@ -9,76 +7,52 @@ namespace syncbn::ops::cuda {
 
 namespace {
 
-/// What belongs to one thread. It is not given back at the thread's end: the context may be gone by then, and the
-/// process ends with its threads.
-struct ThreadState {
-  cudaStream_t stream = nullptr;
-  DeviceMemory scratch;
-};
-
-ThreadState& thread_state() {
-  static thread_local ThreadState* state = nullptr;
-  if (!state) {
-    state = new ThreadState;
-    check(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking), "making a stream");
-  }
-  return *state;
+double mebibytes(std::size_t bytes) {
+  return static_cast<double>(bytes) / (1 << 20);
 }
 
-int current_device() {
-  int device = -1;
-  return cudaGetDevice(&device) == cudaSuccess ? device : -1;
+[[noreturn]] void report_full(int device, std::size_t wanted) {
+  static_cast<void>(cudaGetLastError());  // it stays set otherwise
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "asking for the free memory");
+  throw Error(
+      fmt::format("CUDA: device {} cannot give {:.1f} MiB ({:.1f} of {:.1f} MiB are free): use smaller batches or "
+                  "fewer workers on it",
+                  device, mebibytes(wanted), mebibytes(free), mebibytes(total)),
+      ExitCode::unavailable);
 }
 
 }  // namespace
 
-void check(cudaError_t code, const char* what) {
+void check(cudaError_t code, const std::string& what) {
   if (code == cudaSuccess) return;
-  throw Error(fmt::format("CUDA: {}: {} ({}, device {})", what, cudaGetErrorString(code), cudaGetErrorName(code),
-                          current_device()));
+  int device = -1;
+  cudaGetDevice(&device);
+  throw Error(
+      fmt::format("CUDA: {}: {} ({}, device {})", what, cudaGetErrorString(code), cudaGetErrorName(code), device));
 }
 
-cudaStream_t stream() {
-  return thread_state().stream;
-}
-
-void synchronize(const char* what) {
-  check(cudaStreamSynchronize(stream()), what);
-}
-
-DeviceMemory::DeviceMemory(std::size_t bytes) : size_(bytes) {
+DeviceMemory::DeviceMemory(Queue& queue, std::size_t bytes) : queue_(&queue), size_(bytes) {
   if (bytes == 0) return;
-  const cudaError_t code = cudaMallocAsync(&data_, bytes, stream());
-  if (code == cudaErrorMemoryAllocation) {
-    static_cast<void>(cudaGetLastError());  // it stays set otherwise
-    std::size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total), "asking for the free memory");
-    throw Error(
-        fmt::format("CUDA: device {} has no {:.1f} MiB left ({:.1f} of {:.1f} MiB are free): use smaller batches "
-                    "or fewer workers on it",
-                    current_device(), static_cast<double>(bytes) / (1 << 20), static_cast<double>(free) / (1 << 20),
-                    static_cast<double>(total) / (1 << 20)),
-        ExitCode::unavailable);
-  }
+  queue.use_device();
+  const cudaError_t code = cudaMallocAsync(&data_, bytes, queue.stream());
+  if (code == cudaErrorMemoryAllocation) report_full(queue.device(), bytes);
   check(code, "taking memory");
-  check(cudaMemsetAsync(data_, 0, bytes, stream()), "clearing memory");
+  queue.clear(data_, bytes);
 }
 
 DeviceMemory::~DeviceMemory() {
-  if (data_) cudaFreeAsync(data_, stream());
+  if (data_) cudaFreeAsync(data_, queue_->stream());
 }
 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : queue_(other.queue_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
 DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
+  std::swap(queue_, other.queue_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
-}
-
-void DeviceMemory::reserve(std::size_t bytes) {
-  if (bytes > size_) *this = DeviceMemory(bytes);
 }
 
 PinnedMemory::PinnedMemory(std::size_t bytes) {
@@ -89,14 +63,44 @@ PinnedMemory::~PinnedMemory() {
   if (data_) cudaFreeHost(data_);
 }
 
-void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, kind, stream()), "copying");
+Queue::Queue(int device) : device_(device) {
+  use_device();
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  // What has been given back is kept for the next request, instead of returning it to the driver at each wait.
+  cudaMemPool_t pool{};
+  check(cudaDeviceGetDefaultMemPool(&pool, device), "looking for the memory pool");
+  std::uint64_t keep = UINT64_MAX;
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "setting up the memory pool");
 }
 
-void* scratch(std::size_t bytes) {
-  ThreadState& state = thread_state();
-  state.scratch.reserve(bytes);
-  return state.scratch.as<void>();
+Queue::~Queue() {
+  scratch_ = DeviceMemory();
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+void Queue::use_device() const {
+  check(cudaSetDevice(device_), "choosing the device");
+}
+
+void Queue::copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, kind, stream_), "copying");
+}
+
+void Queue::clear(void* data, std::size_t bytes) {
+  if (bytes > 0) check(cudaMemsetAsync(data, 0, bytes, stream_), "clearing memory");
+}
+
+void Queue::synchronize() {
+  check(cudaStreamSynchronize(stream_), fmt::format("running what was launched last ({}), or before it", last_launch_));
+}
+
+void* Queue::scratch_bytes(std::size_t bytes) {
+  if (bytes > scratch_.size()) {
+    scratch_ = DeviceMemory();  // given back first: both would not always fit
+    scratch_ = DeviceMemory(*this, bytes);
+  }
+  return scratch_.as<void>();
 }
 
 }  // namespace syncbn::ops::cuda

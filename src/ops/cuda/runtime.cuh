@@ -1,28 +1,27 @@
 #pragma once
 
-// The device under the kernels: return codes, the worker's stream, memory.
+// The device under the kernels: return codes, a worker's queue, memory.
 
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
+#include <utility>
 
 namespace syncbn::ops::cuda {
 
-/// Throws Error unless `code` is success: "CUDA: <what>: <CUDA's own text> (device 0)".
-void check(cudaError_t code, const char* what);
+/// Throws Error unless `code` is success: "CUDA: <what>: <CUDA's own text> (cudaErrorLaunchFailure, device 0)".
+void check(cudaError_t code, const std::string& what);
 
-/// The stream of the calling worker's thread; made at the first call. Work of one worker is in the order of its calls.
-cudaStream_t stream();
-/// Waits for everything on the calling thread's stream, and reports what went wrong there.
-void synchronize(const char* what);
+class Queue;
 
-/// Owner of zeroed device memory. Taken and given back in the order of the calling thread's stream, so that neither
-/// stops the device; aligned to 256 bytes.
+/// Owner of zeroed device memory, aligned to 256 bytes. Taken and given back in the order of a queue, so that neither
+/// stops the device. The queue must outlive it.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  explicit DeviceMemory(std::size_t bytes);
+  DeviceMemory(Queue& queue, std::size_t bytes);
   ~DeviceMemory();
   DeviceMemory(DeviceMemory&& other) noexcept;
   DeviceMemory& operator=(DeviceMemory&& other) noexcept;
@@ -32,10 +31,9 @@ class DeviceMemory {
   T* as() const {
     return static_cast<T*>(data_);
   }
-  /// At least `bytes`; what was in it is lost if it has to grow.
-  void reserve(std::size_t bytes);
 
  private:
+  Queue* queue_ = nullptr;
   void* data_ = nullptr;
   std::size_t size_ = 0;
 };
@@ -46,8 +44,11 @@ class PinnedMemory {
   PinnedMemory() = default;
   explicit PinnedMemory(std::size_t bytes);
   ~PinnedMemory();
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  PinnedMemory(PinnedMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  PinnedMemory& operator=(PinnedMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
   template <class T>
   T* as() const {
     return static_cast<T*>(data_);
@@ -57,10 +58,57 @@ class PinnedMemory {
   void* data_ = nullptr;
 };
 
-/// Copies in the order of the calling thread's stream; host memory must be page-locked to make it asynchronous.
-void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
+/// The work of one worker, done by the device in the order of the calls; queues of one device run side by side. Calls
+/// return at once, except synchronize(). Used by one thread at a time.
+class Queue {
+ public:
+  explicit Queue(int device);
+  ~Queue();
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
 
-/// Memory that kernels of the calling thread's stream may overwrite in turn; grows to the largest request.
-void* scratch(std::size_t bytes);
+  int device() const { return device_; }
+  cudaStream_t stream() const { return stream_; }
+
+  /// Host memory must be page-locked to make it asynchronous.
+  void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
+  void clear(void* data, std::size_t bytes);
+  /// Waits until everything is done, and throws what went wrong since, naming the last thing that was launched.
+  void synchronize();
+
+  /// Memory for the next launch alone: whatever is launched afterwards may overwrite it. Grows to the largest request.
+  template <class T>
+  T* scratch(std::size_t count) {
+    return static_cast<T*>(scratch_bytes(count * sizeof(T)));
+  }
+
+  /// Starts a kernel; an empty grid is nothing to do. `what` names it in errors and must live on: a literal.
+  template <class... Parameters, class... Arguments>
+  void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments&&... arguments) {
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+    use_device();
+    last_launch_ = what;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.stream = stream_;
+    check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), what);
+  }
+
+ private:
+  friend class DeviceMemory;
+  void use_device() const;
+  void* scratch_bytes(std::size_t bytes);
+
+  int device_;
+  cudaStream_t stream_ = nullptr;
+  const char* last_launch_ = "nothing yet";
+  DeviceMemory scratch_;
+};
+
+/// As many blocks of this size as cover `count`.
+inline unsigned blocks_for(std::int64_t count, std::int64_t per_block) {
+  return static_cast<unsigned>((count + per_block - 1) / per_block);
+}
 
 }  // namespace syncbn::ops::cuda

@@ -1,0 +1,63 @@
+#include <fmt/format.h>
+
+#include "ops/cuda/batch_norm.cuh"
+#include "syncbn/core/error.hpp"
+
+namespace syncbn::ops::cuda {
+
+namespace {
+
+/// One after the other, each at a multiple of 256 bytes; without memory it only counts.
+class Carver {
+ public:
+  explicit Carver(std::byte* base) : base_(base) {}
+  template <class T>
+  T* take(std::int64_t count) {
+    T* start = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 255) / 256 * 256;
+    return start;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+ChannelArrays carve(Carver& carver, std::int64_t c) {
+  ChannelArrays a{};
+  a.message = carver.take<double>(1 + 2 * c);
+  a.backward_message = carver.take<double>(2 * c);
+  a.count = carver.take<double>(1);
+  for (double** array : {&a.mean, &a.var, &a.invstd, &a.gain}) *array = carver.take<double>(c);
+  for (float** array : {&a.center, &a.scale, &a.shift, &a.p, &a.q, &a.r}) *array = carver.take<float>(c);
+  a.arrived = carver.take<unsigned>(c);
+  return a;
+}
+
+}  // namespace
+
+BatchNorm::BatchNorm(Queue& queue, std::int64_t channels, double eps) : queue_(queue), channels_(channels), eps_(eps) {
+  Carver counter(nullptr);
+  carve(counter, channels);
+  memory_ = DeviceMemory(queue, counter.used());
+  Carver carver(memory_.as<std::byte>());
+  arrays_ = carve(carver, channels);
+}
+
+void BatchNorm::require_alike(const Tensor& x, std::initializer_list<const Tensor*> others) const {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(fmt::format("CUDA: batch norm of {} channels: {}", channels_, why), ExitCode::usage);
+  };
+  if (x.shape.c() != channels_) refuse(fmt::format("x is {}", x.shape.str()));
+  if (block_of(x.layout) != 1) refuse(fmt::format("layout {} is the CPU's", name_of(x.layout)));
+  for (const Tensor* t : others) {
+    if (!*t) continue;
+    if (t->type != x.type || t->layout != x.layout || t->sample_stride() != x.sample_stride()) {
+      refuse(fmt::format("{} {} {} beside {} {} {}", t->shape.str(), name_of(t->type), name_of(t->layout),
+                         x.shape.str(), name_of(x.type), name_of(x.layout)));
+    }
+  }
+}
+
+}  // namespace syncbn::ops::cuda

@@ -1,0 +1,112 @@
+#pragma once
+
+// Batch normalization on a device.
+//
+// Minimum of passes: forward, one sweep that reads x (statistics) and one that reads x, writes y (+ the residual, + the
+// ReLU's mask); backward, one that reads x and dy (sums) and one that reads them again and writes dx (+ the residual's
+// gradient). The second sweep of each pair goes backwards through the tensor, because what the first has read last is
+// still in the second-level cache. Four launches a step when the worker is alone in its group; two more, of a few
+// microseconds, where a message lies between.
+//
+// Numbers: sums of at most kRun values in f32 about a pivot (the mean of a few values of the same channel, exact in
+// f32), everything above in f64; per value there is no f64 arithmetic. The variance is right to 1e-7 whatever the mean.
+//
+// How the layers use it. Everything between the sweeps - partial sums, the group's statistics, the map, the gradient's
+// coefficients - stays in device memory and belongs to this object. What travels is one array of f64, `message()`
+// forward and `backward_message()` backward, in exactly the form that the CPU's workers send. So an ops::Normalization
+// interface that both devices implement needs no more than
+//
+//     begin / accumulate(x, samples)            partial sums of this worker
+//     partials() -> span of f64                 on the host: the CPU's own array; here one copy to page-locked memory
+//     finish(group's sums, weight, bias)        statistics, map
+//     apply(x, add, y, relu, mask)
+//     and the same three for the backward pass,
+//
+// with BatchNormPass reduced to sending the partials; a transport between devices takes message() instead of the copy.
+// A group of one skips the message (`alone`): the sweep's last block derives statistics and map by itself.
+
+#include <initializer_list>
+
+#include "ops/backend.hpp"
+#include "ops/cuda/runtime.cuh"
+
+namespace syncbn::ops::cuda {
+
+/// Where the per-channel numbers of one normalization lie, in device memory; C channels.
+struct ChannelArrays {
+  double* message;                ///< [1 + 2C] count, sums, sums of squares about zero, of this worker
+  double* backward_message;       ///< [2C] sum(g), sum(g * (x - mean)), of this worker
+  double* count;                  ///< [1] M of the group
+  double *mean, *var, *invstd;    ///< [C] of the group
+  double* gain;                   ///< [C] gamma * invstd
+  float *center, *scale, *shift;  ///< [C] y = (x - center) * scale + shift
+  float *p, *q, *r;               ///< [C] dx = p * g + q * (x - center) + r
+  unsigned* arrived;              ///< [C] of add_up_blocks()
+};
+
+/// Affine parameters, in device memory; null: gamma = 1, beta = 0.
+struct Affine {
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+};
+
+/// One normalization layer of one worker. Tensors: [N, C, spatial...] of f32, f16 or bf16 (all alike in one call),
+/// channels first or last, all in one layout, in device memory. Results are the same to the bit in every run and on any
+/// device of one architecture. All calls are asynchronous.
+class BatchNorm {
+ public:
+  BatchNorm(Queue& queue, std::int64_t channels, double eps);
+
+  // ---- forward ----
+  /// This worker's sums over n samples of x, in message(). n = 0 is allowed.
+  void sums(const Tensor& x, std::int64_t n);
+  /// sums(), then finish() with them, in one launch: for a group of one worker.
+  void sums_alone(const Tensor& x, std::int64_t n, Affine affine);
+  /// Statistics and map from the group's sums (as message(), in device memory). A variance that eps does not make
+  /// positive gives NaN. A count of 0 gives zeros.
+  void finish(const double* group, Affine affine);
+  /// Evaluation: from given statistics, [C] each, in device memory. backward() then treats them as constants.
+  void use_statistics(const float* mean, const float* var, Affine affine);
+  /// y = map(x) (+ add) (then ReLU). `mask` (FusedRelu::bits) gets mask_bytes_per_sample() for each sample.
+  void apply(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu, std::uint8_t* mask);
+
+  // ---- backward; after finish() or use_statistics() ----
+  /// This worker's sum(g) and sum(g * (x - mean)), in backward_message(); g = dy where the ReLU passed, else 0.
+  void backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu, const std::uint8_t* mask);
+  /// backward_sums(), then finish_backward() with them, in one launch.
+  void backward_sums_alone(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu, const std::uint8_t* mask);
+  void finish_backward(const double* group);
+  /// d_weight += B * invstd, d_bias += A, from sums as in backward_message(); either may be null.
+  void add_parameter_gradients(const double* sums, float* d_weight, float* d_bias);
+  /// dx and d_add = g; either may be absent; `accumulate_*` adds to what is there.
+  void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
+                FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add);
+
+  /// Adds this batch to what a step contributes to the running statistics: c <- (1 - momentum) * c + share * value, for
+  /// the mean and for the unbiased variance. A count of 0 contributes nothing.
+  void fold_statistics(double momentum, double share, float* mean, float* var);
+
+  /// One byte for each vector of values.
+  static std::int64_t mask_bytes_per_sample(const Tensor& x);
+
+  double* message() const { return arrays_.message; }
+  double* backward_message() const { return arrays_.backward_message; }
+  const ChannelArrays& arrays() const { return arrays_; }
+  std::int64_t channels() const { return channels_; }
+
+ private:
+  /// What the last block of a sums kernel does with the sums.
+  enum class Then { message, finish };
+  void sums(const Tensor& x, std::int64_t n, Then then, Affine affine);
+  void backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu, const std::uint8_t* mask,
+                     Then then);
+  void require_alike(const Tensor& x, std::initializer_list<const Tensor*> others) const;
+
+  Queue& queue_;
+  std::int64_t channels_;
+  double eps_;
+  DeviceMemory memory_;
+  ChannelArrays arrays_{};
+};
+
+}  // namespace syncbn::ops::cuda

@@ -1,0 +1,162 @@
+#pragma once
+
+// How a grid goes through a tensor channel by channel, and how its threads' sums are put together. The order of every
+// sum follows from the shape alone, never from the device or from which block comes first.
+//
+// A block has 8 warps in blockDim.y rows of blockDim.x threads. With channels last, the threads of a row stand on
+// neighbouring vectors of channels and walk down the positions (n, h, w); each keeps the sums of its own channels. With
+// channels first, a block belongs to one channel and its threads walk along the vectors of the channel's planes.
+// blockIdx.x is the tile of channels, blockIdx.y the share of the positions.
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "ops/cuda/runtime.cuh"
+#include "ops/cuda/vectors.cuh"
+
+namespace syncbn::ops::cuda {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+/// Loads that a thread has under way before it uses the first.
+constexpr unsigned kUnroll = 4;
+/// Blocks in all: 2 to 4 on each multiprocessor of a large device, and few enough to add up quickly.
+constexpr unsigned kBlocks = 512;
+
+struct Extent {
+  unsigned channels = 0;
+  unsigned positions = 0;  ///< channels last: samples * spatial; first: vectors of one channel in all samples
+  unsigned plane = 1;      ///< channels first: vectors of one channel in one sample
+};
+
+/// A tensor's extent, and the grid that goes through it.
+struct Sweep {
+  Extent extent;
+  bool channels_last = false;
+  bool full_width = false;  ///< 16 bytes at a time, else single values
+  dim3 grid, block;
+
+  Sweep(const Tensor& x, std::int64_t samples) {
+    const int width = 16 / static_cast<int>(size_of(x.type));
+    const std::int64_t channels = x.shape.c(), spatial = x.shape.spatial();
+    channels_last = x.layout == Layout::channels_last || spatial == 1;
+    full_width = (channels_last ? channels : spatial) % width == 0;
+    const std::int64_t step = full_width ? width : 1;
+    const std::int64_t plane = channels_last ? 1 : spatial / step;
+    const std::int64_t positions = samples * (channels_last ? spatial : plane);
+    if (positions >= (std::int64_t{1} << 31))
+      throw std::length_error("more than 2^31 values of a channel on one worker");
+    extent = {static_cast<unsigned>(channels), static_cast<unsigned>(positions), static_cast<unsigned>(plane)};
+    const auto vectors = static_cast<unsigned>(channels_last ? (channels + step - 1) / step : 1);
+    unsigned across = 1;
+    while (across < 32 && across < vectors) across *= 2;
+    block = dim3(across, kThreads / across);
+    grid.x = channels_last ? (vectors + across - 1) / across : extent.channels;
+    const unsigned useful = (extent.positions + block.y * kUnroll - 1) / (block.y * kUnroll);
+    grid.y = std::max(1U, std::min(useful, kBlocks / std::min(grid.x, kBlocks)));
+  }
+};
+
+/// run(a value of the tensor's type, kLast, kWidth) with those that the sweep asks for.
+template <class Run>
+void visit_sweep(DataType type, const Sweep& sweep, Run run) {
+  visit_type(type, [&](auto value) {
+    constexpr int kFull = kFullWidth<decltype(value)>;
+    using Full = std::integral_constant<int, kFull>;
+    using One = std::integral_constant<int, 1>;
+    if (sweep.channels_last) {
+      return sweep.full_width ? run(value, std::true_type{}, Full{}) : run(value, std::true_type{}, One{});
+    }
+    return sweep.full_width ? run(value, std::false_type{}, Full{}) : run(value, std::false_type{}, One{});
+  });
+}
+
+/// A thread's way.
+template <bool kLast, int kWidth>
+struct Walk {
+  static constexpr int kChannels = kLast ? kWidth : 1;  ///< channels of this thread
+  const Extent& extent;
+  unsigned channel, first, step;
+
+  __device__ explicit Walk(const Extent& e)
+      : extent(e),
+        channel(kLast ? (blockIdx.x * blockDim.x + threadIdx.x) * kWidth : blockIdx.x),
+        first(blockIdx.y * blockDim.y + threadIdx.y),
+        step(gridDim.y * blockDim.y) {}
+
+  __device__ bool active() const { return channel < extent.channels; }
+  /// Of a position's first value, in the tensor.
+  __device__ std::size_t offset(unsigned position) const {
+    if constexpr (kLast) return static_cast<std::size_t>(position) * extent.channels + channel;
+    const unsigned sample = position / extent.plane, inside = position % extent.plane;
+    const std::size_t plane = static_cast<std::size_t>(sample) * extent.channels + channel;
+    return (plane * extent.plane + inside) * kWidth;
+  }
+  /// Which of the thread's channels value i of a vector belongs to.
+  __device__ static constexpr int slot(int i) { return kLast ? i : 0; }
+};
+
+/// Sums over the rows of a block: total[s][k][x] of value s, slot k, column x. All threads of the block take part.
+template <int kChannels>
+struct BlockSums {
+  double of_warps[kWarps][2][kChannels][32];
+  double total[2][kChannels][32];
+
+  __device__ void add_up(double (&value)[2][kChannels]) {
+    const unsigned across = blockDim.x;
+    const unsigned thread = threadIdx.y * across + threadIdx.x, lane = thread % 32;
+    for (int s = 0; s < 2; ++s) {
+      for (int k = 0; k < kChannels; ++k) {
+        for (unsigned distance = 16; distance >= across; distance /= 2) {
+          value[s][k] += __shfl_down_sync(0xffffffffU, value[s][k], distance);
+        }
+        if (lane < across) of_warps[thread / 32][s][k][lane] = value[s][k];
+      }
+    }
+    __syncthreads();
+    for (unsigned i = thread; i < 2 * kChannels * across; i += kThreads) {
+      const unsigned column = i % across, k = i / across % kChannels, s = i / across / kChannels;
+      double sum = 0;
+      for (int warp = 0; warp < kWarps; ++warp) sum += of_warps[warp][s][k][column];
+      total[s][k][column] = sum;
+    }
+    __syncthreads();
+  }
+};
+
+/// Adds up what the blocks of a tile of channels hold in `sums.total`. The last block to arrive does it, from the first
+/// share to the last, whoever that block is; it returns true there, with the totals in `sums.total`. `partials`: room
+/// for gridDim.y * 2 * channels; `arrived`: one per tile, zero before and after.
+template <bool kLast, int kWidth>
+__device__ bool add_up_blocks(const Walk<kLast, kWidth>& walk, BlockSums<Walk<kLast, kWidth>::kChannels>& sums,
+                              double* partials, unsigned* arrived) {
+  constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
+  if (gridDim.y == 1) return true;
+  const std::size_t channels = walk.extent.channels;
+  if (threadIdx.y < 2 && walk.active()) {
+    double* mine = partials + (blockIdx.y * 2 + threadIdx.y) * channels + walk.channel;
+    for (int k = 0; k < kChannels; ++k) mine[k] = sums.total[threadIdx.y][k][threadIdx.x];
+  }
+  __threadfence();
+  __syncthreads();
+  __shared__ bool last;
+  if (threadIdx.x == 0 && threadIdx.y == 0) last = atomicAdd(arrived + blockIdx.x, 1U) == gridDim.y - 1;
+  __syncthreads();
+  if (!last) return false;
+  __threadfence();
+  double value[2][kChannels] = {};
+  if (walk.active()) {
+    for (unsigned share = threadIdx.y; share < gridDim.y; share += blockDim.y) {
+      const double* theirs = partials + share * 2 * channels + walk.channel;
+      for (int k = 0; k < kChannels; ++k) {
+        value[0][k] += __ldcg(theirs + k);
+        value[1][k] += __ldcg(theirs + channels + k);
+      }
+    }
+  }
+  sums.add_up(value);
+  if (threadIdx.x == 0 && threadIdx.y == 0) arrived[blockIdx.x] = 0;
+  return true;
+}
+
+}  // namespace syncbn::ops::cuda

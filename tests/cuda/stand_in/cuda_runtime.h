@@ -1,0 +1,115 @@
+#pragma once
+
+// Stands in for CUDA's header of this name, so that the kernels' own source can be built for the processor and tested
+// where there is no device: every thread of a block runs by itself, one after the other or, where they wait for each
+// other, in turns. It shows wrong indices, wrong sums and missing waits; it cannot show what the real compiler or
+// device does, nor how fast that is. Only what the kernels use is here.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // blocks run one after the other
+#define __launch_bounds__(...)
+
+using std::fmaf;
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+namespace stand_in {
+
+/// Calls `thread` for every thread of every block. Threads start from the first, at every other call from the last:
+/// results must not depend on it.
+void run(dim3 grid, dim3 block, const std::function<void()>& thread);
+void wait_for_block();
+void wait_for_warp();
+/// 32 places of 8 bytes, for the lanes of the calling thread's warp; others than at the call before, so that what was
+/// written there can still be read.
+std::byte (*next_lanes())[8];
+unsigned lane();
+
+template <class T>
+T from_lane(T mine, unsigned other) {
+  static_assert(sizeof(T) <= 8);
+  const auto lanes = next_lanes();
+  std::memcpy(lanes[lane()], &mine, sizeof mine);
+  wait_for_warp();
+  T theirs;
+  std::memcpy(&theirs, lanes[other < 32 ? other : lane()], sizeof theirs);
+  return theirs;
+}
+
+}  // namespace stand_in
+
+inline dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+inline void __syncthreads() {
+  stand_in::wait_for_block();
+}
+inline void __threadfence() {}
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned distance) {
+  return stand_in::from_lane(value, stand_in::lane() + distance);
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, unsigned mask) {
+  return stand_in::from_lane(value, stand_in::lane() ^ mask);
+}
+template <class T>
+T __ldcg(const T* p) {
+  return *p;
+}
+template <class T>
+T atomicAdd(T* place, T value) {
+  const T before = *place;
+  *place += value;
+  return before;
+}
+
+// ---- the run-time library, on the processor's memory ----
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
+constexpr unsigned cudaStreamNonBlocking = 1;
+using cudaStream_t = struct StandInStream*;
+using cudaMemPool_t = struct StandInPool*;
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+const char* cudaGetErrorString(cudaError_t code);
+const char* cudaGetErrorName(cudaError_t code);
+cudaError_t cudaGetLastError();
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device);
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
+cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void* data, cudaStream_t stream);
+cudaError_t cudaMallocHost(void** data, std::size_t bytes);
+cudaError_t cudaFreeHost(void* data);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream_t stream);
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  stand_in::run(config->gridDim, config->blockDim, [&] { kernel(arguments...); });
+  return cudaSuccess;
+}

@@ -1,0 +1,244 @@
+// The device that cuda_runtime.h stands in for.
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "comm/fiber.hpp"
+#include "cuda_runtime.h"
+
+namespace stand_in {
+
+namespace {
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "stand-in device: %s (block %u,%u, thread %u,%u)\n", what, blockIdx.x, blockIdx.y, threadIdx.x,
+               threadIdx.y);
+  std::abort();
+}
+
+/// Where threads wait for each other.
+struct Barrier {
+  unsigned members = 0, arrived = 0, finished = 0, generation = 0;
+  void reset(unsigned count) { members = count, arrived = finished = 0; }
+  void release_if_complete() {
+    if (arrived > 0 && arrived + finished == members) arrived = 0, ++generation;
+  }
+};
+
+/// Threads of one block. A thread runs on a fiber; the fiber takes the next thread when its own is done, so that
+/// threads which never wait need no fiber each.
+class Block {
+ public:
+  bool backwards = false;
+
+  void run(dim3 block, const std::function<void()>& thread) {
+    shape_ = block;
+    thread_ = &thread;
+    count_ = block.x * block.y * block.z;
+    next_ = finished_ = 0;
+    block_.reset(count_);
+    warps_.resize((count_ + 31) / 32);
+    for (unsigned w = 0; w < warps_.size(); ++w) warps_[w].barrier.reset(std::min(32U, count_ - 32 * w));
+    while (finished_ < count_) {
+      bool went_on = false;
+      for (std::size_t i = 0; i < carriers_.size(); ++i) went_on |= resume_if_ready(*carriers_[i]);
+      if (next_ < count_ && !went_on) {
+        start_carrier();
+        went_on = true;
+      }
+      if (!went_on) fail("threads wait at different places for each other");
+    }
+    for (auto& carrier : carriers_) carrier->idle = true;
+  }
+
+  void wait(bool whole_block) {
+    Carrier& self = *current_;
+    Barrier& barrier = whole_block ? block_ : warps_[self.thread / 32].barrier;
+    const unsigned generation = barrier.generation;
+    ++barrier.arrived;
+    barrier.release_if_complete();
+    self.barrier = &barrier;
+    self.generation = generation;
+    while (barrier.generation == generation) self.fiber->pause();
+    self.barrier = nullptr;
+    use(self);
+  }
+
+  std::byte (*lanes())[8] { return warps_[current_->thread / 32].lanes[current_->exchanges++ % 2]; }
+  unsigned lane() const { return current_->thread % 32; }
+
+ private:
+  struct Carrier {
+    std::unique_ptr<syncbn::detail::Fiber> fiber;
+    unsigned thread = 0;
+    const Barrier* barrier = nullptr;  // what it waits at
+    unsigned generation = 0;
+    unsigned exchanges = 0;  // of its thread, among the lanes of a warp
+    bool idle = true;
+  };
+  struct Warp {
+    Barrier barrier;
+    alignas(8) std::byte lanes[2][32][8];
+  };
+
+  void use(Carrier& carrier) {
+    current_ = &carrier;
+    const unsigned i = carrier.thread;
+    threadIdx = dim3(i % shape_.x, i / shape_.x % shape_.y, i / shape_.x / shape_.y);
+  }
+
+  bool resume_if_ready(Carrier& carrier) {
+    if (carrier.idle || (carrier.barrier && carrier.barrier->generation == carrier.generation)) return false;
+    use(carrier);
+    carrier.fiber->resume();
+    return true;
+  }
+
+  void start_carrier() {
+    auto idle = std::find_if(carriers_.begin(), carriers_.end(), [](const auto& c) { return c->idle; });
+    if (idle == carriers_.end()) {
+      auto carrier = std::make_unique<Carrier>();
+      Carrier* self = carrier.get();
+      carrier->fiber = std::make_unique<syncbn::detail::Fiber>([this, self] {
+        for (;;) {
+          run_threads(*self);
+          self->idle = true;
+          self->fiber->pause();
+        }
+      });
+      idle = carriers_.insert(carriers_.end(), std::move(carrier));
+    }
+    (*idle)->idle = false;
+    current_ = idle->get();
+    (*idle)->fiber->resume();
+  }
+
+  void run_threads(Carrier& self) {
+    while (next_ < count_) {
+      self.thread = backwards ? count_ - 1 - next_++ : next_++;
+      self.exchanges = 0;
+      use(self);
+      (*thread_)();
+      ++finished_;
+      for (Barrier* barrier : {&block_, &warps_[self.thread / 32].barrier}) {
+        ++barrier->finished;
+        barrier->release_if_complete();
+      }
+    }
+  }
+
+  dim3 shape_;
+  const std::function<void()>* thread_ = nullptr;
+  unsigned count_ = 0, next_ = 0, finished_ = 0;
+  Barrier block_;
+  std::vector<Warp> warps_;
+  std::vector<std::unique_ptr<Carrier>> carriers_;
+  Carrier* current_ = nullptr;
+};
+
+/// Kept until the process ends: its fibers never return.
+Block& the_block() {
+  static Block& block = *new Block;
+  return block;
+}
+
+std::mutex one_kernel;
+
+}  // namespace
+
+void run(dim3 grid, dim3 block, const std::function<void()>& thread) {
+  const std::lock_guard lock(one_kernel);
+  if (block.x * block.y * block.z > 1024) fail("more than 1024 threads in a block");
+  the_block().backwards = !the_block().backwards;
+  gridDim = grid;
+  blockDim = block;
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blockIdx = dim3(x, y, z);
+        the_block().run(block, thread);
+      }
+    }
+  }
+}
+
+void wait_for_block() {
+  the_block().wait(true);
+}
+void wait_for_warp() {
+  the_block().wait(false);
+}
+std::byte (*next_lanes())[8] {
+  return the_block().lanes();
+}
+unsigned lane() {
+  return the_block().lane();
+}
+
+}  // namespace stand_in
+
+const char* cudaGetErrorString(cudaError_t code) {
+  return code == cudaSuccess ? "no error" : "out of memory";
+}
+const char* cudaGetErrorName(cudaError_t code) {
+  return code == cudaSuccess ? "cudaSuccess" : "cudaErrorMemoryAllocation";
+}
+cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int) {
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = nullptr;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
+  *pool = nullptr;
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) {
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  *free = *total = std::size_t{1} << 30;
+  return cudaSuccess;
+}
+cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
+  constexpr std::size_t kLargest = std::size_t{1} << 40;
+  if (bytes > kLargest || ::posix_memalign(data, 256, bytes) != 0) return cudaErrorMemoryAllocation;
+  std::memset(*data, 0xFF, bytes);  // NaN: nobody may count on what is there
+  return cudaSuccess;
+}
+cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
+  std::free(data);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
+  return cudaMallocAsync(data, bytes, nullptr);
+}
+cudaError_t cudaFreeHost(void* data) {
+  return cudaFreeAsync(data, nullptr);
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream_t) {
+  std::memset(data, value, bytes);
+  return cudaSuccess;
+}
