@@ -24,7 +24,12 @@ void BatchNormLayer::begin(const Pass& pass) {
 
 void BatchNormLayer::exchange(const Pass& pass) {
   pass_.start(pass.step);
-  pass_.finish(parameters_.gamma(), parameters_.beta());
+  const std::optional<RenormOptions>& renorm = context_.state.norm().renorm;
+  std::optional<RenormReference> reference;
+  if (renorm && pass.mode == Mode::train) {
+    reference = RenormReference{running_.mean(), running_.var(), renorm_limits(*renorm, pass.progress)};
+  }
+  pass_.finish(parameters_.gamma(), parameters_.beta(), reference);
   if (pass.mode == Mode::train) {
     running_.contribute(pass_.count(), pass_.mean(), pass_.var(), pass_.unbiased_factor());
   }

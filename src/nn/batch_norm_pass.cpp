@@ -46,6 +46,7 @@ BatchNormPass::BatchNormPass(const ops::BatchNormKernels& kernels, std::string n
   }
   const auto c = static_cast<std::size_t>(channels);
   for (auto* array : {&pivot_, &sum_, &sum_sq_, &mean_, &var_, &invstd_, &sum_dy_, &sum_dy_xc_}) array->assign(c, 0);
+  correction_.resize(c);
   message_.assign(1 + 2 * c, 0);
   backward_message_.assign(2 * c, 0);
 }
@@ -91,7 +92,8 @@ void BatchNormPass::start(std::int64_t step) {
   group_.start_all_reduce(message_, Reduce::sum, Tag{name_, step});
 }
 
-void BatchNormPass::finish(std::span<const float> weight, std::span<const float> bias) {
+void BatchNormPass::finish(std::span<const float> weight, std::span<const float> bias,
+                           const std::optional<RenormReference>& renorm) {
   group_.finish_all_reduce();
   from_batch_ = true;
   finite_ = all_finite(message_);
@@ -118,7 +120,7 @@ void BatchNormPass::finish(std::span<const float> weight, std::span<const float>
     gradient_ = ops::GradientMap(padded(channels_));
     return;
   }
-  derive_map(weight, bias);
+  derive_map(weight, bias, renorm);
 }
 
 void BatchNormPass::use_statistics(std::span<const float> mean, std::span<const float> var,
@@ -128,15 +130,16 @@ void BatchNormPass::use_statistics(std::span<const float> mean, std::span<const 
   std::copy_n(mean.begin(), channels_, mean_.begin());
   std::copy_n(var.begin(), channels_, var_.begin());
   finite_ = all_finite(mean_) && all_finite(var_);
-  derive_map(weight, bias);
+  derive_map(weight, bias, std::nullopt);
   std::copy_n(map_.scale.begin(), channels_, gradient_.p.begin());
   std::fill(gradient_.q.begin(), gradient_.q.end(), 0);
   std::fill(gradient_.r.begin(), gradient_.r.end(), 0);
   gradient_.round(map_);
 }
 
-// y = (x - mean) * gamma * invstd + beta
-void BatchNormPass::derive_map(std::span<const float> weight, std::span<const float> bias) {
+// y = (x - mean) * invstd * r * gamma + (d * gamma + beta), with r = 1 and d = 0 unless renormalized
+void BatchNormPass::derive_map(std::span<const float> weight, std::span<const float> bias,
+                               const std::optional<RenormReference>& renorm) {
   for (std::int64_t c = 0; c < channels_; ++c) {
     const auto i = static_cast<std::size_t>(c);
     if (var_[i] + eps_ <= 0) {
@@ -144,9 +147,11 @@ void BatchNormPass::derive_map(std::span<const float> weight, std::span<const fl
                               c, var_[i], eps_));
     }
     invstd_[i] = 1 / std::sqrt(var_[i] + eps_);
+    correction_[i] = renorm ? renorm_correction(*renorm, i, mean_[i], 1 / invstd_[i], eps_) : RenormCorrection{};
+    const double gamma = weight.empty() ? 1 : static_cast<double>(weight[i]);
     map_.center[i] = mean_[i];
-    map_.scale[i] = weight.empty() ? invstd_[i] : static_cast<double>(weight[i]) * invstd_[i];
-    map_.shift[i] = bias.empty() ? 0 : static_cast<double>(bias[i]);
+    map_.scale[i] = gamma * (invstd_[i] * correction_[i].r);
+    map_.shift[i] = (bias.empty() ? 0 : static_cast<double>(bias[i])) + gamma * correction_[i].d;
   }
   map_.round();
 }
@@ -178,7 +183,7 @@ void BatchNormPass::start_backward(std::int64_t step) {
   group_.start_all_reduce(backward_message_, Reduce::sum, Tag{name_, step});
 }
 
-// dx = gamma * invstd * (dy - A / M - (x - mean) * invstd^2 * B / M)
+// dx = r * gamma * invstd * (dy - A / M - (x - mean) * invstd^2 * B / M)
 void BatchNormPass::finish_backward() {
   group_.finish_all_reduce();
   if (count_ == 0) return;
@@ -199,7 +204,7 @@ void BatchNormPass::parameter_gradients(const double* sum_dy, const double* sum_
                                         std::span<double> d_bias) const {
   for (std::int64_t c = 0; c < channels_; ++c) {
     const auto i = static_cast<std::size_t>(c);
-    d_weight[i] = sum_dy_xc[c] * invstd_[i];
+    d_weight[i] = sum_dy_xc[c] * (invstd_[i] * correction_[i].r) + sum_dy[c] * correction_[i].d;
     d_bias[i] = sum_dy[c];
   }
 }

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "nn/batch_renorm.hpp"
 #include "ops/backend.hpp"
 #include "syncbn/comm/communicator.hpp"
 
@@ -32,7 +34,9 @@ class BatchNormPass {
   /// Waits for the group's sums and derives mean, var and the map. Empty spans mean gamma = 1, beta = 0. Collective.
   /// Throws on all members alike when the group's count is 1, or when a variance of 0 meets eps = 0. A count of 0 is
   /// no error: mean, var and the map are zero then. NaN and infinities pass to all members, see finite().
-  void finish(std::span<const float> weight, std::span<const float> bias);
+  /// With a `renorm`, the map is that of batch renormalization.
+  void finish(std::span<const float> weight, std::span<const float> bias,
+              const std::optional<RenormReference>& renorm = std::nullopt);
   /// Evaluation: normalize with given statistics. No message.
   void use_statistics(std::span<const float> mean, std::span<const float> var, std::span<const float> weight,
                       std::span<const float> bias);
@@ -52,7 +56,8 @@ class BatchNormPass {
   void begin_backward();
   void accumulate_backward(const Tensor& x, const Tensor& dy, ops::Samples samples, ops::FusedRelu relu,
                            const std::uint8_t* mask);
-  /// This worker's share of d(beta) = A and d(gamma) = B * invstd, before any exchange; [C] each.
+  /// This worker's share of d(beta) = A and d(gamma) = B * invstd (renormalized: r * B * invstd + d * A), before any
+  /// exchange; [C] each.
   void local_parameter_gradients(std::span<double> d_weight, std::span<double> d_bias) const;
   /// Sends A and B: one message of 2C f64. Collective. Not to be called after use_statistics().
   void start_backward(std::int64_t step);
@@ -63,7 +68,8 @@ class BatchNormPass {
                       ops::FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) const;
 
  private:
-  void derive_map(std::span<const float> weight, std::span<const float> bias);
+  void derive_map(std::span<const float> weight, std::span<const float> bias,
+                  const std::optional<RenormReference>& renorm);
   void parameter_gradients(const double* sum_dy, const double* sum_dy_xc, std::span<double> d_weight,
                            std::span<double> d_bias) const;
   std::string where() const;
@@ -79,6 +85,7 @@ class BatchNormPass {
   std::int64_t step_ = 0;
   std::int64_t local_count_ = 0;
   std::int64_t count_ = 0;
+  std::vector<RenormCorrection> correction_;
   std::vector<double> pivot_, sum_, sum_sq_, message_, mean_, var_, invstd_;
   std::vector<double> sum_dy_, sum_dy_xc_, backward_message_;
   ops::ChannelMap map_;

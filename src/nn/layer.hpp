@@ -16,6 +16,7 @@ struct Pass {
   Mode mode = Mode::train;
   std::int64_t n = 0;     ///< samples of this worker; may be 0
   std::int64_t step = 0;  ///< micro-batch number: keys dropout, names messages
+  double progress = 1;    ///< share of the training that is done
   std::uint64_t seed = 0;
   std::span<const std::int64_t> sample_ids;  ///< [n]
 };

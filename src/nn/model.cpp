@@ -118,7 +118,7 @@ bool is_norm(LayerType type) {
 }
 
 const std::vector<std::string>& norm_types() {
-  static const std::vector<std::string> types = {"batch", "group", "layer", "instance", "weight", "none"};
+  static const std::vector<std::string> types = {"batch", "renorm", "group", "layer", "instance", "weight", "none"};
   return types;
 }
 
@@ -127,7 +127,7 @@ bool has_norm_layers(const std::string& norm_type) {
 }
 
 bool shares_statistics(const std::string& norm_type) {
-  return norm_type == "batch";
+  return norm_type == "batch" || norm_type == "renorm";
 }
 
 std::int64_t group_count(std::int64_t wanted, const Shape& sample) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "nn/batch_renorm.hpp"
 #include "ops/backend.hpp"
 #include "syncbn/nn/batch_norm.hpp"
 #include "syncbn/nn/model.hpp"
@@ -33,6 +34,7 @@ struct NormState {
 /// What the normalization layers of a network share.
 struct NormSettings {
   BatchNormOptions options;
+  std::optional<RenormOptions> renorm;  ///< of batch renormalization; needs running statistics
   bool whole_world = true;  ///< the group is all workers: the statistics messages already carry d(gamma), d(beta)
 };
 

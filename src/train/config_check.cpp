@@ -20,6 +20,7 @@ class Checker {
   void run() const {
     sizes();
     normalization();
+    renormalization();
     model();
     schedule();
   }
@@ -50,6 +51,14 @@ class Checker {
       require(group > 0 && c_.workers % group == 0, "norm.group",
               fmt::format("{} does not divide workers = {}; possible are {}", group, c_.workers, divisors));
     }
+  }
+
+  void renormalization() const {
+    if (c_.norm.type != "renorm") return;
+    require(c_.norm.track_running_stats, "norm.track_running_stats",
+            "norm.type: renorm compares batches with the running statistics: it needs true");
+    require(c_.norm.renorm_start <= c_.norm.renorm_full, "norm.renorm_full",
+            fmt::format("{} is before norm.renorm_start: {}", c_.norm.renorm_full, c_.norm.renorm_start));
   }
 
   void model() const {

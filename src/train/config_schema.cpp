@@ -55,13 +55,21 @@ std::vector<Key<Config>> make_config_schema() {
        "share of the target that is spread over all classes"},
 
       {"norm.type", [](C& c) -> Field { return &c.norm.type; }, one_of(norm_types()),
-       "normalization layer: by statistics of the batch (batch) of single samples (group, layer, instance), "
+       "normalization layer: by statistics of the batch (batch, renorm) of single samples (group, layer, instance), "
        "or of the weights instead (weight)"},
       {"norm.group", [](C& c) -> Field { return &c.norm.group; }, integer(1, kMaxWorkers, {"all", "node"}),
        "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host"},
       {"norm.eps", [](C& c) -> Field { return &c.norm.eps; }, number(0), "added to the variance"},
       {"norm.momentum", [](C& c) -> Field { return &c.norm.momentum; }, number(0, 1, {"cumulative"}),
        "weight of the new value in the running statistics; cumulative: plain mean over all batches"},
+      {"norm.renorm_r_max", [](C& c) -> Field { return &c.norm.renorm_r_max; }, number(1),
+       "renorm: bound of batch std / running std, and of its inverse"},
+      {"norm.renorm_d_max", [](C& c) -> Field { return &c.norm.renorm_d_max; }, number(0),
+       "renorm: bound of the distance of the means, in running std"},
+      {"norm.renorm_start", [](C& c) -> Field { return &c.norm.renorm_start; }, number(0, 1),
+       "renorm: plain batch normalization up to this share of the run"},
+      {"norm.renorm_full", [](C& c) -> Field { return &c.norm.renorm_full; }, number(0, 1),
+       "renorm: the bounds grow from there on, and are full at this share"},
       {"norm.groups", [](C& c) -> Field { return &c.norm.groups; }, integer(1, 1 << 20),
        "group: groups of channels; fewer where they do not divide the channels or leave a group under 2 channels or 16 "
        "values"},

@@ -44,6 +44,10 @@ NormSettings make_norm_settings(const World& world, const Config& config) {
   if (!norm.options.cumulative) norm.options.momentum = std::stod(config.norm.momentum);
   norm.options.affine = config.norm.affine;
   norm.options.track_running_stats = config.norm.track_running_stats;
+  if (config.norm.type == "renorm") {
+    norm.renorm = RenormOptions{config.norm.renorm_r_max, config.norm.renorm_d_max, config.norm.renorm_start,
+                                config.norm.renorm_full};
+  }
   const std::string& group = config.norm.group;
   if (group == "node") {
     const auto& hosts = world.hosts();

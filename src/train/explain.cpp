@@ -15,8 +15,9 @@ namespace {
 constexpr std::int64_t kFloat = 4, kDouble = 8;
 
 /// The network with its additions and ReLUs that run inside a batch norm layer's sweep spelled out.
-std::string type_of(const LayerSpec& layer) {
+std::string type_of(const LayerSpec& layer, const Config& config) {
   std::string type = name_of(layer.type);
+  if (layer.type == LayerType::batch_norm && config.norm.type == "renorm") type = "batch_renorm";
   if (layer.type == LayerType::group_norm) type += fmt::format(" ({} groups)", layer.groups);
   if (is_norm(layer.type) && layer.residual >= 0) type += " + add";
   if (layer.fused_relu) type += " + relu";
@@ -116,7 +117,7 @@ Explanation explain(const Config& config, int ranks) {
   std::int64_t values = 0;
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     const LayerSpec& layer = model.layers[i];
-    Explanation::Layer row{layer.name, type_of(layer), sample_shape(layer.output), 0};
+    Explanation::Layer row{layer.name, type_of(layer, config), sample_shape(layer.output), 0};
     for (const ParameterSpec& p : model.parameters) {
       if (p.layer == static_cast<int>(i)) row.parameters += p.count();
     }

@@ -88,6 +88,7 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
     Pass pass;
     pass.n = batch.n;
     pass.step = step * accumulate + m;
+    pass.progress = static_cast<double>(step) / static_cast<double>(experiment_.total_steps);
     pass.seed = experiment_.config.seed;
     pass.sample_ids = std::span(batch.ids).first(static_cast<std::size_t>(batch.n));
     w.network.forward(pass);

@@ -115,7 +115,7 @@ struct ModelOptions {
   bool zero_init_residual = false;  ///< resnets: the last gamma of each block starts at 0 (Goyal et al. 2017)
 };
 
-/// batch, group, layer, instance, weight, none.
+/// batch, renorm, group, layer, instance, weight, none.
 const std::vector<std::string>& norm_types();
 /// Whether this normalization is made of layers: weight and none are not.
 bool has_norm_layers(const std::string& norm_type);
