@@ -42,6 +42,8 @@ class CommandLine {
                     "  syncbn COMMAND --help                         options and examples of a command\n\n{}",
                     kExitCodes));
     add_train(argc, argv);
+    add_study(argc, argv);
+    add_report();
     add_eval();
     add_explain();
     add_doctor();
@@ -91,6 +93,38 @@ class CommandLine {
     c->add_flag("--resume", train_.resume, "go on from the newest checkpoint of the run directory, if there is one");
     c->add_option("--output", output_, "run directory; short for output.dir=DIR")->type_name("DIR");
     c->add_flag("--log-ranks", train_.log_ranks, "show the messages of all ranks, not only of rank 0");
+  }
+
+  void add_study(int argc, char** argv) {
+    study_.command.assign(argv, argv + argc);
+    CLI::App* c =
+        add(&app_, "study", "Train many variants of a configuration, side by side, and compare them",
+            "A study file names a configuration (base) and what differs between trials (vary: grid, zip, list; "
+            "seeds);\nsyncbn configs show study/quick is an example. The same command goes on where a study was "
+            "interrupted.\n\nExamples:\n"
+            "  syncbn study quick --dry-run                  what would be trained, and for how long\n"
+            "  mpirun -n 4 syncbn study quick                on all cores of 4 ranks\n"
+            "  mpirun -n 4 syncbn study my.yaml train.epochs=2 seeds=1 --output studies/small\n\n" +
+                std::string(kExitCodes),
+            [this] { return run_study(study_); });
+    add_config(c, study_.config, study_.overrides);
+    c->get_option("CONFIG")->description("study file, or the name of a shipped one (syncbn configs list)");
+    c->get_option("KEY=VALUE")->description("keys of the configuration, for all trials; and seeds=N");
+    c->add_option("--output", study_.output, "folder of the study; default: studies/NAME")->type_name("DIR");
+    c->add_option("--jobs", study_.jobs, "trials at once, at most; default: as many as cores")
+        ->check(CLI::Range(1, 65536))
+        ->type_name("N");
+    c->add_flag("--dry-run", study_.dry_run, "check everything and show the trials, but train nothing");
+  }
+
+  void add_report() {
+    CLI::App* c = add(&app_, "report", "Write the report of one or more studies again",
+                      "Examples:\n"
+                      "  syncbn report studies/quick\n"
+                      "  syncbn report studies/monday studies/tuesday --output both.html",
+                      [this] { return run_report(report_); });
+    c->add_option("DIR", report_.dirs, "folders of studies")->required();
+    c->add_option("--output", report_.output, "HTML file; default: report.html in the first folder")->type_name("FILE");
   }
 
   void add_eval() {
@@ -222,6 +256,8 @@ class CommandLine {
       "syncbn"};
   std::function<ExitCode()> action_;
   TrainOptions train_;
+  StudyOptions study_;
+  ReportOptions report_;
   EvalOptions eval_;
   ExplainOptions explain_;
   DataOptions data_;

@@ -19,6 +19,22 @@ struct TrainOptions {
 };
 ExitCode run_train(const TrainOptions& options);
 
+struct StudyOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string output;  ///< empty: studies/<name>
+  int jobs = 0;        ///< trials at once; 0 = as many as cores
+  bool dry_run = false;
+  std::vector<std::string> command;  ///< argv, for the record
+};
+ExitCode run_study(const StudyOptions& options);
+
+struct ReportOptions {
+  std::vector<std::string> dirs;
+  std::string output;  ///< empty: report.html in the first of them
+};
+ExitCode run_report(const ReportOptions& options);
+
 struct EvalOptions {
   std::string config;   ///< configuration or run directory
   std::string weights;  ///< empty: final.safetensors of the run directory

@@ -145,6 +145,10 @@ World Job::make_world(const WorldOptions& options) const {
   return make(mpi_, options);
 }
 
+std::unique_ptr<Teams> Job::make_teams() const {
+  return mpi_ ? std::make_unique<Teams>(mpi_->fortran_comm()) : std::make_unique<Teams>();
+}
+
 void run_guarded(const World& world, const std::function<void()>& work) {
   try {
     work();

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "syncbn/comm/teams.hpp"
 #include "syncbn/comm/world.hpp"
 #include "syncbn/train/config.hpp"
 
@@ -45,6 +46,8 @@ class Job {
   /// The world of the experiment. Collective over ranks.
   World make_world(const Config& config) const;
   World make_world(const WorldOptions& options) const;
+  /// For several trainings at once. Collective over ranks.
+  std::unique_ptr<Teams> make_teams() const;
 
  private:
   Launcher launcher_;

@@ -1,26 +1,22 @@
 #include "syncbn/train/config.hpp"
 
 #include <fmt/format.h>
-#include <yaml-cpp/eventhandler.h>
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <map>
-#include <sstream>
 
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
 #include "train/config_check.hpp"
 #include "train/config_schema.hpp"
 #include "train/config_value.hpp"
+#include "train/yaml_text.hpp"
 
 namespace syncbn {
 namespace {
 
 using namespace detail;
-
-constexpr std::size_t kMaxBytes = 1 << 20;  // far beyond any configuration; keeps a wrong file from being parsed
 
 template <class Keys>
 auto* find_key(Keys& keys, const std::string& name) {
@@ -87,7 +83,11 @@ class Reader {
     if (equals == std::string::npos || equals == 0) {
       fail(fmt::format("{}: expected KEY=VALUE, got '{}'", origin, assignment));
     }
-    const std::string name = assignment.substr(0, equals), text = assignment.substr(equals + 1);
+    set({assignment.substr(0, equals), assignment.substr(equals + 1), origin});
+  }
+
+  void set(const Setting& setting) {
+    const auto& [name, text, origin] = setting;
     if (is_section(name))
       fail(fmt::format("{}: '{}' is a section; set one of its keys ({}.KEY=VALUE)", origin, name, name));
     const Key<Config>* key = find_key(config_schema(), name);
@@ -216,72 +216,32 @@ class Reader {
   Places& places_;
 };
 
-/// Keeps the place where a document starts. YAML::Load() reads the first document and ignores what follows, which may
-/// be a stray bracket; YAML::LoadAll() of yaml-cpp 0.7 never ends on one.
-struct DocumentStart : YAML::EventHandler {
-  YAML::Mark mark;
-  void OnDocumentStart(const YAML::Mark& at) override { mark = at; }
-  void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
-  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
-  void OnSequenceEnd() override {}
-  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
-  void OnMapEnd() override {}
-};
-
-YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
-  if (text.size() > kMaxBytes) fail(fmt::format("{}: larger than 1 MiB; is this a configuration?", origin));
-  if (text.find('\0') != std::string::npos) fail(fmt::format("{}: not a text file", origin));
-  try {
-    std::istringstream in(text);
-    YAML::Parser parser(in);
-    DocumentStart start;
-    if (parser.HandleNextDocument(start) && parser.HandleNextDocument(start)) {
-      fail(fmt::format("{}:{}: unexpected text, or a second YAML document", origin, start.mark.line + 1));
-    }
-    return YAML::Load(text);
-  } catch (const YAML::Exception& e) {
-    fail(fmt::format("{}:{}: not valid YAML: {}", origin, e.mark.line + 1, e.msg));
-  }
-}
-
-std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::string text;
-  if (in) {
-    text.resize(kMaxBytes + 1);
-    in.read(text.data(), static_cast<std::streamsize>(text.size()));
-    text.resize(static_cast<std::size_t>(in.gcount()));
-  }
-  if (in.bad() || (!in.eof() && in.fail())) fail(fmt::format("{}: cannot be read", path));
-  return text;
-}
-
 }  // namespace
 
-Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides) {
+Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides,
+                    const std::vector<Setting>& settings) {
   Config config;
   Places places;
   Reader reader(config, places);
   reader.document(parse_yaml(yaml, origin), origin);
+  for (const Setting& setting : settings) reader.set(setting);
   for (const std::string& assignment : overrides) reader.override_with(assignment);
   check(config, places);
   return config;
 }
 
-Config load_config(const std::string& path, const std::vector<std::string>& overrides) {
+Config load_config(const std::string& path, const std::vector<std::string>& overrides,
+                   const std::vector<Setting>& settings) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) {
     fail(fmt::format("{}: is a directory; name a YAML file, such as {}/config.yaml", path, path));
   }
-  if (std::filesystem::exists(path, ignored)) return parse_config(read_file(path), path, overrides);
+  if (std::filesystem::exists(path, ignored)) return parse_config(read_config_file(path), path, overrides, settings);
 
   std::vector<std::string> names;
   for (const ShippedConfig& shipped : shipped_configs()) {
     if (path == shipped.name || path == shipped.name + ".yaml") {
-      return parse_config(shipped.text, shipped.name + ".yaml", overrides);
+      return parse_config(shipped.text, shipped.name + ".yaml", overrides, settings);
     }
     names.push_back(shipped.name);
   }

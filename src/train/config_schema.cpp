@@ -177,6 +177,8 @@ std::vector<Key<Config>> make_config_schema() {
        "keep the best one besides", kRunOnly},
       {"output.dir", [](C& c) -> Field { return &c.output.dir; }, text(),
        "run directory; {name} is the name of the configuration", kRunOnly},
+      {"output.tensorboard", [](C& c) -> Field { return &c.output.tensorboard; }, boolean(),
+       "write the metrics as TensorBoard events into the run directory, too", kRunOnly},
 
       {"reduction", [](C& c) -> Field { return &c.reduction; }, one_of({"ordered", "native"}),
        "order of sums between ranks (ordered: the same bits on any number of them; native: MPI_Allreduce's own)"},

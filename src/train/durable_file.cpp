@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <limits>
 #include <system_error>
 
 #include "syncbn/core/error.hpp"
@@ -131,6 +132,25 @@ void write_file_durably(FileSystem& files, const std::string& path, std::span<co
 void write_file_durably(const std::string& path, std::span<const std::byte> bytes) {
   FileSystem files;
   write_file_durably(files, path, bytes);
+}
+
+void append_to_file(const std::string& path, const std::string& bytes) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
+  if (file.get() < 0) throw_io_error("open", path, errno);
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t n = retry([&] { return ::write(file.get(), bytes.data() + done, bytes.size() - done); });
+    if (n <= 0) throw_io_error("write", path, n < 0 ? errno : ENOSPC);
+    done += static_cast<std::size_t>(n);
+  }
+}
+
+void write_text(const std::string& path, const std::string& text) {
+  write_file_durably(path, std::as_bytes(std::span(text)));
+}
+
+std::string read_text(const std::string& path) {
+  const std::vector<std::byte> bytes = read_file(path, std::numeric_limits<std::size_t>::max());
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 std::vector<std::byte> read_file(const std::string& path, std::size_t limit) {

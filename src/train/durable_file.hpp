@@ -39,8 +39,15 @@ void sync_folder(FileSystem& files, const std::string& path);
 /// Throws Error(failure): what could not be done to `path`, errno's text, and what to do about it.
 [[noreturn]] void throw_io_error(const std::string& action, const std::string& path, int error);
 
+/// Adds bytes at the end of a file, which is created where it is missing. Throws Error.
+void append_to_file(const std::string& path, const std::string& bytes);
+
 /// A regular file's content; Error(bad_data) when it is absent, not a regular file or larger than `limit` bytes.
 std::vector<std::byte> read_file(const std::string& path, std::size_t limit);
+
+/// The same for text of any length, written durably and read.
+void write_text(const std::string& path, const std::string& text);
+std::string read_text(const std::string& path);
 
 /// Closes a file descriptor that is only read or locked.
 class Descriptor {

@@ -121,6 +121,11 @@ Explanation explain(const Config& config, int ranks) {
     for (const ParameterSpec& p : model.parameters) {
       if (p.layer == static_cast<int>(i)) row.parameters += p.count();
     }
+    for (const ParameterSpec& p : model.parameters) {
+      // Every weight meets each place of its output channel once.
+      if (p.layer != static_cast<int>(i) || p.kind != ParameterKind::weight) continue;
+      e.multiply_adds += p.count() * (layer.output.elements() / p.dims[0]);
+    }
     e.layers.push_back(std::move(row));
     values += layer.output.elements();
   }

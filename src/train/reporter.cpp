@@ -16,12 +16,18 @@ constexpr int kMetricsSchema = 1;
 
 }  // namespace
 
-Reporter::Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step)
+Reporter::Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step,
+                   const TrainRequest& request)
     : experiment_(experiment),
       directory_(directory),
-      progress_(true),
+      progress_(!request.watch),
+      watch_(request.watch),
       first_step_(first_step),
-      last_accuracy_(std::numeric_limits<double>::quiet_NaN()) {}
+      last_accuracy_(std::numeric_limits<double>::quiet_NaN()) {
+  if (!experiment.config.output.tensorboard) return;
+  events_ = std::make_unique<EventFile>(directory.path(), first_step);
+  if (!request.hyperparameters.empty()) events_->hyperparameters(request.hyperparameters);
+}
 
 double Reporter::seconds() const {
   return std::chrono::duration<double>(Clock::now() - start_).count();
@@ -55,6 +61,7 @@ void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update,
   state.wait_statistics = waits.statistics;
   state.wait_gradients = waits.gradients;
   progress_.update(state);
+  if (watch_) watch_(state);
 
   if (step % experiment_.config.train.log_every != 0 && step != total) return;
   nlohmann::ordered_json line{{"schema", kMetricsSchema},
@@ -69,7 +76,7 @@ void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update,
                               {"images_per_second", recent_rate_},
                               {"wait_statistics", waits.statistics},
                               {"wait_gradients", waits.gradients}};
-  directory_.append_metrics(line.dump());
+  record(line);
   interval_ = {};
 }
 
@@ -80,11 +87,24 @@ void Reporter::evaluation(std::int64_t step, double accuracy, double loss, doubl
   nlohmann::ordered_json line{{"schema", kMetricsSchema}, {"kind", "eval"},      {"step", step},
                               {"epoch", epoch},           {"loss", loss},        {"accuracy", accuracy},
                               {"best_accuracy", best},    {"seconds", seconds()}};
-  directory_.append_metrics(line.dump());
+  record(line);
   message(fmt::format("{} step {} epoch {:.2f}: {} accuracy {:.2f} %, loss {:.4f} (best {:.2f} %)",
                       final ? "final" : "eval ", step, epoch, experiment_.config.train.eval_split, 100 * accuracy, loss,
                       100 * best));
   pause();
+}
+
+void Reporter::record(const nlohmann::ordered_json& line) {
+  directory_.append_metrics(line.dump());
+  if (!events_) return;
+  // Everything in the line that is a number, under the kind of the line.
+  EventFile::Scalars scalars;
+  for (const auto& [name, value] : line.items()) {
+    if (name != "schema" && name != "step" && value.is_number()) {
+      scalars.emplace_back(line.at("kind").get<std::string>() + "/" + name, value.get<double>());
+    }
+  }
+  events_->scalars(line.at("step").get<std::int64_t>(), scalars);
 }
 
 void Reporter::message(const std::string& line) {

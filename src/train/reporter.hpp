@@ -2,12 +2,16 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "syncbn/train/progress.hpp"
 #include "syncbn/train/run_directory.hpp"
+#include "syncbn/train/trainer.hpp"
+#include "train/event_file.hpp"
 #include "train/experiment.hpp"
 
 namespace syncbn {
@@ -35,7 +39,7 @@ struct WaitShares {
 /// Tells the user and metrics.jsonl how the training goes. Used by worker 0 alone.
 class Reporter {
  public:
-  Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step);
+  Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step, const TrainRequest& request);
 
   void step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits);
   void evaluation(std::int64_t step, double accuracy, double loss, double best, bool final);
@@ -55,9 +59,13 @@ class Reporter {
 
  private:
   using Clock = std::chrono::steady_clock;
+  void record(const nlohmann::ordered_json& line);
+
   const Experiment& experiment_;
   RunDirectory& directory_;
   Progress progress_;
+  std::function<void(const ProgressState&)> watch_;
+  std::unique_ptr<EventFile> events_;
   TrainStatistics interval_;
   Clock::time_point start_ = Clock::now();
   Clock::time_point last_step_{};

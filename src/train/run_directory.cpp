@@ -1,15 +1,9 @@
 #include "syncbn/train/run_directory.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <filesystem>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -21,42 +15,18 @@
 #include "syncbn/train/config.hpp"
 #include "train/durable_file.hpp"
 #include "train/environment.hpp"
+#include "train/folder_lock.hpp"
 
 namespace syncbn {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kLock = ".lock";
 constexpr const char* kConfig = "config.yaml";
 constexpr const char* kMetrics = "metrics.jsonl";
 
-void write_text(const std::string& path, const std::string& text) {
-  write_file_durably(path, std::as_bytes(std::span(text)));
-}
-
-std::string read_text(const std::string& path) {
-  const std::vector<std::byte> bytes = read_file(path, std::numeric_limits<std::size_t>::max());
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
 void append_line(const std::string& path, const std::string& line) {
-  const Descriptor file(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
-  if (file.get() < 0) throw_io_error("open", path, errno);
-  const std::string text = line + "\n";
-  for (std::size_t done = 0; done < text.size();) {
-    const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw_io_error("write", path, n < 0 ? errno : ENOSPC);
-    done += static_cast<std::size_t>(n);
-  }
-}
-
-void make_folder(const std::string& path) {
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (!error && !fs::is_directory(path, error)) error = std::make_error_code(std::errc::not_a_directory);
-  if (error) throw_io_error("create folder", path, error.value());
+  append_to_file(path, line + "\n");
 }
 
 /// Nothing in it but what a start leaves that was interrupted before config.yaml was written.
@@ -64,28 +34,10 @@ bool is_fresh(const std::string& path) {
   std::error_code error;
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (name != kLock && name != std::string(kConfig) + ".tmp") return false;
+    if (name != kLockName && name != std::string(kConfig) + ".tmp") return false;
   }
   if (error) throw_io_error("list", path, error.value());
   return true;
-}
-
-std::shared_ptr<const Descriptor> lock_folder(const std::string& path) {
-  const std::string name = path + "/" + kLock;
-  auto file = std::make_shared<const Descriptor>(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-  if (file->get() < 0) throw_io_error("create", name, errno);
-  if (::flock(file->get(), LOCK_EX | LOCK_NB) < 0) {
-    if (errno != EWOULDBLOCK) throw_io_error("lock", name, errno);
-    std::string holder = read_text(name);
-    if (holder.empty()) holder = "another process";
-    throw Error(fmt::format("{} is in use by {}; wait until it ends, or choose another output.dir", path, holder),
-                ExitCode::usage);
-  }
-  const std::string me = fmt::format("process {} on {}", ::getpid(), host_name());
-  if (::ftruncate(file->get(), 0) < 0 || ::pwrite(file->get(), me.data(), me.size(), 0) < 0) {
-    throw_io_error("write", name, errno);
-  }
-  return file;
 }
 
 [[noreturn]] void throw_not_empty(const std::string& path) {

@@ -126,7 +126,7 @@ void TrainingRun::restore() {
   }
   if (directory_) {
     if (request_.resume) directory_->truncate_metrics(first_step_);
-    reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_);
+    reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_, request_);
     if (!values.empty()) {
       reporter_->restore(values);
       reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));

@@ -74,7 +74,4 @@ class TrainingRun {
   std::int64_t last_evaluation_ = -1, steps_done_ = 0;
 };
 
-/// Whether request_stop() was called.
-bool stop_requested() noexcept;
-
 }  // namespace syncbn

@@ -144,7 +144,7 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
           ? fmt::format("first seen at the input of '{}' on worker {}",
                         experiment_.model.layers[static_cast<std::size_t>(found_layer)].name, found % world_.workers())
           : std::string("first seen in the loss itself");
-  throw Error(
+  throw Diverged(
       fmt::format("the loss of step {} is not a finite number ({}); it has changed no weight: lower optimizer.lr, add "
                   "warm-up or optimizer.clip_norm, then go on from the newest checkpoint with --resume",
                   step, where));

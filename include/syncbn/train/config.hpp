@@ -86,6 +86,7 @@ struct Config {
 
   struct Output {
     std::string dir = "runs/{name}";  ///< {name}: stem of the configuration file
+    bool tensorboard = false;         ///< write the metrics as TensorBoard events too
   } output;
 
   std::string reduction = "ordered";  ///< ordered or native (the latter gives up the same bits on any number of ranks)
@@ -96,13 +97,20 @@ struct Config {
   std::string device = "cpu";         ///< cpu or cuda
 };
 
+/// One key of a configuration set to a value, and where that stands (for messages).
+struct Setting {
+  std::string key, value, place;
+};
+
 /// Reads a YAML file (or, if no such file exists, one of the configurations shipped in the program, by name) and
-/// applies overrides of the form a.b=v. Strict: unknown keys, duplicate keys, ill-typed or out-of-range values throw
-/// Error(usage) with file, line, key and, where it helps, the nearest valid key or value.
-Config load_config(const std::string& path, const std::vector<std::string>& overrides);
+/// applies settings, then overrides of the form a.b=v. Strict: unknown keys, duplicate keys, ill-typed or out-of-range
+/// values throw Error(usage) with file, line, key and, where it helps, the nearest valid key or value.
+Config load_config(const std::string& path, const std::vector<std::string>& overrides,
+                   const std::vector<Setting>& settings = {});
 
 /// The same from text; `origin` stands in messages.
-Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides);
+Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides,
+                    const std::vector<Setting>& settings = {});
 
 /// Checks that need more than one key, such as norm.group against workers: load_config() makes them, and whoever fills
 /// in `workers: auto` makes them again. Throws Error(usage).

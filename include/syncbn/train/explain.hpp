@@ -33,6 +33,7 @@ struct Explanation {
   };
   std::vector<Layer> layers;
   std::int64_t parameters = 0;
+  std::int64_t multiply_adds = 0;     ///< of convolutions and linear layers, one sample forward
   std::int64_t activation_bytes = 0;  ///< per worker: outputs of all layers and their gradients; an estimate
   std::int64_t weight_bytes = 0;      ///< per rank: weights, gradient and optimizer state; an estimate
 

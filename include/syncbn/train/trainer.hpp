@@ -3,10 +3,12 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "syncbn/comm/world.hpp"
 #include "syncbn/train/config.hpp"
+#include "syncbn/train/progress.hpp"
 
 namespace syncbn {
 
@@ -16,6 +18,16 @@ struct TrainRequest {
   bool resume = false;
   std::vector<std::string> overrides;  ///< as given, for the record
   std::vector<std::string> command;    ///< argv, for the record
+  /// Gets the progress instead of the terminal, in a worker's thread; must not throw. For trainings side by side.
+  std::function<void(const ProgressState&)> watch = {};
+  /// What the run is one of many for, as TensorBoard shows it (output.tensorboard).
+  std::vector<std::pair<std::string, std::string>> hyperparameters = {};
+};
+
+/// The loss is no longer a finite number. The training has ended there, with all files in place.
+class Diverged : public Error {
+ public:
+  using Error::Error;
 };
 
 struct TrainResult {
@@ -28,7 +40,8 @@ struct TrainResult {
 };
 
 /// Trains as the configuration says, in `world` (whose number of workers must equal config.workers). Collective over
-/// ranks.
+/// ranks. Throws Diverged on at least one rank when the loss is not finite; trainings in worlds of their own may run
+/// side by side in one process.
 TrainResult train(World& world, const TrainRequest& request);
 
 /// Accuracy and mean loss of stored weights on a split. Collective over ranks.
@@ -41,5 +54,6 @@ EvalResult evaluate(World& world, const Config& config, const std::string& weigh
 /// Set by the signal handler of the program (SIGTERM, SIGUSR1); the trainer checks it once per step, on all ranks
 /// alike.
 void request_stop() noexcept;
+bool stop_requested() noexcept;
 
 }  // namespace syncbn

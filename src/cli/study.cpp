@@ -1,0 +1,99 @@
+#include "syncbn/study/study.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "cli/commands.hpp"
+#include "cli/launch.hpp"
+#include "cli/log.hpp"
+#include "cli/signals.hpp"
+#include "syncbn/study/report.hpp"
+
+namespace syncbn::cli {
+namespace {
+
+std::string time_text(double seconds) {
+  if (seconds < 90) return fmt::format("{:.0f} s", seconds);
+  if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+void print_plan(const Study& study, int cores) {
+  const std::vector<Point> points = resolve(study);
+  const auto per_point = study.seeds.size() + study.lr_factors.size();
+  std::size_t width = 6;
+  double seconds = 0, longest = 0;
+  for (const Point& p : points) width = std::max(width, p.label.size());
+  fmt::print("{}\n\n{:<{}}  {:>7}  {:>10}  {:>12}  {:>7}  {:>8}  {:>8}  {:>9}\n", study.title, "trials of", width,
+             "workers", "per worker", "global batch", "bn_span", "lr", "updates", "each");
+  for (const Point& p : points) {
+    const Explanation& e = p.sizes;
+    const std::string span = p.config.norm.type == "none" ? "-" : std::to_string(e.bn_span);
+    fmt::print("{:<{}}  {:>7}  {:>10}  {:>12}  {:>7}  {:>8.4g}  {:>8}  {:>9}\n", p.label, width, e.workers,
+               e.batch_per_worker, e.global_batch, span, p.lr, e.steps, time_text(p.seconds));
+    seconds += p.seconds * static_cast<double>(per_point);
+    longest = std::max(longest, p.seconds);
+  }
+  fmt::print("\n{} points, {} trials", points.size(), points.size() * per_point);
+  if (!study.lr_factors.empty())
+    fmt::print(" ({} of them to choose learning rates)", points.size() * study.lr_factors.size());
+  if (study.interval_below > 0) {
+    fmt::print(", more seeds (up to {}) until half of a point's interval is below {:g} points of error",
+               study.max_seeds, study.interval_below);
+  }
+  fmt::print("\nroughly {} of one core's time; {} on {} cores\n", time_text(seconds),
+             time_text(std::max(longest, seconds / cores)), cores);
+}
+
+}  // namespace
+
+ExitCode run_study(const StudyOptions& options) {
+  const Job job;
+  start_logging(job.rank(), false);
+  StudyRequest request;
+  const int cores = job.cores_offered();
+  job.on_rank_zero([&] {
+    request.study = load_study(options.config, options.overrides);
+    if (options.dry_run) print_plan(request.study, cores);
+    return std::string();
+  });
+  if (options.dry_run) return ExitCode::ok;
+  request.dir = options.output.empty() ? "studies/" + request.study.name : options.output;
+  request.threads_per_rank = std::max(1, cores / job.ranks());
+  request.jobs = options.jobs;
+  request.command = options.command;
+  stop_on_signals();
+
+  const auto teams = job.make_teams();
+  StudyResult result;
+  try {
+    result = syncbn::run_study(request, *teams);
+  } catch (const Error& e) {
+    if (!job.first()) throw ReportedByRankZero(e.code());
+    throw;
+  }
+  if (!job.first()) return result.stopped ? ExitCode::stopped : ExitCode::ok;
+  if (result.stopped) {
+    spdlog::info("stopped by a signal; {} of {} trials have ended, and the same command goes on with the rest",
+                 result.done + result.diverged, result.trials);
+    return ExitCode::stopped;
+  }
+  fmt::print("{}", summary_text(request.dir));
+  if (result.failed > 0) {
+    spdlog::error("{} of {} trials failed; the same command tries them again", result.failed, result.trials);
+    return ExitCode::failure;
+  }
+  return ExitCode::ok;
+}
+
+ExitCode run_report(const ReportOptions& options) {
+  const std::string file = options.output.empty() ? options.dirs.front() + "/report.html" : options.output;
+  write_report(options.dirs, file);
+  for (const std::string& dir : options.dirs) fmt::print("{}", summary_text(dir));
+  fmt::print("report  {}\n", file);
+  return ExitCode::ok;
+}
+
+}  // namespace syncbn::cli

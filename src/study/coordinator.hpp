@@ -1,0 +1,79 @@
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "study/crew.hpp"
+#include "study/live_table.hpp"
+#include "study/placement.hpp"
+#include "study/plan.hpp"
+#include "study/results.hpp"
+
+namespace syncbn {
+
+/// Rank 0's part of a study: knows what is needed, hands it out, keeps what comes back.
+class Coordinator {
+ public:
+  /// Resolves the study and opens its folder. Throws Error(usage) before anything is trained.
+  Coordinator(const StudyRequest& request, Teams& teams);
+
+  /// Starts what there is room for.
+  void assign();
+  /// A note of a crew.
+  void take(const Note& note, int from);
+  void show();
+  bool finished() const { return running_.empty() && (stopping_ || waiting_.empty()); }
+  /// Lets running trials save and stop; nothing more is started.
+  void stop();
+  bool stopping() const { return stopping_; }
+  /// Tables and report, with what has ended so far.
+  void write() const;
+  StudyResult result() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Running {
+    Trial trial;
+    std::string folder;
+    Placement placement;
+    std::map<int, Note> ended;  // by rank
+    LiveState::Trial state;
+    Clock::time_point start = Clock::now();
+  };
+
+  /// What is planned now, and what of it waits to be started.
+  void replan();
+  void start(const Trial& trial, const Placement& placement);
+  void end(const Running& job);
+  Outcome outcome_of(const Running& job) const;
+  Results results() const;
+  TrialRow row_of(const Trial& trial, const std::string& folder) const;
+  const Point& point_of(const Trial& trial) const { return points_[static_cast<std::size_t>(trial.point)]; }
+  std::string name_of_trial(const Trial& trial) const;
+  double seconds_left() const;
+
+  const StudyRequest& request_;
+  Teams& teams_;
+  const std::vector<Point> points_;
+  Planner planner_;
+  StudyDirectory directory_;
+  Cores cores_;
+  int jobs_;
+
+  std::vector<Trial> planned_;                  // in the order of the tables
+  std::vector<Trial> waiting_;                  // longest first
+  std::map<int, Running> running_;              // by job
+  std::map<std::string, std::string> folders_;  // by hash
+  std::map<std::string, Outcome> outcomes_;     // by hash
+  int next_job_ = 1;
+  bool stopping_ = false;
+  LiveTable table_;
+  const Clock::time_point start_ = Clock::now();
+  mutable Clock::time_point written_{};
+  double spent_ = 0, estimated_ = 0;  // core seconds of the trials that have ended, really and as estimated
+};
+
+}  // namespace syncbn

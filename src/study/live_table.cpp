@@ -1,0 +1,123 @@
+#include "study/live_table.hpp"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "train/progress_line.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr auto kRedraw = std::chrono::milliseconds(200);
+constexpr auto kPlain = std::chrono::seconds(30);
+
+winsize terminal_size() {
+  winsize size{};
+  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size = {24, 80, 0, 0};
+  return size;
+}
+
+void write_stderr(const std::string& text) {
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t n = ::write(STDERR_FILENO, text.data() + done, text.size() - done);
+    if (n <= 0) return;
+    done += static_cast<std::size_t>(n);
+  }
+}
+
+/// Cuts at a character of UTF-8, not inside.
+std::string cut(const std::string& text, int width) {
+  std::string out;
+  int columns = 0;
+  for (const char c : text) {
+    const bool starts = (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+    if (starts && ++columns > width) break;
+    out += c;
+  }
+  return out;
+}
+
+std::string head_line(const LiveState& s) {
+  std::string line = fmt::format("study: {} of {} trials ended, {} running", s.ended, s.total, s.running.size());
+  if (s.trouble > 0) line += fmt::format(", {} without a result", s.trouble);
+  line += "  " + format_duration(s.elapsed_s);
+  if (s.eta_s > 0) line += "  ETA " + format_duration(s.eta_s);
+  return line;
+}
+
+std::string trial_line(const LiveState::Trial& t, int label_width) {
+  constexpr int kCells = 10;
+  const int full = static_cast<int>(std::clamp(t.share, 0.0, 1.0) * kCells);
+  const std::string label = cut(t.label, label_width);
+  std::string line = fmt::format("  {:<{}} [{:<{}}] {:3.0f}%", label, label_width, std::string(full, '='), kCells,
+                                 std::floor(100 * t.share));
+  line += fmt::format("  epoch {:.1f}  loss {:.3f}", t.epoch, t.loss);
+  if (!std::isnan(t.accuracy)) line += fmt::format("  accuracy {:.2f}%", 100 * t.accuracy);
+  return line + fmt::format("  {}  {}x{}", format_duration(t.seconds), t.ranks, t.threads);
+}
+
+}  // namespace
+
+std::vector<std::string> table_lines(const LiveState& state, int width, int height) {
+  std::vector<std::string> lines = {cut(head_line(state), width)};
+  int label_width = 8;
+  for (const auto& t : state.running) label_width = std::max(label_width, static_cast<int>(t.label.size()));
+  label_width = std::min(label_width, std::max(8, width / 2));
+  const std::size_t room = static_cast<std::size_t>(std::max(height - 1, 0));
+  for (std::size_t i = 0; i < state.running.size(); ++i) {
+    if (i + 1 == room && state.running.size() > room) {
+      lines.push_back(cut(fmt::format("  and {} more", state.running.size() - i), width));
+      break;
+    }
+    if (i >= room) break;
+    lines.push_back(cut(trial_line(state.running[i], label_width), width));
+  }
+  return lines;
+}
+
+LiveTable::LiveTable()
+    : in_place_(terminal_style(::isatty(STDERR_FILENO) == 1, std::getenv("TERM"), std::getenv("NO_COLOR"),
+                               std::getenv("FORCE_COLOR"))
+                    .bar),
+      last_(Clock::now()) {}
+
+void LiveTable::update(const LiveState& state) {
+  state_ = state;
+  const auto now = Clock::now();
+  if (now - last_ < (in_place_ ? Clock::duration(kRedraw) : Clock::duration(kPlain))) return;
+  last_ = now;
+  if (in_place_) {
+    clear();
+    draw();
+  } else {
+    write_stderr(head_line(state) + "\n");
+  }
+}
+
+void LiveTable::print(const std::string& line) {
+  const bool shown = drawn_ > 0;
+  clear();
+  write_stderr(line + "\n");
+  if (shown) draw();
+}
+
+void LiveTable::clear() {
+  if (drawn_ > 0) write_stderr(fmt::format("\033[{}A\r\033[J", drawn_));
+  drawn_ = 0;
+}
+
+void LiveTable::draw() {
+  const winsize size = terminal_size();
+  std::string text;
+  const auto lines = table_lines(state_, size.ws_col - 1, std::min<int>(size.ws_row - 1, 20));
+  for (const std::string& line : lines) text += line + "\n";
+  drawn_ = static_cast<int>(lines.size());
+  write_stderr(text);
+}
+
+}  // namespace syncbn

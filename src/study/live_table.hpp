@@ -1,0 +1,47 @@
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+namespace syncbn {
+
+/// What a running study shows.
+struct LiveState {
+  struct Trial {
+    std::string label;
+    double share = 0;                          ///< 0..1
+    double epoch = 0, loss = 0, accuracy = 0;  ///< accuracy NaN: not known yet
+    double seconds = 0;
+    int ranks = 1, threads = 1;
+  };
+  int ended = 0, total = 0;
+  int trouble = 0;  ///< ended without a result
+  double elapsed_s = 0, eta_s = 0;
+  std::vector<Trial> running;
+};
+
+/// One line for the study and one per running trial, at most `height` in all, each at most `width` columns.
+std::vector<std::string> table_lines(const LiveState& state, int width, int height);
+
+/// A table redrawn in place on a terminal (stderr); otherwise a plain line every 30 s.
+class LiveTable {
+ public:
+  LiveTable();
+  ~LiveTable() { clear(); }
+  void update(const LiveState& state);
+  /// A lasting line above the table.
+  void print(const std::string& line);
+  void clear();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void draw();
+
+  bool in_place_ = false;
+  int drawn_ = 0;  // lines on the screen
+  Clock::time_point last_{};
+  LiveState state_;
+};
+
+}  // namespace syncbn

@@ -1,0 +1,100 @@
+#include "syncbn/study/study.hpp"
+
+#include <optional>
+#include <thread>
+
+#include "study/coordinator.hpp"
+#include "study/crew.hpp"
+#include "syncbn/core/error.hpp"
+#include "syncbn/train/trainer.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr auto kNap = std::chrono::milliseconds(2);
+
+/// Trains what rank 0 asks for until it says that there is nothing more. Its exit code.
+ExitCode follow(Teams& teams, Crew& crew) {
+  for (;;) {
+    crew.collect();
+    const auto letter = teams.receive();
+    if (!letter) {
+      std::this_thread::sleep_for(kNap);
+      continue;
+    }
+    const Note note = Note::parse(letter->text);
+    if (note.at("do") == "train") crew.start(note);
+    if (note.at("do") == "stop") request_stop();
+    if (note.at("do") == "quit") return static_cast<ExitCode>(note.at("code").get<int>());
+  }
+}
+
+/// Takes the letters that have arrived; whether there was one.
+bool read_mail(Teams& teams, Crew& crew, Coordinator& coordinator) {
+  bool any = false;
+  while (const auto letter = teams.receive()) {
+    any = true;
+    const Note note = Note::parse(letter->text);
+    if (note.contains("is")) {
+      coordinator.take(note, letter->from);
+    } else if (note.at("do") == "train") {
+      crew.start(note);
+    } else if (note.at("do") == "stop") {
+      request_stop();
+    }
+  }
+  return any;
+}
+
+StudyResult lead(const StudyRequest& request, Teams& teams, Crew& crew) {
+  Coordinator coordinator(request, teams);
+  std::exception_ptr failure;
+  while (!coordinator.finished()) {
+    try {
+      if (stop_requested()) coordinator.stop();
+      coordinator.assign();
+      if (!read_mail(teams, crew, coordinator)) std::this_thread::sleep_for(kNap);
+      crew.collect();
+      coordinator.show();
+    } catch (...) {
+      if (!failure) failure = std::current_exception();
+      coordinator.stop();  // what runs may still save its checkpoint
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+  coordinator.write();
+  return coordinator.result();
+}
+
+void dismiss(Teams& teams, ExitCode code) {
+  for (int rank = 1; rank < teams.ranks(); ++rank) {
+    teams.send(rank, Note{{"do", "quit"}, {"code", static_cast<int>(code)}}.dump());
+  }
+  teams.flush();
+}
+
+}  // namespace
+
+StudyResult run_study(const StudyRequest& request, Teams& teams) {
+  Crew crew(teams);
+  if (teams.rank() != 0) {
+    const ExitCode code = follow(teams, crew);
+    if (code != ExitCode::ok && code != ExitCode::stopped) throw Error("reported by rank 0", code);
+    StudyResult result;
+    result.stopped = code == ExitCode::stopped;
+    return result;
+  }
+  try {
+    const StudyResult result = lead(request, teams, crew);
+    dismiss(teams, result.stopped ? ExitCode::stopped : ExitCode::ok);
+    return result;
+  } catch (const Error& e) {
+    dismiss(teams, e.code());
+    throw;
+  } catch (...) {
+    dismiss(teams, ExitCode::failure);
+    throw;
+  }
+}
+
+}  // namespace syncbn

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace syncbn {
+
+/// A TensorBoard event file of one run: DIR/events.out.tfevents.<time>.<host>.<process>.<step>, framed as TFRecords
+/// (length, masked CRC-32C, data, masked CRC-32C). Each start of a run writes a file of its own; one that goes on tells
+/// TensorBoard to drop what an earlier start had logged past that step.
+class EventFile {
+ public:
+  using Scalars = std::vector<std::pair<std::string, double>>;
+
+  /// `first_step` > 0: the run goes on from there. Throws Error when the file cannot be written.
+  EventFile(const std::string& directory, std::int64_t first_step);
+  /// What the run was started with, for TensorBoard's table of hyperparameters; numbers are written as such.
+  void hyperparameters(const std::vector<std::pair<std::string, std::string>>& values);
+  void scalars(std::int64_t step, const Scalars& values);
+
+ private:
+  void write(const std::string& event);
+  std::string path_;
+};
+
+/// CRC-32C (Castagnoli) of the bytes.
+std::uint32_t crc32c(const std::string& bytes);
+
+}  // namespace syncbn

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <yaml-cpp/yaml.h>
+
+#include <string>
+
+namespace syncbn::detail {
+
+/// The one document of a text. Throws Error(usage) with `origin` and line where it is not YAML, and for more than one
+/// document, binary or over-long text.
+YAML::Node parse_yaml(const std::string& text, const std::string& origin);
+
+/// A configuration file's text, at most a little over 1 MiB of it. Throws Error(usage) where it cannot be read.
+std::string read_config_file(const std::string& path);
+
+}  // namespace syncbn::detail
