@@ -1,0 +1,17 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "study/charts.hpp"
+
+namespace syncbn {
+
+/// What the study shows, in sentences computed from its trials. A difference is claimed only where its 95 % interval
+/// (Welch) leaves out zero; otherwise the sentence says that none can be shown.
+std::vector<std::string> answer(const Results& results);
+
+/// The sentences about one chart.
+std::vector<std::string> answer(const ErrorChart& chart);
+
+}  // namespace syncbn
