@@ -5,10 +5,9 @@
 namespace syncbn {
 
 std::optional<Placement> Cores::take(int wanted, int workers) {
-  wanted = std::clamp(wanted, 1, workers);
-  // Whole ranks, when one is not enough: their shares of the workers must come out about even.
+  // Whole ranks, when one is not enough.
   Placement placement;
-  const auto whole = static_cast<std::size_t>(wanted / threads_);
+  const auto whole = static_cast<std::size_t>(std::min(wanted / threads_, (workers + threads_ - 1) / threads_));
   for (std::size_t rank = 0; rank < free_.size() && whole > 1 && placement.ranks.size() < whole; ++rank) {
     if (free_[rank] == threads_) placement.ranks.push_back(static_cast<int>(rank));
   }
@@ -18,7 +17,7 @@ std::optional<Placement> Cores::take(int wanted, int workers) {
     const auto most = std::max_element(free_.begin(), free_.end());
     if (*most == 0) return std::nullopt;
     placement.ranks = {static_cast<int>(most - free_.begin())};
-    placement.threads = std::min(wanted, *most);
+    placement.threads = std::clamp(wanted, 1, std::min(workers, *most));
   }
   for (const int rank : placement.ranks) free_[static_cast<std::size_t>(rank)] -= placement.threads;
   return placement;

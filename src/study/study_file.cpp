@@ -85,9 +85,13 @@ class Section {
   std::string path_, origin_;
 };
 
-/// Whether the key may differ between trials, or be set for all of them.
-void require_experiment_key(const std::string& place, const std::string& key) {
+void refuse_seed(const std::string& place, const std::string& key) {
   if (key == "seed") fail(fmt::format("{}: seed: a study has `seeds: N` or `seeds: [a, b, ...]` instead", place));
+}
+
+/// Only what can change a result may differ between trials.
+void require_experiment_key(const std::string& place, const std::string& key) {
+  refuse_seed(place, key);
   for (const auto& known : detail::config_schema()) {
     if (known.name == key && known.run_only) {
       fail(fmt::format("{}: {}: never changes a result, so there is nothing to study", place, key));
@@ -148,7 +152,7 @@ class Reader {
       if (entry.node.IsMap()) {
         settings(key + ".", entry.node);
       } else {
-        require_experiment_key(entry.place, key);
+        refuse_seed(entry.place, key);
         study_.settings.push_back(setting(key, entry.node, entry.place));
       }
     }
@@ -324,7 +328,7 @@ void override_study(Study& study, const Reader& reader, const std::string& assig
     study.max_seeds = std::max(study.max_seeds, study.interval_below > 0 ? static_cast<int>(study.seeds.size()) : 0);
     return;
   }
-  require_experiment_key("command line", key);
+  refuse_seed("command line", key);
   for (const Dimension& d : study.dimensions) {
     if (std::find(d.keys.begin(), d.keys.end(), key) != d.keys.end()) {
       fail(fmt::format("command line: {} is what the study varies; change it in the file", key));

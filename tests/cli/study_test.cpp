@@ -1,0 +1,184 @@
+// Studies through the program: alone, over ranks, killed, gone on with.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "cli/program.hpp"
+
+namespace syncbn::test {
+namespace {
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// Six trials of about a second; one point diverges at once.
+constexpr const char* kStudy = R"(
+title: A small study
+base: tiny
+set: {train: {epochs: 2}}
+vary:
+  - list:
+      - {label: local, norm.group: 1}
+      - {label: shared, norm.group: all}
+      - {label: too fast, optimizer.lr: 1e30}
+seeds: 2
+)";
+
+constexpr const char* kTiny = R"(
+workers: 3
+batch_per_worker: 4
+data: {kind: builtin, train_limit: 100, test_limit: 50}
+model:
+  name: layers
+  layers:
+    - {type: conv2d, out: 8, kernel: 3, stride: 2, bias: false}
+    - {type: batch_norm}
+    - {type: relu}
+    - {type: global_avg_pool}
+    - {type: linear, out: 10}
+train: {log_every: 1}
+)";
+
+void prepare(const Sandbox& s) {
+  s.write("tiny", kTiny);
+  s.write("small.yaml", kStudy);
+}
+
+/// trials.csv without the columns that depend on the machine, which are the last five.
+std::string without_times(const std::string& csv) {
+  std::istringstream in(csv);
+  std::string out;
+  for (std::string line; std::getline(in, line);) {
+    for (int i = 0; i < 5; ++i) line.erase(line.rfind(','));
+    out += line + "\n";
+  }
+  return out;
+}
+
+/// Column `ranks`, the last but one, of the first trial.
+std::string ranks_of_first(const std::string& csv) {
+  std::string line = csv.substr(csv.find('\n') + 1);
+  line = line.substr(0, line.find('\n'));
+  line = line.substr(0, line.rfind(','));
+  return line.substr(line.rfind(',') + 1);
+}
+
+TEST(CliStudy, RunsAllTrialsAndReports) {
+  const Sandbox s;
+  prepare(s);
+  const Outcome plan = s.syncbn({"study", "small.yaml", "--dry-run"});
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_TRUE(contains(plan.out, "3 points, 6 trials")) << plan.out;
+  EXPECT_FALSE(std::filesystem::exists(s.file("studies")));
+
+  const Outcome o = s.syncbn({"study", "small.yaml"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "done      local, seed 1: error")) << o.err;
+  EXPECT_TRUE(contains(o.out, "2 of 6 trials diverged and count in no mean: too fast.")) << o.out;
+  for (const char* name : {"study.json", "trials.csv", "trials.jsonl", "report.html"}) {
+    EXPECT_TRUE(std::filesystem::exists(s.file("studies/small") / name)) << name;
+  }
+  const std::string csv = s.read("studies/small/trials.csv");
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 7) << csv;
+  EXPECT_TRUE(contains(csv, "diverged,2,too fast,1")) << csv;
+  EXPECT_TRUE(contains(csv, "the loss of step")) << csv;
+  int event_files = 0;
+  for (const auto& e : std::filesystem::recursive_directory_iterator(s.file("studies/small/trials"))) {
+    event_files += contains(e.path().filename().string(), "tfevents");
+  }
+  EXPECT_EQ(event_files, 6);
+
+  // Nothing is run twice; what changed is.
+  const Outcome again = s.syncbn({"study", "small.yaml"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_FALSE(contains(again.err, "done   ")) << again.err;
+  EXPECT_EQ(s.read("studies/small/trials.csv"), csv);
+  const Outcome changed = s.syncbn({"study", "small.yaml", "norm.eps=1e-4", "seeds=1"});
+  EXPECT_EQ(changed.code, 0) << changed.err;
+  EXPECT_TRUE(contains(changed.err, "small: 3 trials on")) << changed.err;
+  EXPECT_TRUE(contains(changed.err, "done      shared, seed 1")) << changed.err;
+
+  const Outcome report = s.syncbn({"report", "studies/small", "--output", "r.html"});
+  EXPECT_EQ(report.code, 0) << report.err;
+  EXPECT_TRUE(contains(s.read("r.html"), "A small study"));
+}
+
+TEST(CliStudy, SideBySideGivesTheRowsOfOneAfterAnother) {
+  const Sandbox s;
+  prepare(s);
+  ASSERT_EQ(s.syncbn({"study", "small.yaml", "--jobs", "1", "--output", "one"}).code, 0);
+  const std::string rows = without_times(s.read("one/trials.csv"));
+  for (const int ranks : {2, 3}) {
+    const std::string dir = "ranks" + std::to_string(ranks);
+    const Outcome o = s.mpirun(ranks, {"study", "small.yaml", "--output", dir});
+    ASSERT_EQ(o.code, 0) << o.err;
+    EXPECT_EQ(without_times(s.read(dir + "/trials.csv")), rows);
+  }
+  // One trial at a time on two ranks together: a diverging one must not stop the others.
+  const Outcome team = s.mpirun(2, {"study", "small.yaml", "--jobs", "1", "--output", "team"});
+  ASSERT_EQ(team.code, 0) << team.err;
+  EXPECT_EQ(without_times(s.read("team/trials.csv")), rows);
+  EXPECT_EQ(ranks_of_first(s.read("team/trials.csv")), "2");
+}
+
+TEST(CliStudy, KilledAndGoneOnWithItEndsAsIfUndisturbed) {
+  const Sandbox s;
+  prepare(s);
+  const auto command = [](const std::string& dir) {
+    return std::vector<std::string>{"study", "small.yaml", "train.epochs=40", "checkpoint.every=3", "--output", dir};
+  };
+  ASSERT_EQ(s.mpirun(2, command("whole")).code, 0);
+  // Killed when a first trial has ended; then stopped by a signal; then to the end on another number of ranks.
+  const Outcome killed = s.signalled(command("cut"), "cut/trials.csv", SIGKILL);
+  EXPECT_EQ(killed.code, 128 + SIGKILL);
+  std::filesystem::remove(s.file("cut/trials.csv"));
+  const Outcome stopped = s.signalled(command("cut"), "cut/study.json", SIGTERM);
+  EXPECT_TRUE(stopped.code == 75 || stopped.code == 143) << stopped.err;  // or before it listens
+  const Outcome o = s.mpirun(3, command("cut"));
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "finished before")) << o.err;
+  EXPECT_EQ(without_times(s.read("cut/trials.csv")), without_times(s.read("whole/trials.csv")));
+}
+
+TEST(CliStudy, MistakesAreFoundBeforeAnythingIsTrained) {
+  const Sandbox s;
+  prepare(s);
+  const auto refused = [&](const std::string& text, const std::string& message) {
+    s.write("bad.yaml", "base: tiny\n" + text);
+    const Outcome o = s.mpirun(2, {"study", "bad.yaml"});
+    EXPECT_EQ(o.code, 2) << o.err;
+    EXPECT_TRUE(contains(o.err, message)) << o.err;
+    EXPECT_FALSE(std::filesystem::exists(s.file("studies")));
+  };
+  refused("vary: {grid: {norm.grup: [1]}}", "syncbn: bad.yaml:2: unknown key 'norm.grup'; did you mean 'norm.group'?");
+  refused("vary: {grid: {norm.group: []}}", "bad.yaml:2: norm.group: expected a list of values");
+  refused("vary: {grid: {norm.group: [1, 2]}}", "2 does not divide workers = 3");
+  s.write("data.yaml", "base: mnist_lenet\nset: {workers: 2}");
+  const Outcome data = s.syncbn({"study", "data.yaml"});
+  EXPECT_EQ(data.code, 65) << data.err;
+  EXPECT_TRUE(contains(data.err, "syncbn data get mnist")) << data.err;
+  const Outcome report = s.syncbn({"report", "."});
+  EXPECT_EQ(report.code, 2);
+  EXPECT_TRUE(contains(report.err, "holds no study")) << report.err;
+}
+
+TEST(CliStudy, AFullDiskLosesNothing) {
+  const Sandbox s;
+  prepare(s);
+  // A limit on the size of files stands in for the disk: weights do not fit, and the signal becomes an error.
+  s.write("full.sh", "trap '' XFSZ\nulimit -f 4\nexec \"$1\" study small.yaml --output full\n");
+  ASSERT_EQ(s.syncbn({"study", "small.yaml", "seeds=1", "--output", "full"}).code, 0);
+  const Outcome full = s.shell("full.sh");
+  EXPECT_EQ(full.code, 1) << full.err;
+  EXPECT_TRUE(contains(full.err, "free some space there")) << full.err;
+  const Outcome o = s.syncbn({"study", "small.yaml", "--output", "full"});
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "3 of them finished before")) << o.err;
+}
+
+}  // namespace
+}  // namespace syncbn::test

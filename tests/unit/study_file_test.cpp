@@ -1,0 +1,199 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "study/plan.hpp"
+#include "syncbn/core/error.hpp"
+#include "syncbn/study/study.hpp"
+
+namespace syncbn {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr const char* kBase = "base: quickstart\n";
+
+Study parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return parse_study(kBase + text, "my.yaml", overrides);
+}
+
+/// What is wrong with a study, found before anything is trained.
+std::string refusal(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  try {
+    resolve(parse(text, overrides));
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::usage);
+    EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos);
+    return e.what();
+  }
+  return "accepted";
+}
+
+std::vector<std::string> labels(const std::string& text) {
+  std::vector<std::string> list;
+  for (const Point& p : resolve(parse(text))) list.push_back(p.label);
+  return list;
+}
+
+TEST(StudyFile, BlocksAreMultiplied) {
+  EXPECT_EQ(labels(""), (std::vector<std::string>{"my"}));
+  EXPECT_EQ(labels("vary: {grid: {norm.group: [1, all], optimizer.lr: [0.1, 0.2]}}"),
+            (std::vector<std::string>{"norm.group=1, optimizer.lr=0.1", "norm.group=1, optimizer.lr=0.2",
+                                      "norm.group=all, optimizer.lr=0.1", "norm.group=all, optimizer.lr=0.2"}));
+  EXPECT_EQ(labels("vary: {zip: {workers: [2, 4], batch_per_worker: [8, 4]}}"),
+            (std::vector<std::string>{"workers=2, batch_per_worker=8", "workers=4, batch_per_worker=4"}));
+  EXPECT_EQ(labels("vary:\n"
+                   "  - list: [{label: local, norm.group: 1}, {label: plain, norm.type: none, optimizer.lr: 0.01}]\n"
+                   "  - grid: {batch_per_worker: [1, 2]}"),
+            (std::vector<std::string>{"local, batch_per_worker=1", "local, batch_per_worker=2",
+                                      "plain, batch_per_worker=1", "plain, batch_per_worker=2"}));
+}
+
+TEST(StudyFile, PointsAreResolved) {
+  const auto points = resolve(parse(R"(
+set: {norm: {eps: 1e-3}, train.epochs: 1}
+vary:
+  - zip: {workers: [2, 4], batch_per_worker: [8, 4]}
+  - grid: {norm.group: [1, all]}
+learning_rate: {rule: linear, reference_batch: 32}
+seeds: [7, 9]
+)",
+                                    {"data.train_limit=64"}));
+  ASSERT_EQ(points.size(), 4u);
+  for (const Point& p : points) {
+    EXPECT_EQ(p.config.norm.eps, 1e-3);
+    EXPECT_EQ(p.config.seed, 7u);
+    EXPECT_EQ(p.sizes.global_batch, 16);
+    EXPECT_EQ(p.sizes.steps, 4);
+    EXPECT_EQ(p.lr, 0.025);  // half of quickstart's 0.05
+    EXPECT_GT(p.seconds, 0);
+  }
+  EXPECT_EQ(points[0].sizes.bn_span, 8);
+  EXPECT_EQ(points[3].sizes.bn_span, 16);
+}
+
+TEST(StudyFile, AListOfWidthsIsAValue) {
+  const auto points =
+      resolve(parse("set: {model.name: mlp, model.layers: []}\nvary: {grid: {model.hidden: [[10], [20, 30]]}}"));
+  ASSERT_EQ(points.size(), 2u);
+  EXPECT_EQ(points[1].config.model.hidden, (std::vector<std::int64_t>{20, 30}));
+  EXPECT_EQ(points[1].label, "model.hidden=[20, 30]");
+}
+
+TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
+  EXPECT_EQ(refusal("vary: {grid: {norm.grup: [1]}}"),
+            "my.yaml:2: unknown key 'norm.grup'; did you mean 'norm.group'? (study my, trials 'norm.grup=1')");
+  EXPECT_THAT(refusal("vary:\n  grid: {norm.group: [1,\n  3]}"),
+              HasSubstr("my.yaml:4: norm.group: 3 does not divide workers = 8"));
+  EXPECT_THAT(refusal("set: {norm.eps: many}"), HasSubstr("my.yaml:2: norm.eps: expected a number"));
+  EXPECT_EQ(refusal("vary:"), "my.yaml:2: vary: is empty; give a grid, zip or list, or leave it out");
+  EXPECT_EQ(refusal("vary: {grid: {}}"), "my.yaml:2: vary.grid: is empty");
+  EXPECT_EQ(refusal("vary: {grid: {norm.group: []}}"),
+            "my.yaml:2: norm.group: expected a list of values [a, b, ...], got an empty one");
+  EXPECT_THAT(refusal("vary: {grid: {norm.group: 1}}"), HasSubstr("expected a list of values"));
+  EXPECT_THAT(refusal("vary: {grid: {norm.group: [1, 1]}}"), HasSubstr("'1' stands there twice"));
+  EXPECT_EQ(refusal("vary: {zip: {workers: [2, 4], batch_per_worker: [8]}}"),
+            "my.yaml:2: vary.zip: 'batch_per_worker' has 1 values, 'workers' has 2; a zip takes one of each at a time");
+  EXPECT_THAT(refusal("vary:\n  - grid: {norm.group: [1]}\n  - zip: {norm.group: [2]}"),
+              HasSubstr("my.yaml:4: norm.group is varied already at my.yaml:3"));
+  EXPECT_THAT(refusal("vary: {gird: {norm.group: [1]}}"), HasSubstr("did you mean 'grid'?"));
+  EXPECT_THAT(refusal("vary: {grid: {seed: [1, 2]}}"), HasSubstr("a study has `seeds: N`"));
+  EXPECT_THAT(refusal("vary: {grid: {threads: [1, 2]}}"), HasSubstr("never changes a result"));
+  EXPECT_THAT(refusal("set: {workers: auto}"), HasSubstr("depends on the machine"));
+  EXPECT_THAT(refusal("set: {norm.group: node}"), HasSubstr("depends on the machine"));
+  EXPECT_THAT(refusal("set: {reduction: native}"), HasSubstr("a study needs ordered"));
+  EXPECT_THAT(refusal("seeds: 0"), HasSubstr("my.yaml:2: seeds: expected a number of seeds"));
+  EXPECT_THAT(refusal("seeds: [1, 1]"), HasSubstr("stands there twice"));
+  EXPECT_THAT(refusal("repeat: {until_interval_below: 1}"), HasSubstr("max_seeds"));
+  EXPECT_THAT(refusal("seeds: 5\nrepeat: {until_interval_below: 1, max_seeds: 3}"), HasSubstr("less than the 5 seeds"));
+  EXPECT_THAT(refusal("learning_rate: {search: [1]}"), HasSubstr("at least two factors"));
+  EXPECT_THAT(refusal("set: {data: {train_limit: 10, drop_last: true}}"), HasSubstr("more than the training images"));
+  EXPECT_THAT(refusal("", {"norm.group"}), HasSubstr("expected KEY=VALUE"));
+  EXPECT_THAT(refusal("vary: {grid: {norm.group: [1]}}", {"norm.group=all"}), HasSubstr("is what the study varies"));
+  EXPECT_THROW(parse_study("vary: {grid: {norm.group: [1]}}", "my.yaml", {}), Error);  // no base
+  EXPECT_THROW(resolve(parse_study("base: quickstrat", "my.yaml", {})), Error);
+}
+
+TEST(StudyFile, ShippedStudiesResolve) {
+  EXPECT_FALSE(shipped_studies().empty());
+  for (const ShippedConfig& shipped : shipped_studies()) {
+    const Study study = load_study(shipped.name, {});
+    EXPECT_NE(study.title, study.name) << shipped.name;
+    EXPECT_NO_THROW(resolve(study)) << shipped.name;
+  }
+  EXPECT_EQ(load_study("study/quick", {"seeds=5"}).seeds.size(), 5u);
+  EXPECT_THROW(load_study("quikc", {}), Error);
+}
+
+// ---- which trials ----
+
+std::vector<std::string> names(const std::vector<Trial>& trials) {
+  std::vector<std::string> list;
+  for (const Trial& t : trials) {
+    list.push_back(std::to_string(t.point) + (t.search ? " search " : " ") + std::to_string(t.seed) + " x" +
+                   std::to_string(t.lr_factor).substr(0, 3));
+  }
+  return list;
+}
+
+TEST(StudyPlan, HashesNameExperiments) {
+  const Study study = parse("vary: {grid: {norm.group: [1, all]}}\nseeds: 2");
+  const auto points = resolve(study);
+  Planner planner(study, points);
+  const auto trials = planner.trials([](const Trial&) { return std::nullopt; });
+  ASSERT_EQ(trials.size(), 4u);
+  std::set<std::string> hashes;
+  for (const Trial& t : trials) hashes.insert(t.hash);
+  EXPECT_EQ(hashes.size(), 4u);
+  // What does not change a result does not change the hash; what does, does.
+  const auto hash_with = [&](const std::string& override_text) {
+    Study other = study;
+    other.overrides = {override_text};
+    const auto resolved = resolve(other);
+    return Planner(other, resolved).trials([](const Trial&) { return std::nullopt; }).front().hash;
+  };
+  EXPECT_EQ(hash_with("timeout_s=7"), trials.front().hash);
+  EXPECT_NE(hash_with("train.epochs=7"), trials.front().hash);
+}
+
+TEST(StudyPlan, ASearchComesFirstAndTheLowestErrorWins) {
+  const Study study = parse("learning_rate: {search: [0.5, 1, 2], search_seed: 5}\nseeds: 2");
+  const auto points = resolve(study);
+  Planner planner(study, points);
+  const std::vector<std::string> search = {"0 search 5 x0.5", "0 search 5 x1.0", "0 search 5 x2.0"};
+  EXPECT_EQ(names(planner.trials([](const Trial&) { return std::nullopt; })), search);
+  // As long as one is missing, nothing is decided.
+  EXPECT_EQ(names(planner.trials([](const Trial& t) -> std::optional<double> {
+              return t.lr_factor == 2 ? std::nullopt : std::optional(10.0);
+            })),
+            search);
+  const auto all = planner.trials([](const Trial& t) -> std::optional<double> {
+    if (!t.search) return std::nullopt;
+    return t.lr_factor == 1 ? 20.0 : t.lr_factor == 2 ? 10.0 : std::nan("");  // the smallest one diverged
+  });
+  EXPECT_EQ(names(all).back(), "0 2 x2.0");
+  EXPECT_EQ(all.size(), 5u);
+  EXPECT_EQ(config_of(points[0], all.back()).lr, 0.1);
+}
+
+TEST(StudyPlan, SeedsAreAddedUntilTheIntervalIsNarrow) {
+  const Study study = parse("seeds: 2\nrepeat: {until_interval_below: 2, max_seeds: 5}");
+  const auto points = resolve(study);
+  Planner planner(study, points);
+  const auto count = [&](const std::vector<double>& errors) {  // of seeds 1, 2, ...; those beyond have not ended
+    return planner
+        .trials([&](const Trial& t) -> std::optional<double> {
+          return t.seed > errors.size() ? std::nullopt : std::optional(errors[t.seed - 1]);
+        })
+        .size();
+  };
+  EXPECT_EQ(count({}), 2u);
+  EXPECT_EQ(count({10}), 2u);
+  EXPECT_EQ(count({10, 10.1}), 2u);          // 12.7 * 0.07 / 1.4: narrow at once
+  EXPECT_EQ(count({10, 11}), 3u);            // half is 6.4
+  EXPECT_EQ(count({10, 11, 10.5}), 3u);      // 1.24
+  EXPECT_EQ(count({10, 14, 9, 15, 8}), 5u);  // wide, but no more than 5
+  EXPECT_EQ(count({10, std::nan("")}), 2u);  // a point that diverges is not tried for ever
+}
+
+}  // namespace
+}  // namespace syncbn

@@ -1,0 +1,239 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "study/answer.hpp"
+#include "study/charts.hpp"
+#include "study/curves.hpp"
+#include "study/live_table.hpp"
+#include "study/placement.hpp"
+#include "study/results.hpp"
+#include "study/statistics.hpp"
+#include "support/temp_dir.hpp"
+#include "syncbn/core/error.hpp"
+#include "syncbn/study/report.hpp"
+
+namespace syncbn {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// ---- statistics: against published tables and R's t.test() ----
+
+TEST(StudyStatistics, StudentsQuantiles) {
+  EXPECT_NEAR(student_t_quantile(0.975, 1), 12.706204736, 1e-8);
+  EXPECT_NEAR(student_t_quantile(0.975, 2), 4.302652730, 1e-8);
+  EXPECT_NEAR(student_t_quantile(0.975, 4), 2.776445105, 1e-8);
+  EXPECT_NEAR(student_t_quantile(0.975, 30), 2.042272456, 1e-8);
+  EXPECT_NEAR(student_t_quantile(0.975, 1e7), 1.959964, 1e-5);
+  EXPECT_NEAR(student_t_quantile(0.025, 2), -4.302652730, 1e-8);
+}
+
+TEST(StudyStatistics, Intervals) {
+  const std::vector<double> a = {10, 12, 11}, b = {15, 19, 16, 18}, one = {3};
+  const Interval m = mean_interval(a);
+  EXPECT_DOUBLE_EQ(m.mean, 11);
+  EXPECT_NEAR(m.half, 4.302652730 / std::sqrt(3.0), 1e-8);
+  EXPECT_FALSE(mean_interval(one).known());
+  EXPECT_TRUE(std::isnan(mean_interval({}).mean));
+  // Variances of the means 1/3 and 5/6: df = (7/6)^2 / ((1/3)^2 / 2 + (5/6)^2 / 3) = 4.7419
+  const Interval d = difference_interval(b, a);
+  EXPECT_DOUBLE_EQ(d.mean, 6);
+  EXPECT_NEAR(d.half, student_t_quantile(0.975, 4.741935484) * std::sqrt(7.0 / 6), 1e-6);
+  EXPECT_TRUE(d.excludes_zero());
+  EXPECT_FALSE(difference_interval(b, one).excludes_zero());
+  const std::vector<double> same = {2, 2};
+  EXPECT_EQ(mean_interval(same).half, 0);
+}
+
+TEST(StudyStatistics, IntervalsHoldWhatTheyPromise) {
+  std::mt19937_64 random(1);
+  std::normal_distribution<double> normal(5, 2);
+  int held = 0;
+  constexpr int kTries = 4000;
+  for (int i = 0; i < kTries; ++i) {
+    std::vector<double> values(3);
+    for (double& v : values) v = normal(random);
+    const Interval m = mean_interval(values);
+    held += std::abs(m.mean - 5) <= m.half;
+  }
+  EXPECT_NEAR(static_cast<double>(held) / kTries, 0.95, 0.012);
+}
+
+// ---- cores ----
+
+TEST(StudyPlacement, CoresAreTakenAndGivenBack) {
+  Cores cores(4, 2);
+  EXPECT_EQ(cores.total(), 8);
+  const auto wide = cores.take(6, 16);
+  ASSERT_TRUE(wide);
+  EXPECT_THAT(wide->ranks, ElementsAre(0, 1, 2));
+  EXPECT_EQ(wide->cores(), 6);
+  const auto two = cores.take(4, 16);  // one rank is left
+  ASSERT_TRUE(two);
+  EXPECT_THAT(two->ranks, ElementsAre(3));
+  EXPECT_EQ(two->threads, 2);
+  EXPECT_FALSE(cores.take(1, 16));
+  cores.give_back(*wide);
+  const auto one_worker = cores.take(8, 1);
+  ASSERT_TRUE(one_worker);
+  EXPECT_EQ(one_worker->cores(), 1);
+  cores.give_back(*one_worker);
+  const auto three_workers = cores.take(8, 3);  // all of two ranks rather than half of the workers waiting
+  ASSERT_TRUE(three_workers);
+  EXPECT_EQ(three_workers->ranks.size(), 2u);
+  EXPECT_EQ(fair_share(8, 3), 2);
+  EXPECT_EQ(fair_share(4, 100), 1);
+  EXPECT_EQ(fair_share(4, 0), 4);
+}
+
+// ---- results ----
+
+/// Two normalizers at 8, 2 and 1 images a worker, three seeds each.
+Results example(const std::vector<std::vector<double>>& means, double spread = 0.2) {
+  Results r;
+  r.name = "example";
+  r.title = "An example";
+  r.text = "base: quickstart </script>";
+  r.version = "1";
+  r.command = {"syncbn", "study", "example"};
+  r.dimensions = {{{"norm.group"}, true, {"local BN", "synchronized BN"}},
+                  {{"batch_per_worker"}, false, {"batch_per_worker=8", "batch_per_worker=2", "batch_per_worker=1"}}};
+  const std::vector<int> sizes = {8, 2, 1};
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 3; ++j) {
+      for (int seed = 1; seed <= 3; ++seed) {
+        TrialRow row;
+        row.hash = "hash" + std::to_string(r.rows.size());
+        row.folder = "trials/" + row.hash;
+        row.label = r.dimensions[0].labels[i] + ", " + r.dimensions[1].labels[j];
+        row.point = 3 * i + j;
+        row.values = {i, j};
+        row.settings = {{"norm.group", i == 0 ? "1" : "all"}, {"batch_per_worker", std::to_string(sizes[j])}};
+        row.seed = static_cast<std::uint64_t>(seed);
+        row.samples_per_worker = sizes[j];
+        row.workers = 8;
+        row.global_batch = 8 * sizes[j];
+        row.bn_span = i == 0 ? sizes[j] : 8 * sizes[j];
+        row.norm = "batch";
+        row.norm_group = i == 0 ? "1" : "all";
+        Outcome o;
+        o.metrics["test_accuracy"] = 1 - (means[i][j] + spread * (seed - 2)) / 100;
+        o.machine = {{"seconds", 2}, {"ranks", 1}, {"threads", 1}};
+        row.outcome = o;
+        r.rows.push_back(row);
+      }
+    }
+  }
+  return r;
+}
+
+TEST(StudyCharts, OneForEveryAxis) {
+  const auto charts = error_charts(example({{10, 14, 20}, {10, 10, 11}}));
+  ASSERT_EQ(charts.size(), 2u);  // the global batch goes with the samples per worker
+  EXPECT_EQ(charts[0].title, "Samples per worker");
+  EXPECT_EQ(charts[1].title, "Normalization batch");
+  ASSERT_EQ(charts[0].series.size(), 2u);
+  EXPECT_EQ(charts[0].series[0].name, "local BN");
+  EXPECT_EQ(charts[0].series[0].points.front().x, 1);
+  EXPECT_NEAR(charts[0].series[0].points.front().interval().mean, 20, 1e-9);
+  EXPECT_EQ(charts[1].series[1].points.back().x, 64);
+}
+
+TEST(StudyAnswer, SaysWhatTheIntervalsCarry) {
+  const auto lines = answer(example({{10, 14, 20}, {10, 10.1, 10.2}}));
+  EXPECT_THAT(lines,
+              ElementsAre("Local BN: at 2 images a worker and below the error is higher than at 8 images a worker, by "
+                          "4.0 ± 0.5 points there and 10.0 ± 0.5 points at 1 image a worker.",
+                          "Synchronized BN: no difference between 1 image a worker and 8 images a worker can be shown "
+                          "(+0.2 ± 0.5 points).",
+                          "At 1 image a worker: less error than local BN: synchronized BN by 9.8 ± 0.5 points.",
+                          "At 8 images a worker: no difference between local BN and synchronized BN can be shown."));
+}
+
+TEST(StudyAnswer, SaysNothingTheIntervalsDoNotCarry) {
+  for (const std::string& line : answer(example({{10, 14, 20}, {10, 10, 11}}, 20))) {
+    EXPECT_THAT(line, HasSubstr("no difference between")) << line;
+  }
+  Results one_seed = example({{10, 14, 20}, {10, 10, 11}});
+  std::erase_if(one_seed.rows, [](const TrialRow& r) { return r.seed > 1; });
+  EXPECT_THAT(answer(one_seed), ElementsAre(HasSubstr("nothing can be said")));
+}
+
+TEST(StudyAnswer, NamesTrialsWithoutAResult) {
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.rows[8].outcome->status = Outcome::Status::diverged;
+  EXPECT_EQ(answer(r).back(), "1 of 18 trials diverged and count in no mean: local BN, batch_per_worker=1.");
+}
+
+TEST(StudyResults, TablesHoldEverythingInOrder) {
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.rows[1].outcome->message = "it said \"no\", twice";
+  r.rows[2].outcome.reset();  // has not ended
+  const std::string csv = to_csv(r);
+  EXPECT_THAT(csv, HasSubstr("trial,status,point,label,seed,lr_factor,search,norm.group,batch_per_worker,workers,"));
+  EXPECT_THAT(csv, HasSubstr("hash0,done,0,\"local BN, batch_per_worker=8\",1,1,0,1,8,8,8,64,batch,1,8,"));
+  EXPECT_THAT(csv, HasSubstr("\"it said \"\"no\"\", twice\""));
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 18);
+  EXPECT_EQ(csv.find("hash2,"), std::string::npos);
+  const std::string lines = to_jsonl(r);
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 17);
+  const auto first = nlohmann::json::parse(lines.substr(0, lines.find('\n')));
+  EXPECT_EQ(first.at("status"), "done");
+  EXPECT_EQ(first.at("settings").at("norm.group"), "1");
+  EXPECT_TRUE(first.contains("experiment"));
+}
+
+TEST(StudyResults, AReportIsWrittenFromTheFolder) {
+  const TempDir dir;
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  {
+    const StudyDirectory store(dir.path());
+    store.write_plan(r);
+    for (const TrialRow& row : r.rows) store.write_outcome(row.folder, *row.outcome);
+    EXPECT_THROW(StudyDirectory(dir.path()), Error);  // locked
+  }
+  spit(dir / "trials/hash0/metrics.jsonl",
+       "{\"kind\":\"eval\",\"step\":5,\"epoch\":1,\"accuracy\":0.5}\n{\"kind\":\"train\",\"step\":5,\"epoch\":1,"
+       "\"loss\":0.7,\"accuracy\":0.6}\n{torn");
+  const Results back = read_results(dir.path());
+  EXPECT_EQ(to_csv(back), to_csv(r));
+  const auto curves = read_curves(back);
+  ASSERT_FALSE(curves.empty());
+  write_report({dir.path()}, dir / "report.html");
+  const std::string page = slurp(dir / "report.html");
+  EXPECT_THAT(page, HasSubstr("Chart.js v"));
+  EXPECT_THAT(page, HasSubstr("An example"));
+  EXPECT_EQ(page.find("http://"), page.find("http://www.w3.org"));  // nothing to fetch
+  EXPECT_EQ(page.find("quickstart </script>"), std::string::npos);  // text cannot end the script
+  EXPECT_THAT(summary_text(dir.path()), HasSubstr("20.00 ± 0.50"));
+  EXPECT_THROW(write_report({dir / "trials"}, dir / "no.html"), Error);
+}
+
+TEST(StudyResults, AForeignFolderIsRefused) {
+  const TempDir dir;
+  spit(dir / "letter.txt", "hello");
+  EXPECT_THROW(StudyDirectory(dir.path()), Error);
+}
+
+// ---- live table ----
+
+TEST(StudyLiveTable, FitsTheTerminal) {
+  LiveState state;
+  state.ended = 3;
+  state.total = 40;
+  state.elapsed_s = 61;
+  for (int i = 0; i < 30; ++i) state.running.push_back({"local BN, batch ± " + std::to_string(i), 0.5, 1, 2, 0.3, 5});
+  const auto lines = table_lines(state, 60, 10);
+  EXPECT_EQ(lines.size(), 10u);
+  EXPECT_THAT(lines.front(), HasSubstr("3 of 40 trials ended, 30 running"));
+  EXPECT_THAT(lines.back(), HasSubstr("and 22 more"));
+  for (const std::string& line : lines) EXPECT_LE(line.size(), 62u);  // the sign is two bytes, one column
+  EXPECT_THAT(lines[1], HasSubstr(" 50%"));
+}
+
+}  // namespace
+}  // namespace syncbn
