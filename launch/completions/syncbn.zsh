@@ -3,11 +3,19 @@
 
 _syncbn_configs() {
   local -a names
-  names=(${(f)"$(syncbn configs list 2> /dev/null | cut -d' ' -f1)"})
+  names=(${(f)"$(syncbn configs list 2> /dev/null | cut -d' ' -f1 | grep -v ^study/)"})
   _describe 'shipped configuration' names
 }
 
+_syncbn_studies() {
+  local -a names
+  names=(${(f)"$(syncbn configs list 2> /dev/null | sed -n 's/^\(study\/[^ ]*\).*/\1/p')"})
+  _describe 'shipped study' names
+}
+
 _syncbn_config_or_file() { _alternative 'configs:shipped configuration:_syncbn_configs' 'files:file:_files' }
+
+_syncbn_study_or_file() { _alternative 'studies:shipped study:_syncbn_studies' 'files:file:_files' }
 
 _syncbn_keys() {
   local -a keys
@@ -17,7 +25,8 @@ _syncbn_keys() {
 
 _syncbn() {
   local -a commands
-  commands=('train:Train as a configuration says' 'eval:Accuracy and loss of stored weights'
+  commands=('train:Train as a configuration says' 'study:Train many variants and compare them'
+    'report:Write the report of studies again' 'eval:Accuracy and loss of stored weights'
     'explain:Show layers, sizes, memory and messages of a configuration'
     'doctor:Show what this machine and this launch offer' 'data:List, fetch and check the public data sets'
     'configs:List, show and copy the shipped configurations')
@@ -34,6 +43,11 @@ _syncbn() {
       _arguments '--resume[go on from the newest checkpoint]' '--output[run directory]:folder:_files -/' \
         '--log-ranks[show the messages of all ranks]' '1:configuration:_syncbn_config_or_file' '*:key:_syncbn_keys'
       ;;
+    study)
+      _arguments '--output[folder of the study]:folder:_files -/' '--jobs[trials at once]:trials:' \
+        '--dry-run[show the trials, train nothing]' '1:study:_syncbn_study_or_file' '*:key:_syncbn_keys'
+      ;;
+    report) _arguments '--output[HTML file]:file:_files' '*:study:_files -/' ;;
     eval)
       _arguments '--weights[file or checkpoint]:file:_files' '--split[images]:split:(test train)' \
         '--log-ranks[show the messages of all ranks]' '1:configuration or run:_syncbn_config_or_file' '*:key:_syncbn_keys'

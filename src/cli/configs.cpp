@@ -5,16 +5,25 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "cli/commands.hpp"
+#include "syncbn/study/study.hpp"
 #include "syncbn/train/config.hpp"
 
 namespace syncbn::cli {
 namespace {
 
-const ShippedConfig& find(const std::string& name) {
+/// Configurations, then studies, which are named "study/NAME".
+std::vector<ShippedConfig> everything() {
+  std::vector<ShippedConfig> all = shipped_configs();
+  for (const ShippedConfig& study : shipped_studies()) all.push_back({"study/" + study.name, study.text});
+  return all;
+}
+
+ShippedConfig find(const std::string& name) {
   std::vector<std::string> names;
-  for (const ShippedConfig& shipped : shipped_configs()) {
+  for (const ShippedConfig& shipped : everything()) {
     if (shipped.name == name || shipped.name + ".yaml" == name) return shipped;
     names.push_back(shipped.name);
   }
@@ -34,8 +43,8 @@ std::string about(const ShippedConfig& config) {
 
 ExitCode run_configs_list() {
   std::size_t width = 0;
-  for (const ShippedConfig& shipped : shipped_configs()) width = std::max(width, shipped.name.size());
-  for (const ShippedConfig& shipped : shipped_configs()) {
+  for (const ShippedConfig& shipped : everything()) width = std::max(width, shipped.name.size());
+  for (const ShippedConfig& shipped : everything()) {
     fmt::print("{:<{}}  {}\n", shipped.name, width, about(shipped));
   }
   return ExitCode::ok;
@@ -47,8 +56,9 @@ ExitCode run_configs_show(const std::string& name) {
 }
 
 ExitCode run_configs_copy(const std::string& name, const std::string& file) {
-  const ShippedConfig& shipped = find(name);
-  const std::string path = file.empty() ? shipped.name + ".yaml" : file;
+  const ShippedConfig shipped = find(name);
+  const bool study = name.starts_with("study/");
+  const std::string path = file.empty() ? std::filesystem::path(shipped.name).filename().string() + ".yaml" : file;
   const int out = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (out < 0) {
     throw Error(errno == EEXIST ? fmt::format("{} exists already; name another file", path)
@@ -62,7 +72,7 @@ ExitCode run_configs_copy(const std::string& name, const std::string& file) {
     ::unlink(path.c_str());
     throw Error(fmt::format("cannot write {}: {}", path, std::strerror(error)));
   }
-  fmt::print(stderr, "syncbn: wrote {}; start it with: syncbn train {}\n", path, path);
+  fmt::print(stderr, "syncbn: wrote {}; start it with: syncbn {} {}\n", path, study ? "study" : "train", path);
   return ExitCode::ok;
 }
 
