@@ -199,6 +199,30 @@ void measure(const char* size, double bytes, const Geometry& g, Fused fused, con
              peer ? ratio(b, 1, 3) : "-");
 }
 
+/// Whether forward and backward give what the map and the gradient say, and the peer computes the same thing.
+bool validate() {
+  Layer layer({3, 32, 5, 7}, ops::cpu::preferred_layout(32), Fused::nothing);
+  OneDnn peer(layer, Fused::nothing);
+  const auto values = static_cast<std::size_t>(layer.values());
+  const auto copy_of = [&](const Tensor& t) { return std::vector<float>(t.as<float>(), t.as<float>() + values); };
+  peer.forward();
+  const std::vector<float> theirs = copy_of(layer.y());
+  layer.forward(2);
+  const std::vector<float> ours = copy_of(layer.y());
+  for (std::size_t i = 0; i < values; ++i) {
+    const float x = layer.x().as<float>()[i];
+    if (std::abs(ours[i] - ((x - 0.125f) * 1.5f + 0.1f)) > 1e-5f) return false;
+    if (!std::isfinite(theirs[i]) || std::abs(theirs[i]) > 10) return false;
+  }
+  layer.backward(2);
+  for (std::size_t i = 0; i < values; ++i) {
+    const float x = layer.x().as<float>()[i], dy = layer.dy().as<float>()[i];
+    if (std::abs(layer.dx().as<float>()[i] - (1.5f * dy - 0.2f * (x - 0.125f) + 0.1f)) > 1e-5f) return false;
+  }
+  peer.backward();
+  return true;
+}
+
 void run(const Arguments& arguments) {
   Blocks blocks;
   if (arguments.quick) blocks = {3, 0.002};
@@ -230,5 +254,12 @@ void run(const Arguments& arguments) {
 }  // namespace syncbn::bench
 
 int main(int argc, char** argv) {
-  syncbn::bench::run({argc, argv});
+  const syncbn::bench::Arguments arguments(argc, argv);
+  if (!arguments.validate) {
+    syncbn::bench::run(arguments);
+    return 0;
+  }
+  const bool good = syncbn::bench::validate();
+  fmt::print("kernels: {}\n", good ? "valid" : "NOT VALID");
+  return good ? 0 : 1;
 }
