@@ -20,7 +20,7 @@ class DeviceArray {
   DeviceArray(ops::cuda::Queue& queue, const std::vector<T>& values) : DeviceArray(queue, values.size()) {
     set(values);
   }
-  void set(const std::vector<T>& values) {
+  void set(const std::vector<T>& values) const {
     queue_->copy(data(), values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice);
     queue_->synchronize();
   }

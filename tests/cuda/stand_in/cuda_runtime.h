@@ -17,7 +17,7 @@
 #define __shared__ static  // blocks run one after the other
 #define __launch_bounds__(...)
 
-using std::fmaf;
+using std::fmaf, std::isnan, std::isfinite;
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;

@@ -1,0 +1,86 @@
+#pragma once
+
+// Kernels without state. Tensors are in device memory, channels first or last, f32, f16 or bf16, all alike in one call
+// unless it says otherwise; n is the number of samples, of which 0 are allowed. Results are the same to the bit in
+// every run. All calls are asynchronous on the queue.
+
+#include <cstdint>
+#include <string>
+
+#include "ops/backend.hpp"
+#include "ops/cuda/runtime.cuh"
+
+namespace syncbn::ops::cuda {
+
+// ---- value by value; x and y of the same layout ----
+
+/// y = f(x), and dx (+)= dy * f'(x), expressed through y. A NaN stays one.
+void activate(Queue& queue, Activation kind, float slope, const Tensor& x, const Tensor& y, std::int64_t n);
+void activate_backward(Queue& queue, Activation kind, float slope, const Tensor& y, const Tensor& dy, const Tensor& dx,
+                       std::int64_t n, bool accumulate);
+void add(Queue& queue, const Tensor& a, const Tensor& b, const Tensor& y, std::int64_t n);
+/// y (+)= x
+void copy(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, bool accumulate);
+/// As Elementwise::dropout: the same values fall away as on the CPU. `sample_ids`: [n] in device memory.
+void dropout(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, float p, std::uint64_t seed,
+             std::uint64_t step, std::uint64_t layer_key, const std::int64_t* sample_ids, bool accumulate);
+
+// ---- positions and layouts ----
+
+/// y[N, C] = mean of x over the positions, and dx (+)= its gradient.
+void global_average(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n);
+void global_average_backward(Queue& queue, const Tensor& dy, const Tensor& dx, std::int64_t n, bool accumulate);
+/// y (+)= x in y's layout and type: same shape, or [N, C*H*W] <-> [N, C, H, W] (flatten in channels_first order).
+void reorder(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, bool accumulate);
+
+/// y += bias[c], and d_bias[c] += sums of dy over samples and positions; bias f32, tensors channels_last or [N, C].
+void add_bias(Queue& queue, const float* bias, const Tensor& y, std::int64_t n);
+void add_bias_gradient(Queue& queue, const Tensor& dy, std::int64_t n, float* d_bias);
+
+/// `places`: one byte for each output of max, the window's position that won; unused for average.
+void pool(Queue& queue, const PoolGeometry& g, const Tensor& x, const Tensor& y, std::uint8_t* places, std::int64_t n);
+void pool_backward(Queue& queue, const PoolGeometry& g, const Tensor& dy, const Tensor& dx, const std::uint8_t* places,
+                   std::int64_t n, bool accumulate);
+
+// ---- the ends of a step ----
+
+/// Softmax cross-entropy as syncbn::softmax_cross_entropy; labels: [n] in device memory. result[0] += sum of the
+/// losses, result[1] += number of correct predictions. `d_logits` may be absent.
+void softmax_loss(Queue& queue, const Tensor& logits, const int* labels, std::int64_t n, double smoothing, double scale,
+                  const Tensor& d_logits, double* result);
+
+/// Images from the bytes of a data set, [images, C, H, W] in device memory: cropped, flipped and normalized by a table
+/// [C, 256]. For sample s: image `indices[s]`, shifted by shifts[s].x / .y, mirrored if .flip.
+struct Change {
+  std::int8_t dy, dx;
+  std::uint8_t flip;
+};
+void load_images(Queue& queue, const std::uint8_t* images, const float* table, const std::int64_t* indices,
+                 const Change* changes, const Tensor& out, std::int64_t n);
+
+// ---- flat buffers of parameters, f32; `scale` multiplies the gradient first. Formulas as in src/optim ----
+
+struct SgdStep {
+  float lr, scale, weight_decay, momentum;
+  bool nesterov;
+};
+void sgd(Queue& queue, const SgdStep& step, float* parameters, const float* gradient, float* momentum,
+         std::int64_t count);
+
+struct AdamStep {
+  float rate;        ///< lr / (1 - beta1^t)
+  float correction;  ///< sqrt(1 - beta2^t)
+  float scale, weight_decay, shrink, beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
+};
+/// Adam with `shrink` = 1; AdamW with `weight_decay` = 0 and `shrink` = 1 - lr * weight decay.
+void adam(Queue& queue, const AdamStep& step, float* parameters, const float* gradient, float* mean, float* square,
+          std::int64_t count);
+void adagrad(Queue& queue, float lr, float scale, float weight_decay, float eps, float* parameters,
+             const float* gradient, float* sum, std::int64_t count);
+
+/// Sum of the same range of several workers' gradients in the order of a tree over them: to = left + right.
+void add_flat(Queue& queue, const float* left, const float* right, float* to, std::int64_t count);
+/// sum[0] = sum of squares in f64, in one order that follows from the count.
+void sum_of_squares(Queue& queue, const float* values, std::int64_t count, double* sum);
+
+}  // namespace syncbn::ops::cuda

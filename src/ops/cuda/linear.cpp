@@ -1,0 +1,166 @@
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "ops/cuda/kernels.cuh"
+#include "ops/cuda/libraries.cuh"
+#include "syncbn/core/error.hpp"
+
+namespace syncbn::ops::cuda {
+
+namespace {
+
+constexpr std::size_t kWorkspace = std::size_t{32} << 20;
+/// What every pointer is a multiple of: parameters lie at multiples of 16 elements.
+constexpr std::uint32_t kAlignment = 16;
+
+cudaDataType_t cuda_type(DataType type) {
+  switch (type) {
+    case DataType::f16:
+      return CUDA_R_16F;
+    case DataType::bf16:
+      return CUDA_R_16BF;
+    default:
+      return CUDA_R_32F;
+  }
+}
+
+enum Which { kForward, kBackwardData, kBackwardWeights };
+
+}  // namespace
+
+void check(cublasStatus_t code, const std::string& what) {
+  if (code == CUBLAS_STATUS_SUCCESS) return;
+  int device = -1;
+  cudaGetDevice(&device);
+  throw Error(fmt::format("cuBLASLt: {}: {} (device {})", what, cublasLtGetStatusString(code), device));
+}
+
+Libraries::Libraries(Queue& queue) : queue_(queue) {
+  check(cudaSetDevice(queue.device()), "choosing the device");
+  check(cudnnCreate(&cudnn_), "starting cuDNN");
+  check(cudnnSetStream(cudnn_, queue.stream()), "starting cuDNN");
+  check(cublasLtCreate(&cublas_), "starting cuBLASLt");
+}
+
+Libraries::~Libraries() {
+  cublasLtDestroy(cublas_);
+  cudnnDestroy(cudnn_);
+}
+
+/// A matrix product of one shape. cuBLASLt counts by columns, so what lies row by row is the transpose to it: it
+/// computes the transpose of the wanted product, with the operands exchanged.
+struct Linear::Product {
+  cublasLtMatmulDesc_t operation = nullptr;
+  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+  cublasLtMatmulAlgo_t algorithm{};
+  std::size_t workspace_bytes = 0;
+
+  /// op(a): m x k, op(b): k x n, c: m x n, by columns; lda, ldb, ldc: elements from one column to the next.
+  struct Form {
+    cublasOperation_t op_a, op_b;
+    std::int64_t m, n, k, lda, ldb, ldc;
+    DataType c_type;
+  };
+
+  Product(cublasLtHandle_t handle, const Form& f, Precision precision, const std::string& what) {
+    const auto compute =
+        precision.type == DataType::f32 && precision.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    const auto rows = [](cublasOperation_t op, std::int64_t plain, std::int64_t other) {
+      return static_cast<std::uint64_t>(op == CUBLAS_OP_N ? plain : other);
+    };
+    check(cublasLtMatmulDescCreate(&operation, compute, CUDA_R_32F), what);
+    check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &f.op_a, sizeof f.op_a), what);
+    check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSB, &f.op_b, sizeof f.op_b), what);
+    check(cublasLtMatrixLayoutCreate(&a, cuda_type(precision.type), rows(f.op_a, f.m, f.k), rows(f.op_a, f.k, f.m),
+                                     f.lda),
+          what);
+    check(cublasLtMatrixLayoutCreate(&b, cuda_type(precision.type), rows(f.op_b, f.k, f.n), rows(f.op_b, f.n, f.k),
+                                     f.ldb),
+          what);
+    check(cublasLtMatrixLayoutCreate(&c, cuda_type(f.c_type), static_cast<std::uint64_t>(f.m),
+                                     static_cast<std::uint64_t>(f.n), f.ldc),
+          what);
+    choose_algorithm(handle, what);
+  }
+  ~Product() {
+    cublasLtMatrixLayoutDestroy(c);
+    cublasLtMatrixLayoutDestroy(b);
+    cublasLtMatrixLayoutDestroy(a);
+    cublasLtMatmulDescDestroy(operation);
+  }
+  Product(const Product&) = delete;
+  Product& operator=(const Product&) = delete;
+
+ private:
+  void choose_algorithm(cublasLtHandle_t handle, const std::string& what) {
+    cublasLtMatmulPreference_t preference = nullptr;
+    check(cublasLtMatmulPreferenceCreate(&preference), what);
+    const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+      check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), what);
+    };
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspace});
+    // Partial products are added up in memory in a fixed order, never in place by whichever comes first.
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, kAlignment);
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, kAlignment);
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, kAlignment);
+    set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, kAlignment);
+    cublasLtMatmulHeuristicResult_t result{};
+    int found = 0;
+    const cublasStatus_t code =
+        cublasLtMatmulAlgoGetHeuristic(handle, operation, a, b, c, c, preference, 1, &result, &found);
+    cublasLtMatmulPreferenceDestroy(preference);
+    check(code, what);
+    if (found == 0) throw Error(fmt::format("cuBLASLt: {}: it has no algorithm for this", what));
+    algorithm = result.algo;
+    workspace_bytes = result.workspaceSize;
+  }
+};
+
+Linear::Linear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision)
+    : libraries_(libraries), in_(in), out_(out), precision_(precision) {}
+
+Linear::~Linear() = default;
+
+Linear::Product& Linear::product(int key, std::int64_t n) {
+  std::unique_ptr<Product>& slot = products_[{key, n}];
+  if (slot) return *slot;
+  const auto N = CUBLAS_OP_N, T = CUBLAS_OP_T;
+  // By columns x is [in, n], the weight [in, out] and y [out, n].
+  const Product::Form form = key == kForward        ? Product::Form{T, N, out_, n, in_, in_, in_, out_, precision_.type}
+                             : key == kBackwardData ? Product::Form{N, N, in_, n, out_, in_, out_, in_, precision_.type}
+                                                    : Product::Form{N, T, in_, out_, n, in_, out_, in_, DataType::f32};
+  slot = std::make_unique<Product>(libraries_.cublas(), form, precision_,
+                                   fmt::format("linear layer {} -> {} of {} samples", in_, out_, n));
+  return *slot;
+}
+
+void Linear::multiply(const char* what, int key, std::int64_t n, const void* a, const void* b, void* c,
+                      bool accumulate) {
+  Product& p = product(key, n);
+  const float one = 1, beta = accumulate ? 1 : 0;
+  check(cublasLtMatmul(libraries_.cublas(), p.operation, &one, a, p.a, b, p.b, &beta, c, p.c, c, p.c, &p.algorithm,
+                       libraries_.queue().scratch<std::byte>(p.workspace_bytes), p.workspace_bytes,
+                       libraries_.queue().stream()),
+        fmt::format("linear layer {} -> {}, {}", in_, out_, what));
+}
+
+void Linear::forward(const Tensor& x, const void* weight, const float* bias, const Tensor& y, std::int64_t n) {
+  if (n == 0) return;
+  multiply("forward", kForward, n, weight, x.data, y.data, false);
+  if (bias) add_bias(libraries_.queue(), bias, y, n);
+}
+
+void Linear::backward_data(const Tensor& dy, const void* weight, const Tensor& dx, std::int64_t n, bool accumulate) {
+  if (n > 0) multiply("gradient of the input", kBackwardData, n, weight, dy.data, dx.data, accumulate);
+}
+
+void Linear::backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) {
+  if (n == 0) return;
+  multiply("gradient of the weights", kBackwardWeights, n, x.data, dy.data, d_weight, true);
+  if (d_bias) add_bias_gradient(libraries_.queue(), dy, n, d_bias);
+}
+
+}  // namespace syncbn::ops::cuda

@@ -1,0 +1,221 @@
+// The ends of a step: images in, loss out, new weights.
+
+#include <algorithm>
+
+#include "ops/cuda/kernels.cuh"
+#include "ops/cuda/vectors.cuh"
+
+namespace syncbn::ops::cuda {
+
+namespace {
+
+constexpr unsigned kThreads = 256;
+constexpr unsigned kWarp = 32;
+
+__device__ std::int64_t this_thread() {
+  return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+/// The same sum on all lanes, whatever the number of warps.
+__device__ double warp_sum(double value) {
+  for (unsigned distance = kWarp / 2; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(0xffffffffU, value, distance);
+  }
+  return value;
+}
+
+/// One warp per sample; per_sample[2 * n] gets its loss and whether the prediction was right.
+template <class T>
+__global__ void loss_kernel(const T* logits, const int* labels, int classes, double smoothing, double scale,
+                            T* d_logits, double* per_sample) {
+  const std::int64_t n = blockIdx.x;
+  const int lane = static_cast<int>(threadIdx.x), label = labels[n];
+  const T* z = logits + n * classes;
+  // The largest, and of equals the first; a NaN is never the largest.
+  float top = -INFINITY;
+  int best = classes;
+  for (int k = lane; k < classes; k += kWarp) {
+    const float value = to_float(z[k]);
+    if (best == classes || value > top) top = value, best = k;
+  }
+  for (unsigned distance = kWarp / 2; distance > 0; distance /= 2) {
+    const float other = __shfl_xor_sync(0xffffffffU, top, distance);
+    const int place = __shfl_xor_sync(0xffffffffU, best, distance);
+    if (place < classes && (best == classes || other > top || (other == top && place < best)))
+      top = other, best = place;
+  }
+  double denominator = 0, off_sum = 0;
+  for (int k = lane; k < classes; k += kWarp) {
+    const double distance = static_cast<double>(to_float(z[k])) - top;
+    denominator += exp(distance);
+    off_sum += distance;
+  }
+  denominator = warp_sum(denominator);
+  off_sum = warp_sum(off_sum);
+  const double off_target = smoothing / classes;
+  if (lane == 0) {
+    const double target = static_cast<double>(to_float(z[label])) - top;
+    per_sample[2 * n] = log(denominator) - (1 - smoothing) * target - off_target * off_sum;
+    per_sample[2 * n + 1] = best == label && isfinite(denominator) ? 1 : 0;
+  }
+  if (!d_logits) return;
+  for (int k = lane; k < classes; k += kWarp) {
+    const double probability = exp(static_cast<double>(to_float(z[k])) - top) / denominator;
+    const double gradient = scale * (probability - off_target - (k == label ? 1 - smoothing : 0.0));
+    d_logits[n * classes + k] = from_float<T>(static_cast<float>(gradient));
+  }
+}
+
+/// One warp adds up pairs of values.
+__global__ void add_pairs_kernel(const double* pairs, std::int64_t n, double* result) {
+  double first = 0, second = 0;
+  for (std::int64_t i = threadIdx.x; i < n; i += kWarp) first += pairs[2 * i], second += pairs[2 * i + 1];
+  first = warp_sum(first);
+  second = warp_sum(second);
+  if (threadIdx.x == 0) result[0] += first, result[1] += second;
+}
+
+template <class T>
+__global__ void images_kernel(const std::uint8_t* images, const float* table, const std::int64_t* indices,
+                              const Change* changes, T* out, int channels, int height, int width, bool channels_last,
+                              std::int64_t count) {
+  const std::int64_t k = this_thread();
+  if (k >= count) return;
+  std::int64_t rest = k;
+  int c = 0;
+  if (channels_last) c = static_cast<int>(rest % channels), rest /= channels;
+  const int x = static_cast<int>(rest % width);
+  rest /= width;
+  const int y = static_cast<int>(rest % height);
+  rest /= height;
+  if (!channels_last) c = static_cast<int>(rest % channels), rest /= channels;
+  const Change change = changes[rest];
+  const int from_y = y + change.dy, from_x = (change.flip ? width - 1 - x : x) + change.dx;
+  std::uint8_t byte = 0;  // black outside
+  if (from_y >= 0 && from_y < height && from_x >= 0 && from_x < width) {
+    byte = images[((indices[rest] * channels + c) * height + from_y) * width + from_x];
+  }
+  out[k] = from_float<T>(table[c * 256 + byte]);
+}
+
+__global__ void sgd_kernel(SgdStep s, float* p, const float* gradient, float* momentum, std::int64_t count) {
+  const std::int64_t i = this_thread();
+  if (i >= count) return;
+  float g = s.scale * gradient[i];
+  g += s.weight_decay * p[i];
+  if (momentum) {
+    const float buffer = s.momentum * momentum[i] + g;
+    momentum[i] = buffer;
+    g = s.nesterov ? g + s.momentum * buffer : buffer;
+  }
+  p[i] -= s.lr * g;
+}
+
+__global__ void adam_kernel(AdamStep s, float* p, const float* gradient, float* mean, float* square,
+                            std::int64_t count) {
+  const std::int64_t i = this_thread();
+  if (i >= count) return;
+  float g = s.scale * gradient[i];
+  float value = p[i] * s.shrink;
+  g += s.weight_decay * value;
+  const float m = s.beta1 * mean[i] + s.one_minus_beta1 * g;
+  const float v = s.beta2 * square[i] + s.one_minus_beta2 * (g * g);
+  mean[i] = m;
+  square[i] = v;
+  value -= s.rate * (m / (sqrtf(v) / s.correction + s.eps));
+  p[i] = value;
+}
+
+__global__ void adagrad_kernel(float lr, float scale, float weight_decay, float eps, float* p, const float* gradient,
+                               float* sum, std::int64_t count) {
+  const std::int64_t i = this_thread();
+  if (i >= count) return;
+  float g = scale * gradient[i];
+  g += weight_decay * p[i];
+  const float total = sum[i] + g * g;
+  sum[i] = total;
+  p[i] -= lr * (g / (sqrtf(total) + eps));
+}
+
+__global__ void add_flat_kernel(const float* left, const float* right, float* to, std::int64_t count) {
+  const std::int64_t i = this_thread();
+  if (i < count) to[i] = left[i] + right[i];
+}
+
+/// Blocks' shares of a sum of squares: block b adds up values b * kThreads + thread, and so on in strides of the grid.
+__global__ void __launch_bounds__(kThreads) squares_kernel(const float* values, std::int64_t count, double* shares) {
+  __shared__ double of_warps[kThreads / kWarp];
+  double sum = 0;
+  for (std::int64_t i = this_thread(); i < count; i += static_cast<std::int64_t>(gridDim.x) * blockDim.x) {
+    sum += static_cast<double>(values[i]) * values[i];
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  double total = 0;
+  for (unsigned w = 0; w < kThreads / kWarp; ++w) total += of_warps[w];
+  shares[blockIdx.x] = total;
+}
+
+__global__ void add_shares_kernel(const double* shares, unsigned count, double* sum) {
+  double value = 0;
+  for (unsigned i = threadIdx.x; i < count; i += kWarp) value += shares[i];
+  value = warp_sum(value);
+  if (threadIdx.x == 0) *sum = value;
+}
+
+}  // namespace
+
+void softmax_loss(Queue& queue, const Tensor& logits, const int* labels, std::int64_t n, double smoothing, double scale,
+                  const Tensor& d_logits, double* result) {
+  double* per_sample = queue.scratch<double>(static_cast<std::size_t>(2 * n));
+  visit_type(logits.type, [&](auto value) {
+    using T = decltype(value);
+    queue.launch("loss", loss_kernel<T>, static_cast<unsigned>(n), kWarp, logits.as<const T>(), labels,
+                 static_cast<int>(logits.shape.c()), smoothing, scale, d_logits.as<T>(), per_sample);
+  });
+  if (n > 0) queue.launch("sum of the losses", add_pairs_kernel, 1, kWarp, per_sample, n, result);
+}
+
+void load_images(Queue& queue, const std::uint8_t* images, const float* table, const std::int64_t* indices,
+                 const Change* changes, const Tensor& out, std::int64_t n) {
+  const std::int64_t count = n * out.sample_stride();
+  visit_type(out.type, [&](auto value) {
+    using T = decltype(value);
+    queue.launch("images", images_kernel<T>, blocks_for(count, kThreads), kThreads, images, table, indices, changes,
+                 out.as<T>(), static_cast<int>(out.shape.c()), static_cast<int>(out.shape.h()),
+                 static_cast<int>(out.shape.w()), out.layout == Layout::channels_last, count);
+  });
+}
+
+void sgd(Queue& queue, const SgdStep& step, float* parameters, const float* gradient, float* momentum,
+         std::int64_t count) {
+  queue.launch("sgd", sgd_kernel, blocks_for(count, kThreads), kThreads, step, parameters, gradient, momentum, count);
+}
+
+void adam(Queue& queue, const AdamStep& step, float* parameters, const float* gradient, float* mean, float* square,
+          std::int64_t count) {
+  queue.launch("adam", adam_kernel, blocks_for(count, kThreads), kThreads, step, parameters, gradient, mean, square,
+               count);
+}
+
+void adagrad(Queue& queue, float lr, float scale, float weight_decay, float eps, float* parameters,
+             const float* gradient, float* sum, std::int64_t count) {
+  queue.launch("adagrad", adagrad_kernel, blocks_for(count, kThreads), kThreads, lr, scale, weight_decay, eps,
+               parameters, gradient, sum, count);
+}
+
+void add_flat(Queue& queue, const float* left, const float* right, float* to, std::int64_t count) {
+  queue.launch("sum of gradients", add_flat_kernel, blocks_for(count, kThreads), kThreads, left, right, to, count);
+}
+
+void sum_of_squares(Queue& queue, const float* values, std::int64_t count, double* sum) {
+  constexpr std::int64_t kMostBlocks = 256;
+  const unsigned blocks = std::max(1U, std::min(blocks_for(count, kThreads), static_cast<unsigned>(kMostBlocks)));
+  double* shares = queue.scratch<double>(blocks);
+  queue.launch("sum of squares", squares_kernel, blocks, kThreads, values, count, shares);
+  queue.launch("sum of squares, shares", add_shares_kernel, 1, kWarp, shares, blocks, sum);
+}
+
+}  // namespace syncbn::ops::cuda

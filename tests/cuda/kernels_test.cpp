@@ -1,0 +1,351 @@
+// The kernels without state against the CPU's, which have an fp64 oracle of their own, or against plain loops.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cuda/on_device.hpp"
+#include "nn/loss.hpp"
+#include "ops/cuda/kernels.cuh"
+#include "syncbn/core/random.hpp"
+#include "syncbn/optim/optimizer.hpp"
+
+namespace syncbn::test {
+namespace {
+
+namespace cuda = ops::cuda;
+using cuda::Queue;
+
+Values normal(std::int64_t count, std::uint64_t seed, DataType type = DataType::f32) {
+  Random random(seed, Purpose::test);
+  Values values(static_cast<std::size_t>(count));
+  for (double& v : values) v = random.normal();
+  return rounded_to(type, values);
+}
+
+std::vector<float> floats(std::size_t count, std::uint64_t seed) {
+  const Values values = normal(static_cast<std::int64_t>(count), seed);
+  return {values.begin(), values.end()};
+}
+
+void expect_near(const Values& got, const Values& want, double tolerance, const std::string& what) {
+  ASSERT_EQ(got.size(), want.size()) << what;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    if (std::isnan(got[i]) && std::isnan(want[i])) continue;
+    ASSERT_LE(std::abs(got[i] - want[i]), tolerance * (1 + std::abs(want[i])))
+        << what << "[" << i << "]: got " << got[i] << ", want " << want[i];
+  }
+}
+
+double tolerance_of(DataType type) {
+  return type == DataType::f32 ? 2e-6 : type == DataType::f16 ? 1e-3 : 8e-3;
+}
+
+class CudaKernels : public ::testing::TestWithParam<std::tuple<Layout, DataType>> {
+ protected:
+  CudaKernels() { std::tie(layout, type) = GetParam(); }
+  DeviceTensor on_device(const Shape& shape, const Values& values) { return {queue, shape, type, layout, values}; }
+  DeviceTensor on_device(const Shape& shape) { return {queue, shape, type, layout}; }
+  HostTensor on_host(const Shape& shape, const Values& values) {
+    return {shape, DataType::f32, Layout::channels_first, values};
+  }
+  HostTensor on_host(const Shape& shape) { return {shape, DataType::f32, Layout::channels_first}; }
+
+  Layout layout;
+  DataType type;
+  Queue queue{0};
+  std::unique_ptr<ops::Backend> cpu = ops::make_cpu_backend();
+  const std::vector<Shape> shapes = {{3, 8, 5, 4}, {2, 3, 7, 3}, {3, 16}};
+};
+
+TEST_P(CudaKernels, ActivationsEqualTheCpu) {
+  for (const Shape& shape : shapes) {
+    Values x = normal(shape.elements(), 1, type);
+    x[1] = std::numeric_limits<double>::quiet_NaN(), x[2] = 0;
+    const Values dy = normal(shape.elements(), 2, type), there = normal(shape.elements(), 3, type);
+    const auto all = shape.n();
+    for (const auto kind :
+         {ops::Activation::relu, ops::Activation::leaky_relu, ops::Activation::sigmoid, ops::Activation::tanh}) {
+      const HostTensor cx = on_host(shape, x), cy = on_host(shape), cdy = on_host(shape, dy),
+                       cdx = on_host(shape, there);
+      cpu->elementwise().activate(kind, 0.1F, cx.view(), cy.view(), {0, all});
+      DeviceTensor gx = on_device(shape, x), gy = on_device(shape), gdy = on_device(shape, dy);
+      DeviceTensor gdx = on_device(shape, there);
+      cuda::activate(queue, kind, 0.1F, gx, gy, all);
+      expect_near(gy.get(), cy.get(), tolerance_of(type), "y");
+      // Both derivatives from the same y.
+      const HostTensor rounded = on_host(shape, gy.get());
+      cpu->elementwise().activate_backward(kind, 0.1F, rounded.view(), cdy.view(), cdx.view(), {0, all}, true);
+      cuda::activate_backward(queue, kind, 0.1F, gy, gdy, gdx, all, true);
+      expect_near(gdx.get(), cdx.get(), tolerance_of(type), "dx");
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(CudaKernels, AddsAndCopies) {
+  for (const Shape& shape : shapes) {
+    const Values a = normal(shape.elements(), 1, type), b = normal(shape.elements(), 2, type);
+    Values sum = a;
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += b[i];
+    DeviceTensor ga = on_device(shape, a), gb = on_device(shape, b), gy = on_device(shape);
+    cuda::add(queue, ga, gb, gy, shape.n());
+    EXPECT_EQ(gy.get(), rounded_to(type, sum));
+    cuda::copy(queue, ga, gy, shape.n(), false);
+    EXPECT_EQ(gy.get(), a);
+    cuda::copy(queue, gb, gy, shape.n(), true);
+    EXPECT_EQ(gy.get(), rounded_to(type, sum));
+    cuda::copy(queue, ga, gy, 0, false);
+    EXPECT_EQ(gy.get(), rounded_to(type, sum));
+  }
+}
+
+TEST_P(CudaKernels, DropsTheSameValuesAsTheCpu) {
+  for (const Shape& shape : {Shape{3, 8, 5, 4}, Shape{2, 3, 7, 3}, Shape{3, 1, 1, 1}}) {
+    const Values x = normal(shape.elements(), 1, type);
+    const std::vector<std::int64_t> ids = {7, 123456789012, 0};
+    const HostTensor cx = on_host(shape, x), cy = on_host(shape);
+    cpu->elementwise().dropout(cx.view(), cy.view(), {0, shape.n()}, 0.3F, 11, 5, 99, ids.data(), false);
+    DeviceTensor gx = on_device(shape, x), gy = on_device(shape);
+    const DeviceArray<std::int64_t> device_ids(queue, ids);
+    cuda::dropout(queue, gx, gy, shape.n(), 0.3F, 11, 5, 99, device_ids.data(), false);
+    EXPECT_EQ(gy.get(), rounded_to(type, cy.get()));
+  }
+}
+
+TEST_P(CudaKernels, GlobalAverageEqualsTheCpu) {
+  const Shape shape{3, 24, 5, 4}, row{3, 24};
+  const Values x = normal(shape.elements(), 1, type), dy = normal(row.elements(), 2, type);
+  const Values there = normal(shape.elements(), 3, type);
+  const HostTensor cx = on_host(shape, x), cy = on_host(row), cdy = on_host(row, dy), cdx = on_host(shape, there);
+  cpu->elementwise().global_average(cx.view(), cy.view(), {0, 3});
+  cpu->elementwise().global_average_backward(cdy.view(), cdx.view(), {0, 3}, true);
+  DeviceTensor gx = on_device(shape, x), gy = on_device(row), gdy = on_device(row, dy), gdx = on_device(shape, there);
+  cuda::global_average(queue, gx, gy, 3);
+  expect_near(gy.get(), cy.get(), tolerance_of(type), "y");
+  cuda::global_average_backward(queue, gdy, gdx, 3, true);
+  expect_near(gdx.get(), cdx.get(), tolerance_of(type), "dx");
+}
+
+TEST_P(CudaKernels, AddsBiasesAndTheirGradients) {
+  if (layout != Layout::channels_last) return;
+  for (const Shape& shape : {Shape{3, 40, 5, 4}, Shape{3, 10}}) {
+    const Values y = normal(shape.elements(), 1, type);
+    const std::vector<float> bias = floats(static_cast<std::size_t>(shape.c()), 2);
+    DeviceTensor gy = on_device(shape, y);
+    const DeviceArray<float> device_bias(queue, bias), d_bias(queue, bias);
+    cuda::add_bias_gradient(queue, gy, 3, d_bias.data());
+    cuda::add_bias(queue, device_bias.data(), gy, 3);
+    Values want = y, want_gradient(bias.begin(), bias.end());
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const std::size_t c = i / static_cast<std::size_t>(shape.spatial()) % bias.size();
+      want[i] += bias[c];
+      want_gradient[c] += y[i];
+    }
+    expect_near(gy.get(), want, tolerance_of(type), "y");
+    const auto got = d_bias.get();
+    expect_near({got.begin(), got.end()}, want_gradient, 1e-6, "d_bias");
+  }
+}
+
+TEST_P(CudaKernels, ReordersAndFlattens) {
+  const Shape shape{3, 6, 5, 4}, row{3, 120};
+  const Values x = normal(shape.elements(), 1, type);
+  DeviceTensor from = on_device(shape, x), flat = on_device(row), back = on_device(shape);
+  for (const Layout other : {Layout::channels_first, Layout::channels_last}) {
+    DeviceTensor to(queue, shape, type, other);
+    cuda::reorder(queue, from, to, 3, false);
+    EXPECT_EQ(to.get(), x);
+  }
+  cuda::reorder(queue, from, flat, 3, false);
+  EXPECT_EQ(flat.get(), x);
+  cuda::reorder(queue, flat, back, 3, false);
+  EXPECT_EQ(back.get(), x);
+  DeviceTensor wide(queue, shape, DataType::f32, layout);
+  cuda::reorder(queue, from, wide, 3, false);
+  EXPECT_EQ(wide.get(), x);
+  cuda::reorder(queue, from, wide, 3, true);
+  Values twice = x;
+  for (double& v : twice) v *= 2;
+  EXPECT_EQ(wide.get(), twice);
+}
+
+TEST_P(CudaKernels, PoolingEqualsTheCpu) {
+  for (const auto kind : {ops::PoolKind::max, ops::PoolKind::average}) {
+    for (const std::int64_t stride : {1, 2}) {
+      const ops::PoolGeometry g{kind, 8, 7, 6, (7 + 2 - 3) / stride + 1, (6 + 2 - 3) / stride + 1, 3, stride, 1};
+      const Shape in{3, g.c, g.h_in, g.w_in}, out{3, g.c, g.h_out, g.w_out};
+      const Values x = normal(in.elements(), 1, type), dy = normal(out.elements(), 2, type);
+      const Values there = normal(in.elements(), 3, type);
+      const auto cpu_pool = cpu->pool(g);
+      const Layout blocked = cpu->preferred_layout(g.c);
+      const HostTensor cx(in, DataType::f32, blocked, x), cy(out, DataType::f32, blocked);
+      const HostTensor cdy(out, DataType::f32, blocked, dy), cdx(in, DataType::f32, blocked, there);
+      Buffer workspace(static_cast<std::size_t>(3 * cpu_pool->workspace_bytes_per_sample()));
+      cpu_pool->forward(cx.view(), cy.view(), workspace.as<std::uint8_t>(), {0, 3});
+      cpu_pool->backward(cdy.view(), cdx.view(), workspace.as<std::uint8_t>(), {0, 3}, true);
+      DeviceTensor gx = on_device(in, x), gy = on_device(out), gdy = on_device(out, dy), gdx = on_device(in, there);
+      const DeviceArray<std::uint8_t> places(queue, static_cast<std::size_t>(out.elements()));
+      cuda::pool(queue, g, gx, gy, places.data(), 3);
+      expect_near(gy.get(), cy.get(), tolerance_of(type), "y");
+      cuda::pool_backward(queue, g, gdy, gdx, places.data(), 3, true);
+      expect_near(gdx.get(), cdx.get(), 4 * tolerance_of(type), "dx");
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(CudaKernels, LoadsImagesAsTheyAreAskedFor) {
+  constexpr std::int64_t kImages = 4, kC = 3, kH = 6, kW = 5;
+  std::vector<std::uint8_t> bytes(kImages * kC * kH * kW);
+  Random random(3, Purpose::test);
+  for (auto& b : bytes) b = static_cast<std::uint8_t>(random.next());
+  std::vector<float> table;
+  for (int i = 0; i < kC * 256; ++i) table.push_back(static_cast<float>(i % 256) / 64 - static_cast<float>(i / 256));
+  const std::vector<std::int64_t> indices = {2, 0, 3};
+  const std::vector<cuda::Change> changes = {{0, 0, 0}, {1, -2, 1}, {-3, 4, 0}};
+  const DeviceArray<std::uint8_t> device_bytes(queue, bytes);
+  const DeviceArray<float> device_table(queue, table);
+  const DeviceArray<std::int64_t> device_indices(queue, indices);
+  const DeviceArray<cuda::Change> device_changes(queue, changes);
+  DeviceTensor out = on_device({3, kC, kH, kW});
+  cuda::load_images(queue, device_bytes.data(), device_table.data(), device_indices.data(), device_changes.data(), out,
+                    3);
+  Values want;
+  for (std::size_t s = 0; s < 3; ++s) {
+    for (std::int64_t c = 0; c < kC; ++c) {
+      for (std::int64_t y = 0; y < kH; ++y) {
+        for (std::int64_t x = 0; x < kW; ++x) {
+          const std::int64_t row = y + changes[s].dy, column = (changes[s].flip ? kW - 1 - x : x) + changes[s].dx;
+          const bool inside = row >= 0 && row < kH && column >= 0 && column < kW;
+          const std::int64_t at = ((indices[s] * kC + c) * kH + row) * kW + column;
+          const std::size_t byte = inside ? bytes[static_cast<std::size_t>(at)] : 0;
+          want.push_back(table[static_cast<std::size_t>(c) * 256 + byte]);
+        }
+      }
+    }
+  }
+  EXPECT_EQ(out.get(), rounded_to(type, want));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaKernels,
+                         ::testing::Combine(::testing::Values(Layout::channels_first, Layout::channels_last),
+                                            ::testing::Values(DataType::f32, DataType::f16, DataType::bf16)),
+                         [](const auto& test) {
+                           return std::string(name_of(std::get<0>(test.param))) + "_" +
+                                  name_of(std::get<1>(test.param));
+                         });
+
+TEST(CudaLoss, EqualsTheCpu) {
+  Queue queue(0);
+  for (const std::int64_t classes : {2, 10, 100, 1000}) {
+    const Shape shape{5, classes};
+    Values z = normal(shape.elements(), 4);
+    z[0] = z[1] = 9;  // of equals the first
+    z[static_cast<std::size_t>(3 * classes + 1)] = std::numeric_limits<double>::quiet_NaN();
+    const std::vector<int> labels = {0, 1, static_cast<int>(classes) - 1, 1, 0};
+    const HostTensor cz(shape, DataType::f32, Layout::channels_first, z),
+        cd(shape, DataType::f32, Layout::channels_first);
+    const DeviceArray<int> device_labels(queue, labels);
+    for (const double smoothing : {0.0, 0.1}) {
+      DeviceTensor gz(queue, shape, DataType::f32, Layout::channels_first, z);
+      DeviceTensor gd(queue, shape, DataType::f32, Layout::channels_first);
+      const DeviceArray<double> result(queue, 2);
+      for (const std::int64_t n : {0, 3, 5}) {
+        const std::span<const int> some(labels.data(), static_cast<std::size_t>(n));
+        const LossResult want = softmax_cross_entropy(cz.view(), some, smoothing, 0.25, cd.view());
+        result.set({0, 0});
+        cuda::softmax_loss(queue, gz, device_labels.data(), n, smoothing, 0.25, gd, result.data());
+        const auto got = result.get();
+        expect_near({got[0]}, {want.loss_sum}, 1e-12, "loss");
+        EXPECT_EQ(got[1], static_cast<double>(want.correct)) << "n " << n << " classes " << classes;
+      }
+      expect_near(gd.get(), cd.get(), 1e-7, "d_logits");
+    }
+  }
+}
+
+/// Five updates by the device and by the optimizers of the CPU. Roots of the latter are not always rounded exactly.
+class CudaOptimizers : public ::testing::Test {
+ protected:
+  static constexpr std::size_t kCount = 1000;
+  template <class Update>
+  void compare(const OptimizerOptions& options, Update update) {
+    const auto cpu = make_optimizer(options, {{"w", 0, kCount, false}}, kCount);
+    std::vector<float> parameters = floats(kCount, 1);
+    const DeviceArray<float> on_device(queue, parameters);
+    const DeviceArray<float> first(queue, kCount), second(queue, kCount);
+    for (std::uint64_t step = 1; step <= 5; ++step) {
+      const std::vector<float> gradient = floats(kCount, 10 + step);
+      const DeviceArray<float> device_gradient(queue, gradient);
+      cpu->begin_update();
+      cpu->update(parameters, gradient, 0.1, 0.5, 0, 1);
+      update(static_cast<double>(step), on_device.data(), device_gradient.data(), first.data(), second.data());
+      queue.synchronize();
+    }
+    const std::vector<float> got = on_device.get();
+    expect_near({got.begin(), got.end()}, {parameters.begin(), parameters.end()}, tolerance, options.name);
+  }
+  double tolerance = 1e-6;
+  Queue queue{0};
+};
+
+TEST_F(CudaOptimizers, SgdHasTheBitsOfTheCpu) {
+  tolerance = 0;
+  for (const bool nesterov : {false, true}) {
+    OptimizerOptions options;
+    options.nesterov = nesterov;
+    options.weight_decay = 0.01;
+    compare(options, [&](double, float* p, const float* g, float* momentum, float*) {
+      cuda::sgd(queue, {0.1F, 0.5F, 0.01F, 0.9F, nesterov}, p, g, momentum, kCount);
+    });
+  }
+}
+
+TEST_F(CudaOptimizers, AdamAndAdamwEqualTheCpu) {
+  for (const bool decoupled : {false, true}) {
+    OptimizerOptions options;
+    options.name = decoupled ? "adamw" : "adam";
+    options.weight_decay = 0.01;
+    compare(options, [&](double t, float* p, const float* g, float* mean, float* square) {
+      cuda::AdamStep step{};
+      step.rate = static_cast<float>(0.1 / (1 - std::pow(0.9, t)));
+      step.correction = static_cast<float>(std::sqrt(1 - std::pow(0.999, t)));
+      step.scale = 0.5F;
+      step.weight_decay = decoupled ? 0 : 0.01F;
+      step.shrink = decoupled ? static_cast<float>(1 - 0.1 * 0.01) : 1;
+      step.beta1 = 0.9F, step.one_minus_beta1 = static_cast<float>(1 - 0.9);
+      step.beta2 = 0.999F, step.one_minus_beta2 = static_cast<float>(1 - 0.999);
+      step.eps = 1e-8F;
+      cuda::adam(queue, step, p, g, mean, square, kCount);
+    });
+  }
+}
+
+TEST_F(CudaOptimizers, AdagradEqualsTheCpu) {
+  OptimizerOptions options;
+  options.name = "adagrad";
+  options.weight_decay = 0.01;
+  compare(options, [&](double, float* p, const float* g, float* sum, float*) {
+    cuda::adagrad(queue, 0.1F, 0.5F, 0.01F, 1e-8F, p, g, sum, kCount);
+  });
+}
+
+TEST(CudaFlat, SumsOfGradientsAndOfSquares) {
+  Queue queue(0);
+  for (const std::size_t count : {std::size_t{1}, std::size_t{255}, std::size_t{100000}}) {
+    const std::vector<float> a = floats(count, 1), b = floats(count, 2);
+    const DeviceArray<float> left(queue, a), right(queue, b), to(queue, count);
+    cuda::add_flat(queue, left.data(), right.data(), to.data(), static_cast<std::int64_t>(count));
+    std::vector<float> want = a;
+    double squares = 0;
+    for (std::size_t i = 0; i < count; ++i) want[i] += b[i], squares += static_cast<double>(a[i]) * a[i];
+    EXPECT_EQ(to.get(), want);
+    const DeviceArray<double> sum(queue, 1);
+    cuda::sum_of_squares(queue, left.data(), static_cast<std::int64_t>(count), sum.data());
+    EXPECT_NEAR(sum.get()[0], squares, 1e-12 * squares);
+  }
+}
+
+}  // namespace
+}  // namespace syncbn::test
