@@ -19,6 +19,7 @@ struct Pass {
   double progress = 1;    ///< share of the training that is done
   std::uint64_t seed = 0;
   std::span<const std::int64_t> sample_ids;  ///< [n]
+  bool accumulate = false;  ///< gradients of weights add to those of earlier passes of the update; set by Network
 };
 
 /// The tensors a layer reads and writes. Gradients are views into memory that is reused once nobody needs it.
@@ -40,8 +41,9 @@ class Layer {
   virtual void begin_backward(const Pass&) {}
   /// Writes the gradients of the inputs.
   virtual void backward(const Pass& pass, ops::Samples samples) = 0;
-  /// Adds to the gradients of the parameters, whole batch at once; called after backward() of all samples, at a time
-  /// when statistics of another layer are under way.
+  /// Writes the gradients of the parameters, whole batch at once; called after backward() of all samples, at a time
+  /// when statistics of another layer are under way. Convolutions and linear layers assign in the first pass of an
+  /// update; what others add to has been zeroed.
   virtual void backward_parameters(const Pass&) {}
   virtual bool has_parameters() const { return false; }
   /// Whether forward() and backward() want the whole batch in one call.

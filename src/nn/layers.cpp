@@ -46,7 +46,7 @@ class Conv2dLayer : public Layer {
     if (t_.dx) conv_->backward_data(t_.dy, packed_, t_.dx, s, t_.accumulate_dx);
   }
   void backward_parameters(const Pass& pass) override {
-    conv_->backward_weights(t_.x, t_.dy, pass.n, parameters_.d_weight(), parameters_.d_bias());
+    conv_->backward_weights(t_.x, t_.dy, pass.n, parameters_.d_weight(), parameters_.d_bias(), pass.accumulate);
   }
   bool has_parameters() const override { return true; }
 
@@ -71,7 +71,7 @@ class LinearLayer : public Layer {
     if (t_.dx) linear_->backward_data(t_.dy, parameters_.weight(), t_.dx, s.count(), t_.accumulate_dx);
   }
   void backward_parameters(const Pass& pass) override {
-    linear_->backward_weights(t_.x, t_.dy, pass.n, parameters_.d_weight(), parameters_.d_bias());
+    linear_->backward_weights(t_.x, t_.dy, pass.n, parameters_.d_weight(), parameters_.d_bias(), pass.accumulate);
   }
   bool has_parameters() const override { return true; }
   bool whole_batch() const override { return true; }

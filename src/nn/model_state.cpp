@@ -44,8 +44,9 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
   exchanged_size_ = flat_size_;
   for (std::size_t l = 0; l < layers; ++l) {
     if (is_norm(l) && norm_.whole_world) place_norm(static_cast<int>(l));
-    place_parameter(gain_of_[l]);
   }
+  known_size_ = flat_size_;
+  for (std::size_t l = 0; l < layers; ++l) place_parameter(gain_of_[l]);
   if (std::any_of(gain_of_.begin(), gain_of_.end(), [](int p) { return p >= 0; })) {
     normalized_ = Buffer(static_cast<std::size_t>(exchanged_size_) * sizeof(float));
   }
@@ -135,13 +136,28 @@ void ModelState::pack(int part, int parts) {
   }
 }
 
-void ModelState::finish_gradient(std::span<float> gradient, int part, int parts) {
+void ModelState::finish_gradient(std::span<const float> summed, std::span<const float> own, std::span<float> gradient,
+                                 int part, int parts) {
+  const auto copy_share = [&](std::span<const float> from, const FlatRange& r) {
+    const std::int64_t begin = r.offset + r.count * part / parts, end = r.offset + r.count * (part + 1) / parts;
+    std::copy(from.begin() + begin, from.begin() + end, gradient.begin() + begin);
+  };
+  copy_share(own, {exchanged_size_, known_size_ - exchanged_size_});
   int number = 0;
-  for (std::size_t l = 0; l < gain_of_.size(); ++l) {
-    if (gain_of_[l] < 0 || number++ % parts != part) continue;
-    const FlatRange g = parameter(gain_of_[l]), v = parameter(weight_of(static_cast<int>(l)));
-    weight_norm_gradient(values(g), values(v), gradient.subspan(v.offset, v.count),
-                         gradient.subspan(g.offset, g.count));
+  for (std::size_t l = 0; l < packed_.size(); ++l) {
+    const FlatRange& all = exchanged_[l];
+    if (!packed_[l] && gain_of_[l] < 0) {
+      copy_share(summed, all);
+      continue;
+    }
+    if (number++ % parts != part) continue;
+    std::copy_n(summed.begin() + all.offset, all.count, gradient.begin() + all.offset);
+    const FlatRange weight = parameter(weight_of(static_cast<int>(l)));
+    const std::span<float> d_weight = gradient.subspan(weight.offset, weight.count);
+    if (packed_[l]) packed_[l]->unpack_gradient(summed.data() + weight.offset, d_weight.data());
+    if (gain_of_[l] < 0) continue;
+    const FlatRange gain = parameter(gain_of_[l]);
+    weight_norm_gradient(values(gain), values(weight), d_weight, gradient.subspan(gain.offset, gain.count));
   }
 }
 

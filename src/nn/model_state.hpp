@@ -77,10 +77,11 @@ class ModelState {
   /// each change of the values, while nobody computes.
   void pack(int part, int parts);
   const ops::Conv2dWeights& packed(int layer) const { return *packed_[static_cast<std::size_t>(layer)]; }
-  /// Layers give gradients of weights(). Whether finish_gradient() must turn them into those of the parameters.
-  bool has_gains() const { return normalized_.size() > 0; }
-  /// Does so for part `part` of `parts` of the weights, in a gradient that is summed over all workers: it is linear.
-  void finish_gradient(std::span<float> gradient, int part, int parts);
+  /// Turns part `part` of `parts` of the sum of the workers' gradients into the gradient of the parameters: those of
+  /// convolutions come in their kernels' order, those of normalized weights with respect to weights(). `summed`:
+  /// [exchanged_size()]; `own`, [flat_size()], has the rest, which every worker knows.
+  void finish_gradient(std::span<const float> summed, std::span<const float> own, std::span<float> gradient, int part,
+                       int parts);
   /// running = kept * running + contribution, from a summed gradient, and counts the batches.
   void update_statistics(std::span<const float> gradient, std::int64_t batches);
 
@@ -94,6 +95,7 @@ class ModelState {
   NormSettings norm_;
   std::int64_t flat_size_ = 0;
   std::int64_t exchanged_size_ = 0;
+  std::int64_t known_size_ = 0;  // behind it: gains, whose gradients finish_gradient() makes
   std::vector<FlatRange> parameters_, exchanged_;
   std::vector<int> weight_of_, gain_of_, bias_of_;
   std::vector<NormState> norm_states_;

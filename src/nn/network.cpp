@@ -18,6 +18,7 @@ Network::Network(ModelState& state, const ops::Backend& backend, Communicator gr
     : state_(state), backend_(backend), gradient_(gradient) {
   plan_forward();
   plan_backward();
+  plan_gradient();
   plan_memory(max_samples);
   make_layers({state, backend, gradient, std::move(group), groups, max_samples});
   set_chunks(forward_);
@@ -67,6 +68,24 @@ void Network::plan_backward() {
     backward_.back().parameters.push_back(l);
     if (!normalized) backward_.emplace_back();
   }
+}
+
+void Network::plan_gradient() {
+  const std::vector<LayerSpec>& specs = state_.model().layers;
+  std::vector<FlatRange> assigned;
+  for (int l = 0; l < static_cast<int>(specs.size()); ++l) {
+    const LayerType type = specs[static_cast<std::size_t>(l)].type;
+    if (type != LayerType::conv2d && type != LayerType::linear) continue;
+    for (const int p : {state_.weight_of(l), state_.bias_of(l)})
+      if (p >= 0) assigned.push_back(state_.parameter(p));
+  }
+  std::sort(assigned.begin(), assigned.end(), [](auto& a, auto& b) { return a.offset < b.offset; });
+  std::int64_t begin = 0;
+  for (const FlatRange& r : assigned) {
+    added_to_.push_back({begin, r.offset - begin});
+    begin = r.offset + r.count;
+  }
+  added_to_.push_back({begin, state_.flat_size() - begin});
 }
 
 void Network::plan_memory(std::int64_t max_samples) {
@@ -165,7 +184,8 @@ void Network::set_chunks(std::vector<Sweep>& sweeps) {
 }
 
 void Network::begin_update() {
-  std::fill(gradient_.begin(), gradient_.end(), 0.0f);
+  for (const FlatRange& r : added_to_) std::fill_n(gradient_.begin() + r.offset, r.count, 0.0f);
+  accumulate_ = false;
   for (const int l : norms_) norm(l).begin_update();
 }
 
@@ -177,7 +197,10 @@ void Network::forward(const Pass& pass) {
   }
 }
 
-void Network::backward(const Pass& pass, const std::function<void(int)>& finished) {
+void Network::backward(const Pass& given, const std::function<void(int)>& finished) {
+  Pass pass = given;
+  pass.accumulate = accumulate_;
+  accumulate_ = true;
   for (std::size_t l = 1; l < layers_.size(); ++l) layers_[l]->begin_backward(pass);
   for (const Sweep& sweep : backward_) {
     run(sweep, pass);

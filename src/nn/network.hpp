@@ -31,7 +31,7 @@ class Network {
   /// Where the caller puts the gradient of the loss, before backward().
   const Tensor& logits_gradient() const { return gradients_.back(); }
 
-  /// Zeroes the gradient and starts to collect anew; then any number of forward / backward pairs.
+  /// Starts to collect the gradient anew; then any number of forward / backward pairs.
   void begin_update();
   /// Collective over the group in training.
   void forward(const Pass& pass);
@@ -61,6 +61,7 @@ class Network {
 
   void plan_forward();
   void plan_backward();
+  void plan_gradient();
   void plan_memory(std::int64_t max_samples);
   void make_layers(const LayerContext& context);
   void set_chunks(std::vector<Sweep>& sweeps);
@@ -71,6 +72,8 @@ class Network {
   ModelState& state_;
   const ops::Backend& backend_;
   std::span<float> gradient_;
+  std::vector<FlatRange> added_to_;  // of the gradient: what layers do not assign
+  bool accumulate_ = false;
   std::vector<Tensor> tensors_, gradients_;  // outputs of the layers
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<int> norms_;

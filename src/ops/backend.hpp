@@ -85,6 +85,9 @@ class Conv2dWeights {
   virtual ~Conv2dWeights() = default;
   /// From the canonical [c_out, c_in, kh, kw]; to be called after each change of the weights.
   virtual void pack(const float* weight) = 0;
+  /// Gradients come in an order of the kernels' own, in which they can be summed over workers and batches. This brings
+  /// one into canonical order.
+  virtual void unpack_gradient(const float* packed, float* canonical) = 0;
 };
 
 /// 2-d convolution. x: [N, c_in, h, w] in layout input_layout(), y in output_layout().
@@ -95,8 +98,10 @@ class Conv2d {
   /// dx = (or +=, if accumulate) the gradient of the input.
   virtual void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
                              bool accumulate) = 0;
-  /// d_weight (canonical) and d_bias += sums over all samples of the batch; n = 0 adds nothing.
-  virtual void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) = 0;
+  /// d_weight (in the order that Conv2dWeights::unpack_gradient takes) and d_bias = (or +=, if accumulate) sums over
+  /// all samples of the batch.
+  virtual void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                                bool accumulate) = 0;
 };
 
 /// y[N, out] = x[N, in] weight[out, in]^T + bias. The whole batch at once.
@@ -106,7 +111,9 @@ class Linear {
   virtual void forward(const Tensor& x, const float* weight, const float* bias, const Tensor& y, std::int64_t n) = 0;
   virtual void backward_data(const Tensor& dy, const float* weight, const Tensor& dx, std::int64_t n,
                              bool accumulate) = 0;
-  virtual void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) = 0;
+  /// d_weight and d_bias = (or +=, if accumulate) sums over all samples.
+  virtual void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                                bool accumulate) = 0;
 };
 
 enum class PoolKind { max, average };  ///< average counts padding as PyTorch does (count_include_pad = true)

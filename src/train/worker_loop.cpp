@@ -163,19 +163,9 @@ double TrainingRun::clip_scale(const Worker& worker) {
 
 void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
   const std::span<float> gradient(total_gradient_.as<float>(), static_cast<std::size_t>(state_.flat_size()));
-  const std::int64_t exchanged = state_.exchanged_size();
-  if (w.part() == 0) {
-    const std::span<const float> summed = exchange_.result();
-    std::copy_n(summed.begin(), exchanged, gradient.begin());
-    // The rest is the same on every worker already: it came with the statistics.
-    std::copy(w.gradient.begin() + exchanged, w.gradient.end(), gradient.begin() + exchanged);
-    optimizer_->begin_update();
-  }
+  if (w.part() == 0) optimizer_->begin_update();
+  state_.finish_gradient(exchange_.result(), w.gradient, gradient, w.part(), w.parts());
   w.worker.local_barrier();
-  if (state_.has_gains()) {
-    state_.finish_gradient(gradient, w.part(), w.parts());
-    w.worker.local_barrier();
-  }
   const double scale = clip_scale(w.worker);
   const double lr = learning_rate(experiment_.schedule, step, experiment_.total_steps);
   optimizer_->update(state_.values(), gradient, lr, scale, w.part(), w.parts());

@@ -78,7 +78,9 @@ TEST_P(CudaLibraries, ConvolutionEqualsTheCpu) {
     cpu_weights->pack(weight.data());
     cpu_conv->forward(cx.view(), *cpu_weights, g.bias ? bias.data() : nullptr, cy.view(), {0, kN});
     cpu_conv->backward_data(cdy.view(), *cpu_weights, cdx.view(), {0, kN}, true);
-    cpu_conv->backward_weights(cx.view(), cdy.view(), kN, d_weight.data(), g.bias ? d_bias.data() : nullptr);
+    std::vector<float> packed_gradient(weight.size(), 1);
+    cpu_conv->backward_weights(cx.view(), cdy.view(), kN, packed_gradient.data(), d_bias.data(), true);
+    cpu_weights->unpack_gradient(packed_gradient.data(), d_weight.data());
 
     cuda::Conv2d conv(libraries, g, GetParam().precision);
     DeviceTensor gx(queue, in, type, Layout::channels_last, x), gdy(queue, out, type, Layout::channels_last, dy);
@@ -125,7 +127,7 @@ TEST_P(CudaLibraries, LinearEqualsTheCpu) {
     const auto cpu_linear = cpu->linear(in, out, true);
     cpu_linear->forward(cx.view(), weight.data(), bias.data(), cy.view(), n);
     cpu_linear->backward_data(cdy.view(), weight.data(), cdx.view(), n, true);
-    cpu_linear->backward_weights(cx.view(), cdy.view(), n, d_weight.data(), d_bias.data());
+    cpu_linear->backward_weights(cx.view(), cdy.view(), n, d_weight.data(), d_bias.data(), true);
 
     cuda::Linear linear(libraries, in, out, GetParam().precision);
     DeviceTensor gx(queue, x_shape, type, Layout::channels_first, x),

@@ -111,7 +111,8 @@ NetworkResult run_small_network(World& world, const NetworkRun& run) {
       result.gradient = gradient;
     }
   });
-  state.finish_gradient(result.gradient, 0, 1);
+  const std::vector<float> summed = result.gradient;
+  state.finish_gradient(summed, summed, result.gradient, 0, 1);
   state.update_statistics(result.gradient, 1);
   for (const NormState& s : state.norm_states()) {
     for (const FlatRange& r : {s.mean, s.var}) {

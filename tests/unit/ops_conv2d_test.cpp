@@ -104,25 +104,30 @@ TEST_P(Conv2dTest, BackwardDataEqualsPlainLoops) {
   }
 }
 
-TEST_P(Conv2dTest, BackwardWeightsAddsSumsOverTheBatch) {
-  for (const std::int64_t n : {0, 1, 3}) {
-    Array x = input(n), dy = output(n);
-    x.fill(4);
-    dy.fill(5);
-    std::vector<float> d_weight(weight.size(), 0.5f), d_bias(bias.size(), -0.5f);
-    conv->backward_weights(x, dy, n, d_weight.data(), d_bias.data());
-    std::vector<double> want(weight.size(), 0.5), want_bias(bias.size(), -0.5);
-    for (std::int64_t i = 0; i < n; ++i) {
-      for_each_product(
-          [&](auto to, auto o, auto w, auto c, auto from) { want[w] += dy.get(i, o, to) * x.get(i, c, from); });
-    }
-    if (g.bias)
+// Gradients are in the kernels' order: what is added to must be, too, and what comes out is unpacked.
+TEST_P(Conv2dTest, BackwardWeightsAssignsOrAddsSumsOverTheBatch) {
+  for (const bool accumulate : {false, true}) {
+    std::vector<float> packed(weight.size(), 0.5f), d_weight(weight.size()), d_bias(bias.size(), -0.5f);
+    std::vector<double> want(weight.size(), accumulate ? 0.5 : 0), want_bias(bias.size(), accumulate ? -0.5 : 0);
+    for (const std::int64_t n : {3, 0, 1}) {
+      Array x = input(n), dy = output(n);
+      x.fill(4);
+      dy.fill(5);
+      if (!accumulate) std::fill(want.begin(), want.end(), 0);
+      if (!accumulate) std::fill(want_bias.begin(), want_bias.end(), 0);
+      conv->backward_weights(x, dy, n, packed.data(), d_bias.data(), accumulate);
+      weights->unpack_gradient(packed.data(), d_weight.data());
+      for (std::int64_t i = 0; i < n; ++i) {
+        for_each_product(
+            [&](auto to, auto o, auto w, auto c, auto from) { want[w] += dy.get(i, o, to) * x.get(i, c, from); });
+      }
       dy.for_each([&](auto i, auto o, auto at) { want_bias[static_cast<std::size_t>(o)] += dy.get(i, o, at); });
-    for (std::size_t i = 0; i < want.size(); ++i) {
-      ASSERT_NO_FATAL_FAILURE(expect_close(d_weight[i], want[i], 1e-4, 2e-4, "d_weight"));
-    }
-    for (std::size_t i = 0; i < want_bias.size(); ++i) {
-      ASSERT_NO_FATAL_FAILURE(expect_close(d_bias[i], want_bias[i], 1e-4, 2e-4, "d_bias"));
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        ASSERT_NO_FATAL_FAILURE(expect_close(d_weight[i], want[i], 1e-4, 2e-4, "d_weight"));
+      }
+      for (std::size_t i = 0; g.bias && i < want_bias.size(); ++i) {
+        ASSERT_NO_FATAL_FAILURE(expect_close(d_bias[i], want_bias[i], 1e-4, 2e-4, "d_bias"));
+      }
     }
   }
 }
@@ -146,11 +151,11 @@ TEST_P(Conv2dTest, ThreadsThatWereNotPreparedComputeTheSameBits) {
   x.fill(6);
   std::vector<float> d_weight(weight.size()), d_weight_other(weight.size()), d_bias(bias.size());
   conv->forward(x, *weights, bias.data(), y, {0, kN});
-  conv->backward_weights(x, y, kN, d_weight.data(), d_bias.data());
+  conv->backward_weights(x, y, kN, d_weight.data(), d_bias.data(), false);
   std::thread([&] {
     const auto other = backend->conv2d(g);
     other->forward(x, *weights, bias.data(), y_other, {0, kN});
-    other->backward_weights(x, y_other, kN, d_weight_other.data(), d_bias.data());
+    other->backward_weights(x, y_other, kN, d_weight_other.data(), d_bias.data(), false);
   }).join();
   EXPECT_TRUE(y.same_bytes(y_other));
   EXPECT_EQ(d_weight, d_weight_other);

@@ -39,16 +39,18 @@ TEST(Linear, EqualsPlainLoopsForAnyNumberOfSamples) {
           expect_close(dx.get(k, i, 0), want, 1e-5, 1e-4, "dx");
         });
       }
-      std::vector<float> d_weight(weight.size(), 2), d_bias(bias.size(), 3);
-      linear->backward_weights(x, y, n, d_weight.data(), d_bias.data());
-      for (std::int64_t o = 0; o < out; ++o) {
-        double want_bias = 3;
-        for (std::int64_t k = 0; k < n && with_bias; ++k) want_bias += y.get(k, o, 0);
-        expect_close(d_bias[static_cast<std::size_t>(o)], want_bias, 1e-5, 1e-4, "d_bias");
-        for (std::int64_t i = 0; i < in; ++i) {
-          double want = 2;
-          for (std::int64_t k = 0; k < n; ++k) want += y.get(k, o, 0) * x.get(k, i, 0);
-          expect_close(d_weight[static_cast<std::size_t>(o * in + i)], want, 1e-5, 1e-4, "d_weight");
+      for (const bool accumulate : {false, true}) {
+        std::vector<float> d_weight(weight.size(), 2), d_bias(bias.size(), 3);
+        linear->backward_weights(x, y, n, d_weight.data(), d_bias.data(), accumulate);
+        for (std::int64_t o = 0; o < out; ++o) {
+          double want_bias = accumulate ? 3 : 0;
+          for (std::int64_t k = 0; k < n; ++k) want_bias += y.get(k, o, 0);
+          if (with_bias) expect_close(d_bias[static_cast<std::size_t>(o)], want_bias, 1e-5, 1e-4, "d_bias");
+          for (std::int64_t i = 0; i < in; ++i) {
+            double want = accumulate ? 2 : 0;
+            for (std::int64_t k = 0; k < n; ++k) want += y.get(k, o, 0) * x.get(k, i, 0);
+            expect_close(d_weight[static_cast<std::size_t>(o * in + i)], want, 1e-5, 1e-4, "d_weight");
+          }
         }
       }
     }

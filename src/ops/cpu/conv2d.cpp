@@ -45,7 +45,7 @@ class Descriptions {
         blocked(kernel_layout(g.c_in, false)),
         target(kernel_layout(g.c_out, false)),
         // Some plain images have a fast forward pass, but for the weight gradient only the reference code.
-        gradient_source(is_reference(backward_weights(1, source)) ? blocked : source) {}
+        gradient_source(is_reference(backward_weights(1, source, weights(source))) ? blocked : source) {}
 
   /// x or dx; y or dy.
   memory::desc x(std::int64_t n, Layout layout) const {
@@ -77,12 +77,17 @@ class Descriptions {
             engine,
             forward(1, blocked)};
   }
-  convolution_backward_weights::primitive_desc backward_weights(std::int64_t n, Layout layout) const {
-    return {{dnnl::algorithm::convolution_direct, x(n, layout), weights(layout), bias(), y(n), strides(),
-             padding_before(), padding_after()},
+  convolution_backward_weights::primitive_desc backward_weights(std::int64_t n, Layout layout,
+                                                                const memory::desc& gradient) const {
+    return {{dnnl::algorithm::convolution_direct, x(n, layout), gradient, bias(), y(n), strides(), padding_before(),
+             padding_after()},
             task_attributes(),
             engine,
             forward(n, layout)};
+  }
+  /// The format in which the gradient of the weights comes, however many samples there are.
+  memory::desc gradient() const {
+    return backward_weights(1, gradient_source, weights(gradient_source)).diff_weights_desc();
   }
 
   Conv2dGeometry geometry;
@@ -130,13 +135,17 @@ class Form {
     from_plain_.set(DNNL_ARG_TO, memory_);
     from_plain_.run();
   }
-  void add_to(float* weight) {
-    to_plain_.set(DNNL_ARG_FROM, memory_);
-    to_plain_.set(DNNL_ARG_TO, plain_.data());
+  /// Whether there is no padding, so that both forms have the same number of values.
+  bool is_exact() const {
+    return memory_.get_desc().get_size() == static_cast<std::size_t>(rows_ * row_) * sizeof(float);
+  }
+  /// To canonical order.
+  void copy_to(const void* values, float* weight) {
+    to_plain_.set(DNNL_ARG_FROM, const_cast<void*>(values));
+    to_plain_.set(DNNL_ARG_TO, is_exact() ? weight : plain_.as<float>());
     to_plain_.run();
-    for (std::int64_t o = 0; o < rows_; ++o) {
-      add(weight + o * row_, plain_.as<float>() + o * padded_row_, weight + o * row_, row_);
-    }
+    for (std::int64_t o = 0; o < rows_ && !is_exact(); ++o)
+      std::copy_n(plain_.as<float>() + o * padded_row_, row_, weight + o * row_);
   }
 
  private:
@@ -149,11 +158,12 @@ class Form {
 /// The weights in the formats of the two passes that read them.
 class PackedWeights final : public Conv2dWeights {
  public:
-  explicit PackedWeights(const Conv2dGeometry& g) {
+  explicit PackedWeights(const Conv2dGeometry& g) : count(g.c_out * g.c_in * g.kernel_h * g.kernel_w) {
     make_with_onednn(describe(g), [&] {
       const Descriptions d(g);
       forward = Form(d, d.source, d.forward(1, d.source).weights_desc());
       backward = Form(d, d.blocked, d.backward_data().weights_desc());
+      gradient = Form(d, d.gradient_source, d.gradient());
       return 0;
     });
   }
@@ -161,8 +171,15 @@ class PackedWeights final : public Conv2dWeights {
     forward.assign(weight);
     backward.assign(weight);
   }
+  void unpack_gradient(const float* packed, float* canonical) override {
+    if (gradient.is_exact())
+      gradient.copy_to(packed, canonical);
+    else
+      std::copy_n(packed, count, canonical);
+  }
 
-  Form forward, backward;
+  Form forward, backward, gradient;
+  std::int64_t count;
 };
 
 /// Samples in the layout of a kernel: in place where the tensor has it, else in a buffer.
@@ -201,7 +218,7 @@ class Staging {
 /// nothing depends on the size of the batch. The gradient of the weights wants the whole batch at once.
 class OneDnnConv2d final : public Conv2d {
  public:
-  explicit OneDnnConv2d(const Conv2dGeometry& g) : d_(g) {
+  explicit OneDnnConv2d(const Conv2dGeometry& g) : d_(g), count_(g.c_out * g.c_in * g.kernel_h * g.kernel_w) {
     forward_ = make_with_onednn(describe(g), [&] {
       const auto pd = d_.forward(1, d_.source);
       return Task(d_.engine, pd,
@@ -243,25 +260,46 @@ class OneDnnConv2d final : public Conv2d {
     }
   }
 
-  void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) override {
-    if (n == 0) return;
-    BatchTask& batch = batch_task(n);
-    batch.gradient.set(DNNL_ARG_SRC, input_.read(x, {0, n}, d_.gradient_source).data);
-    batch.gradient.set(DNNL_ARG_DIFF_DST, output_.read(dy, {0, n}, d_.target).data);
-    batch.gradient.set(DNNL_ARG_DIFF_WEIGHTS, batch.weights.get());
-    if (d_.geometry.bias) batch.gradient.set(DNNL_ARG_DIFF_BIAS, bias_.data());
-    batch.gradient.run();
-    batch.weights.add_to(d_weight);
+  void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                        bool accumulate) override {
+    if (n == 0) {
+      if (!accumulate) std::fill_n(d_weight, count_, 0.0f);
+      if (!accumulate && d_.geometry.bias) std::fill_n(d_bias, d_.geometry.c_out, 0.0f);
+      return;
+    }
+    Task& task = batch_task(n);
+    const bool in_place = gradient_.is_exact() && !accumulate;
+    if (!in_place && scratch_.size() == 0) scratch_ = Buffer(d_.gradient().get_size());
+    float* target = in_place ? d_weight : scratch_.as<float>();
+    task.set(DNNL_ARG_SRC, input_.read(x, {0, n}, d_.gradient_source).data);
+    task.set(DNNL_ARG_DIFF_DST, output_.read(dy, {0, n}, d_.target).data);
+    task.set(DNNL_ARG_DIFF_WEIGHTS, target);
+    if (d_.geometry.bias) task.set(DNNL_ARG_DIFF_BIAS, bias_.data());
+    task.run();
+    if (!in_place) take(d_weight, accumulate);
     if (!d_.geometry.bias) return;
-    add(d_bias, bias_.as<float>(), d_bias, d_.geometry.c_out);
+    assign_or_add(bias_.as<float>(), d_bias, d_.geometry.c_out, accumulate);
     std::memset(bias_.data(), 0, bias_.size());  // the padding must be 0 when it holds the bias again
   }
 
  private:
-  struct BatchTask {
-    Task gradient;
-    Form weights;
-  };
+  static void assign_or_add(const float* from, float* to, std::int64_t count, bool accumulate) {
+    if (accumulate)
+      add(to, from, to, count);
+    else
+      std::copy_n(from, count, to);
+  }
+
+  /// From the scratch memory to where the caller wants it; padded gradients become canonical here, since they have more
+  /// values than there is room for.
+  void take(float* d_weight, bool accumulate) {
+    const float* from = scratch_.as<float>();
+    if (!gradient_.is_exact()) {
+      gradient_.copy_to(from, canonical_.as<float>());
+      from = canonical_.as<float>();
+    }
+    assign_or_add(from, d_weight, count_, accumulate);
+  }
 
   void make_backward_data() {
     backward_data_ = make_with_onednn("the input gradient of " + describe(d_.geometry), [&] {
@@ -273,24 +311,28 @@ class OneDnnConv2d final : public Conv2d {
     });
   }
 
-  BatchTask& batch_task(std::int64_t n) {
+  Task& batch_task(std::int64_t n) {
     if (const auto found = batch_tasks_.find(n); found != batch_tasks_.end()) return found->second;
-    return make_with_onednn("the weight gradient of " + describe(d_.geometry), [&]() -> BatchTask& {
-      const auto pd = d_.backward_weights(n, d_.gradient_source);
-      const auto format = pd.diff_weights_desc();
-      BatchTask task{Task(d_.engine, pd,
-                          {{DNNL_ARG_SRC, d_.x(n, d_.gradient_source)},
-                           {DNNL_ARG_DIFF_DST, d_.y(n)},
-                           {DNNL_ARG_DIFF_WEIGHTS, format},
-                           {DNNL_ARG_DIFF_BIAS, d_.bias()}}),
-                     Form(d_, d_.gradient_source, format)};
+    return make_with_onednn("the weight gradient of " + describe(d_.geometry), [&]() -> Task& {
+      if (batch_tasks_.empty()) {
+        gradient_ = Form(d_, d_.gradient_source, d_.gradient());
+        if (!gradient_.is_exact()) canonical_ = Buffer(static_cast<std::size_t>(count_) * sizeof(float));
+      }
+      Task task(d_.engine, d_.backward_weights(n, d_.gradient_source, d_.gradient()),
+                {{DNNL_ARG_SRC, d_.x(n, d_.gradient_source)},
+                 {DNNL_ARG_DIFF_DST, d_.y(n)},
+                 {DNNL_ARG_DIFF_WEIGHTS, d_.gradient()},
+                 {DNNL_ARG_DIFF_BIAS, d_.bias()}});
       return batch_tasks_.emplace(n, std::move(task)).first->second;
     });
   }
 
   Descriptions d_;
   Task forward_, backward_data_;
-  std::map<std::int64_t, BatchTask> batch_tasks_;  // by number of samples; few occur
+  std::map<std::int64_t, Task> batch_tasks_;  // by number of samples; few occur
+  const std::int64_t count_;                  // of the weights
+  Form gradient_;
+  Buffer scratch_, canonical_;  // of the weights' gradient
   Staging input_, output_;
   Buffer bias_;  // of y's padded channels
 };

@@ -17,7 +17,6 @@ class OneDnnLinear final : public Linear {
         out_(out),
         bias_(bias),
         weight_desc_({out, in}, memory::data_type::f32, memory::format_tag::ab),
-        scratch_weight_(static_cast<std::size_t>(out * in) * sizeof(float)),
         scratch_bias_(static_cast<std::size_t>(out) * sizeof(double)) {}
 
   void forward(const Tensor& x, const float* weight, const float* bias, const Tensor& y, std::int64_t n) override {
@@ -46,16 +45,21 @@ class OneDnnLinear final : public Linear {
     if (accumulate) add(dx.as<float>(), scratch_data_.as<float>(), dx.as<float>(), n * in_);
   }
 
-  void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) override {
+  void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                        bool accumulate) override {
+    if (!accumulate && n == 0) std::fill_n(d_weight, out_ * in_, 0.0f);
+    if (!accumulate && bias_) std::fill_n(d_bias, out_, 0.0f);
     if (n == 0) return;
     PerCount& tasks = find(n);
     if (!tasks.backward_weights) tasks.backward_weights = make_backward_weights(n);
     Task& task = tasks.backward_weights;
+    const std::size_t bytes = static_cast<std::size_t>(out_ * in_) * sizeof(float);
+    if (accumulate && scratch_weight_.size() < bytes) scratch_weight_ = Buffer(bytes);
     task.set(DNNL_ARG_SRC, x.data);
     task.set(DNNL_ARG_DIFF_DST, dy.data);
-    task.set(DNNL_ARG_DIFF_WEIGHTS, scratch_weight_.data());
+    task.set(DNNL_ARG_DIFF_WEIGHTS, accumulate ? scratch_weight_.as<float>() : d_weight);
     task.run();
-    add(d_weight, scratch_weight_.as<float>(), d_weight, out_ * in_);
+    if (accumulate) add(d_weight, scratch_weight_.as<float>(), d_weight, out_ * in_);
     if (bias_) add_bias_gradient(dy, n, d_bias);
   }
 
