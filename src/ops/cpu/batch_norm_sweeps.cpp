@@ -18,18 +18,18 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
 void sums(const SumsSweep<T>& s) {
-  for_each_run<T, false>(s.extent, 0, [&](const Run& run, auto) HWY_ATTR {
+  for_each_run<T, false>(s.extent, 0, [&](const Run& run, auto) SYNCBN_INLINED {
     const auto pivot = load_wide_channels<T>(s.pivot, run).narrow();
     RunningSum<T> sum(s.sum, run), sum_sq(s.sum_sq, run);
     const T* x = s.x;
     sum_along<T>(
         run,
-        [&](const auto& io, std::int64_t at, std::int64_t, Vec<T>& a, Vec<T>& b) HWY_ATTR {
+        [&](const auto& io, std::int64_t at, std::int64_t, Vec<T>& a, Vec<T>& b) SYNCBN_INLINED {
           const auto d = io.clear_rest(hn::Sub(io.load(x + at), pivot));
           a = hn::Add(a, d);
           b = hn::MulAdd(d, d, b);
         },
-        [&](Vec<T> a, Vec<T> b) HWY_ATTR { sum.add(a), sum_sq.add(b); });
+        [&](Vec<T> a, Vec<T> b) SYNCBN_INLINED { sum.add(a), sum_sq.add(b); });
     sum.store(), sum_sq.store();
   });
 }
@@ -49,7 +49,7 @@ HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const s
 
 template <FusedRelu kRelu, class T>
 void backward_sums(const BackwardSumsSweep<T>& s) {
-  for_each_run<T, false>(s.extent, s.mask_bytes, [&](const Run& run, auto) HWY_ATTR {
+  for_each_run<T, false>(s.extent, s.mask_bytes, [&](const Run& run, auto) SYNCBN_INLINED {
     const auto exact_center = load_wide_channels<T>(s.center, run);
     const auto center = exact_center.narrow(), scale = PerChannel<T, false>(s.scale, run).at(0),
                shift = PerChannel<T, false>(s.shift, run).at(0);
@@ -60,13 +60,13 @@ void backward_sums(const BackwardSumsSweep<T>& s) {
     const std::uint8_t* bits = s.mask;
     sum_along<T>(
         run,
-        [&](const auto& io, std::int64_t at, std::int64_t mask, Vec<T>& a, Vec<T>& b) HWY_ATTR {
+        [&](const auto& io, std::int64_t at, std::int64_t mask, Vec<T>& a, Vec<T>& b) SYNCBN_INLINED {
           const auto xc = hn::Sub(io.load(x + at), center);
           const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale, shift, bits + mask);
           a = hn::Add(a, g);
           b = hn::MulAdd(g, xc, b);
         },
-        [&](Vec<T> a, Vec<T> b) HWY_ATTR {
+        [&](Vec<T> a, Vec<T> b) SYNCBN_INLINED {
           Wide<T> wide;
           wide.add(a);
           sum_dy.add(wide);
@@ -81,13 +81,13 @@ void backward_sums(const BackwardSumsSweep<T>& s) {
 
 template <FusedRelu kRelu, bool kAdd, class T>
 void apply(const ApplySweep<T>& s) {
-  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto across) HWY_ATTR {
+  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto across) SYNCBN_INLINED {
     using Coefficient = PerChannel<T, decltype(across)::value>;
     const Coefficient center(s.center, run), scale(s.scale, run), shift(s.shift, run);
     const T *x = s.x, *add = s.add;
     T* y = s.y;
     std::uint8_t* bits = s.mask;
-    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask, std::int64_t lane) HWY_ATTR {
+    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask, std::int64_t lane) SYNCBN_INLINED {
       const Tag<T> d;
       auto z = hn::MulAdd(hn::Sub(io.load(x + at), center.at(lane)), scale.at(lane), shift.at(lane));
       if constexpr (kAdd) z = hn::Add(z, io.load(add + at));
@@ -99,9 +99,10 @@ void apply(const ApplySweep<T>& s) {
   });
 }
 
-template <FusedRelu kRelu, class T>
+/// kOnlyDx: dx is assigned and nothing else is wanted.
+template <FusedRelu kRelu, bool kOnlyDx, class T>
 void backward(const BackwardSweep<T>& s) {
-  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto across) HWY_ATTR {
+  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto across) SYNCBN_INLINED {
     using Coefficient = PerChannel<T, decltype(across)::value>;
     const Coefficient center(s.center, run), scale(s.scale, run), shift(s.shift, run);
     const Coefficient p(s.p, run), q(s.q, run), r(s.r, run);
@@ -110,14 +111,14 @@ void backward(const BackwardSweep<T>& s) {
     T *dx = s.dx, *d_add = s.d_add;
     const std::uint8_t* bits = s.mask;
     const bool accumulate_dx = s.accumulate_dx, accumulate_add = s.accumulate_add;
-    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask, std::int64_t lane) HWY_ATTR {
+    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask, std::int64_t lane) SYNCBN_INLINED {
       const auto xc = hn::Sub(io.load(x + at), center.at(lane));
       const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale.at(lane), shift.at(lane), bits + mask);
-      if (dx) {
+      if (kOnlyDx || dx) {
         const auto v = hn::MulAdd(p.at(lane), g, hn::MulAdd(q.at(lane), xc, r.at(lane)));
-        io.store(accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
+        io.store(!kOnlyDx && accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
       }
-      if (d_add) io.store(accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);
+      if (!kOnlyDx && d_add) io.store(accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);
     });
   });
 }
@@ -148,13 +149,14 @@ void any_backward_sums(const BackwardSumsSweep<T>& s) {
 
 template <class T>
 void any_backward(const BackwardSweep<T>& s) {
+  const bool only_dx = s.dx && !s.d_add && !s.accumulate_dx;
   switch (s.relu) {
     case FusedRelu::none:
-      return backward<FusedRelu::none>(s);
+      return only_dx ? backward<FusedRelu::none, true>(s) : backward<FusedRelu::none, false>(s);
     case FusedRelu::recompute:
-      return backward<FusedRelu::recompute>(s);
+      return only_dx ? backward<FusedRelu::recompute, true>(s) : backward<FusedRelu::recompute, false>(s);
     case FusedRelu::bits:
-      return backward<FusedRelu::bits>(s);
+      return only_dx ? backward<FusedRelu::bits, true>(s) : backward<FusedRelu::bits, false>(s);
   }
 }
 

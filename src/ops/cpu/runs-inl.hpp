@@ -11,8 +11,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "ops/cpu/panels.hpp"
+
+// For lambdas within loops over vectors: what they capture must stay in registers.
+#ifndef SYNCBN_INLINED
+#define SYNCBN_INLINED HWY_ATTR __attribute__((always_inline))
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace syncbn::ops::cpu::HWY_NAMESPACE {
@@ -161,27 +167,36 @@ class PerChannel {
   Vec<T> fixed_;
 };
 
+/// Calls visit(io, step, step of the bits) as it fits the run's vectors; for neighbouring ones the steps are constants.
+template <class T, class Visit>
+HWY_INLINE void with_steps(const Run& run, Visit visit) {
+  using Next = std::integral_constant<std::int64_t, kLanes<T>>;
+  using NextBits = std::integral_constant<std::int64_t, kMaskBytes<T>>;
+  if (run.lanes != kLanes<T>) {
+    visit(Part<T>(run.lanes), run.step, run.mask_step);
+  } else if (run.step == Next::value && run.mask_step == NextBits::value) {
+    visit(Whole<T>(), Next(), NextBits());
+  } else {
+    visit(Whole<T>(), run.step, run.mask_step);
+  }
+}
+
 /// Calls body(io, offset of the vector, offset of its bits, its lane in the run) along a run.
 template <class T, class Body>
 HWY_INLINE void sweep(const Run& run, Body body) {
   constexpr std::int64_t n = kLanes<T>;
-  const std::int64_t step = run.step, mask_step = run.mask_step, count = run.count;
-  for (std::int64_t row = 0; row < run.rows; ++row) {
-    std::int64_t at = run.at + row * run.row_step, mask = run.mask + row * run.mask_row_step, lane = 0;
-    const auto vectors = [&](const auto& io) HWY_ATTR {
+  with_steps<T>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
+    const std::int64_t count = run.count;
+    for (std::int64_t row = 0; row < run.rows; ++row) {
+      std::int64_t at = run.at + row * run.row_step, mask = run.mask + row * run.mask_row_step, lane = 0;
       for (std::int64_t i = 0; i + 2 <= count; i += 2, at += 2 * step, mask += 2 * mask_step, lane += 2 * n) {
         body(io, at, mask, lane);
         body(io, at + step, mask + mask_step, lane + n);
       }
       if (count % 2 != 0) body(io, at, mask, lane), at += step, mask += mask_step, lane += n;
-    };
-    if (run.lanes == n) {
-      vectors(Whole<T>());
-    } else {
-      vectors(Part<T>(run.lanes));
+      if (run.tail > 0) body(Part<T>(run.tail), at, mask, lane);
     }
-    if (run.tail > 0) body(Part<T>(run.tail), at, mask, lane);
-  }
+  });
 }
 
 // ---- sums ----
@@ -287,40 +302,34 @@ class RunningSum : public Wide<T> {
 /// in T, four interleaved sums to hide the latency of the addition.
 template <class T, class Term, class Add>
 HWY_INLINE void sum_along(const Run& run, Term term, Add add) {
-  const auto zero = hn::Zero(Tag<T>());
-  const std::int64_t step = run.step, mask_step = run.mask_step;
-  std::int64_t at = run.at, mask = run.mask;
-  const auto one = [&](const auto& io) HWY_ATTR {
-    auto a = zero, b = zero;
-    term(io, at, mask, a, b);
-    add(a, b);
-    at += step, mask += mask_step;
-  };
-  const auto block = [&](const auto& io, std::int64_t count) HWY_ATTR {
-    Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
-    std::int64_t i = 0;
-    for (; i + 4 <= count; i += 4, at += 4 * step, mask += 4 * mask_step) {
-      term(io, at, mask, a0, b0);
-      term(io, at + step, mask + mask_step, a1, b1);
-      term(io, at + 2 * step, mask + 2 * mask_step, a2, b2);
-      term(io, at + 3 * step, mask + 3 * mask_step, a3, b3);
-    }
-    for (; i < count; ++i, at += step, mask += mask_step) term(io, at, mask, a0, b0);
-    add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
-  };
-  const auto vectors = [&](const auto& io) HWY_ATTR {
+  with_steps<T>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
+    const auto zero = hn::Zero(Tag<T>());
+    std::int64_t at = run.at, mask = run.mask;
+    const auto one = [&](const auto& each) SYNCBN_INLINED {
+      auto a = zero, b = zero;
+      term(each, at, mask, a, b);
+      add(a, b);
+      at += step, mask += mask_step;
+    };
+    const auto block = [&](std::int64_t count) SYNCBN_INLINED {
+      Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
+      std::int64_t i = 0;
+      for (; i + 4 <= count; i += 4, at += 4 * step, mask += 4 * mask_step) {
+        term(io, at, mask, a0, b0);
+        term(io, at + step, mask + mask_step, a1, b1);
+        term(io, at + 2 * step, mask + 2 * mask_step, a2, b2);
+        term(io, at + 3 * step, mask + 3 * mask_step, a3, b3);
+      }
+      for (; i < count; ++i, at += step, mask += mask_step) term(io, at, mask, a0, b0);
+      add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
+    };
     if (run.block == 1) {
       for (std::int64_t i = 0; i < run.count; ++i) one(io);
     } else {
-      for (std::int64_t i = 0; i < run.count; i += run.block) block(io, std::min(run.block, run.count - i));
+      for (std::int64_t i = 0; i < run.count; i += run.block) block(std::min(run.block, run.count - i));
     }
-  };
-  if (run.lanes == kLanes<T>) {
-    vectors(Whole<T>());
-  } else {
-    vectors(Part<T>(run.lanes));
-  }
-  if (run.tail > 0) one(Part<T>(run.tail));
+    if (run.tail > 0) one(Part<T>(run.tail));
+  });
 }
 
 }  // namespace syncbn::ops::cpu::HWY_NAMESPACE
