@@ -23,7 +23,7 @@ _syncbn() {
     study) words='--output --jobs --dry-run --help' ;;
     report) words='--output --help' ;;
     eval) words='--weights --split --log-ranks --help' ;;
-    explain) words='--ranks --help' ;;
+    explain) words='--ranks --measure --sample-us --update-us --latency-us --per-message-us --bandwidth-gbs --skew-us --threads --help' ;;
     doctor) words=--help ;;
     data)
       if [ "$COMP_CWORD" = 2 ]; then words='list get check --help'; else words='mnist fashion-mnist cifar10 cifar100 --path --help'; fi

@@ -52,7 +52,10 @@ _syncbn() {
       _arguments '--weights[file or checkpoint]:file:_files' '--split[images]:split:(test train)' \
         '--log-ranks[show the messages of all ranks]' '1:configuration or run:_syncbn_config_or_file' '*:key:_syncbn_keys'
       ;;
-    explain) _arguments '--ranks[MPI ranks]:ranks:' '1:configuration:_syncbn_config_or_file' '*:key:_syncbn_keys' ;;
+    explain) _arguments '--ranks[MPI ranks]:ranks:' '--measure[predict the time of a step from figures measured here]' \
+      '--sample-us[time of a sample]:us:' '--update-us[time of an update]:us:' '--latency-us[time of an exchange]:us:' \
+      '--per-message-us[time of a further rank]:us:' '--bandwidth-gbs[GB/s that a rank sends]:GB/s:' \
+      '--skew-us[deviation of arrivals]:us:' '--threads[cores of a rank]:cores:' '1:configuration:_syncbn_config_or_file' '*:key:_syncbn_keys' ;;
     data) _arguments '1:action:(list get check)' '--path[folder]:folder:_files -/' '*:set:(mnist fashion-mnist cifar10 cifar100)' ;;
     configs) _arguments '1:action:(list show copy)' '2:configuration:_syncbn_configs' '3:file:_files' ;;
   esac

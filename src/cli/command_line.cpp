@@ -145,16 +145,36 @@ class CommandLine {
   }
 
   void add_explain() {
-    CLI::App* c = add(&app_, "explain", "Show layers, sizes, memory and messages of a configuration",
-                      "Examples:\n"
-                      "  syncbn explain cifar10_resnet20\n"
-                      "  syncbn explain my.yaml workers=64 norm.group=8 --ranks 16",
-                      [this] { return run_explain(explain_); });
+    CLI::App* c =
+        add(&app_, "explain", "Show layers, sizes, memory and messages of a configuration",
+            "Examples:\n"
+            "  syncbn explain cifar10_resnet20\n"
+            "  syncbn explain my.yaml workers=64 norm.group=8 --ranks 16\n"
+            "  mpirun -n 4 syncbn explain my.yaml workers=4096 --measure   time of a step on 1, 2, 4, ... ranks",
+            [this] { return run_explain(explain_); });
     add_config(c, explain_.config, explain_.overrides);
     c->add_option("--ranks", explain_.ranks, "MPI ranks to assume")
         ->check(CLI::Range(1, 65536))
         ->capture_default_str()
         ->type_name("P");
+    c->add_flag("--measure", explain_.measure,
+                "predict the time of a step on 1, 2, 4, ... ranks from figures measured here; messages are measured "
+                "between the ranks of an mpirun");
+    const auto figure = [&](const char* name, double& value, const char* meaning) {
+      c->add_option(name, value, std::string("for that prediction: ") + meaning)
+          ->check(CLI::PositiveNumber)
+          ->capture_default_str()
+          ->each([this](const std::string&) { explain_.predict = true; });
+    };
+    figure("--sample-us", explain_.sample_us, "forward and backward of a sample on one core");
+    figure("--update-us", explain_.update_us, "new weights from the summed gradient");
+    figure("--latency-us", explain_.latency_us, "an exchange between ranks, however small");
+    figure("--per-message-us", explain_.per_message_us, "every further rank in an exchange");
+    figure("--bandwidth-gbs", explain_.bandwidth_gbs, "GB/s that a rank sends");
+    figure("--skew-us", explain_.skew_us, "standard deviation of the ranks' arrival at an exchange");
+    c->add_option("--threads", explain_.threads, "for that prediction: cores of a rank")
+        ->check(CLI::Range(1, 4096))
+        ->capture_default_str();
   }
 
   void add_doctor() {

@@ -48,6 +48,10 @@ struct ExplainOptions {
   std::string config;
   std::vector<std::string> overrides;
   int ranks = 1;
+  bool measure = false;  ///< the figures below, as far as they can be measured here
+  bool predict = false;  ///< some of them were given
+  double sample_us = 1000, update_us = 1000, latency_us = 10, per_message_us = 1, bandwidth_gbs = 1, skew_us = 5;
+  int threads = 1;
 };
 ExitCode run_explain(const ExplainOptions& options);
 

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "cli/commands.hpp"
 #include "cli/cores.hpp"
+#include "cli/launch.hpp"
 #include "cli/run_path.hpp"
+#include "syncbn/train/cost_model.hpp"
 
 namespace syncbn::cli {
 namespace {
@@ -52,11 +55,48 @@ void print_traffic(const char* what, const Traffic& traffic) {
   }
 }
 
+MachineFigures figures_of(const ExplainOptions& o) {
+  return {o.sample_us * 1e-6, o.update_us * 1e-6, o.latency_us * 1e-6, o.per_message_us * 1e-6, o.bandwidth_gbs * 1e9,
+          o.skew_us * 1e-6,   o.threads};
+}
+
+/// Alone all cores compute; several ranks compute on one core each and exchange messages.
+MachineFigures measure_here(const Job& job, const Config& config, const MachineFigures& otherwise) {
+  WorldOptions options;
+  options.workers = job.ranks() > 1 ? job.ranks() : static_cast<int>(allowed_cores().size());
+  World world = job.make_world(options);
+  MachineFigures figures;
+  run_guarded(world, [&] { figures = measure_machine(world, config, otherwise); });
+  return figures;
+}
+
+void print_prediction(const Config& config, const MachineFigures& f) {
+  fmt::print(
+      "\nestimated time of an update, ms, from {:.0f} us per sample and core, {:.0f} us per update of the weights, "
+      "{:.1f} us + {:.1f} us per further rank and exchange, {:.2f} GB/s, skew {:.1f} us; {} core{} a rank:\n",
+      1e6 * f.sample, 1e6 * f.update, 1e6 * f.latency, 1e6 * f.per_message, 1e-9 * f.bandwidth, 1e6 * f.skew, f.threads,
+      f.threads == 1 ? "" : "s");
+  fmt::print("{:>6} {:>9} {:>9} {:>11} {:>10} {:>8} {:>8} {:>10}  {}\n", "ranks", "step", "compute", "statistics",
+             "gradients", "skew", "update", "samples/s", "most of it");
+  const double samples = static_cast<double>(config.workers * config.batch_per_worker * config.train.accumulate);
+  for (const StepCost& c : predict_steps(config, f)) {
+    fmt::print("{:>6} {:>9.2f} {:>9.2f} {:>11.2f} {:>10.2f} {:>8.2f} {:>8.2f} {:>10.0f}  {}\n", c.ranks,
+               1e3 * c.total(), 1e3 * c.compute, 1e3 * c.statistics, 1e3 * c.gradients, 1e3 * c.skew, 1e3 * c.update,
+               samples / c.total(), c.largest());
+  }
+}
+
 }  // namespace
 
 ExitCode run_explain(const ExplainOptions& options) {
+  std::optional<Job> job;
+  if (options.measure) job.emplace();
   Config config = load_config(options.config, options.overrides);
-  if (config.workers == 0) config.workers = std::max(static_cast<int>(allowed_cores().size()), options.ranks);
+  const int ranks = std::max(options.ranks, job ? job->ranks() : 1);
+  if (config.workers == 0) config.workers = std::max(static_cast<int>(allowed_cores().size()), ranks);
+  MachineFigures figures = figures_of(options);
+  if (job) figures = measure_here(*job, config, figures);
+  if (job && !job->first()) return ExitCode::ok;
   const Explanation e = explain(config, options.ranks);
 
   print_layers(e);
@@ -72,6 +112,7 @@ ExitCode run_explain(const ExplainOptions& options) {
   print_traffic("statistics, forward", e.statistics_forward);
   print_traffic("statistics, backward", e.statistics_backward);
   print_traffic("gradients", e.gradients);
+  if (options.measure || options.predict) print_prediction(config, figures);
   fmt::print("\n{}", kComparison);
   return ExitCode::ok;
 }

@@ -1,0 +1,114 @@
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "nn/loss.hpp"
+#include "nn/network.hpp"
+#include "syncbn/train/cost_model.hpp"
+#include "train/compute.hpp"
+#include "train/experiment.hpp"
+#include "train/state_io.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr int kRounds = 15;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Median duration of some calls, the first not counted.
+template <class Call>
+double median_seconds(Call call) {
+  std::vector<double> seconds;
+  for (int i = 0; i <= kRounds; ++i) {
+    const double begin = now();
+    call();
+    if (i > 0) seconds.push_back(now() - begin);
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + kRounds / 2, seconds.end());
+  return seconds[kRounds / 2];
+}
+
+/// Messages between the ranks: the times of a small and of a large one, and what is added when ranks compute before.
+void measure_messages(const Communicator& ranks, double computed, MachineFigures& f) {
+  constexpr std::size_t kSmall = 64, kLarge = 1 << 18;
+  std::vector<double> values(kLarge);
+  std::int64_t step = 0;
+  const auto reduce = [&](std::size_t count) {
+    ranks.all_reduce(std::span(values).first(count), Reduce::sum, {"measured message", step++});
+  };
+  const double others = ranks.size() - 1;
+  const double small = median_seconds([&] { reduce(kSmall); });
+  const double large = median_seconds([&] { reduce(kLarge); });
+  f.latency = std::max(1e-7, small - (others - 1) * f.per_message);
+  f.bandwidth =
+      2 * others / ranks.size() * static_cast<double>(kLarge * sizeof(double)) / std::max(1e-9, large - 2 * small);
+  const double late = median_seconds([&] {
+    for (const double end = now() + computed; now() < end;) {
+    }
+    reduce(kSmall);
+  });
+  f.skew = std::max(0.0, late - computed - small) / std::sqrt(2 * std::log(ranks.size()));
+}
+
+}  // namespace
+
+MachineFigures measure_machine(World& world, const Config& config, MachineFigures f) {
+  const auto backend = make_backend(world, config.device);
+  const DataShape data = data_shape(config.data.kind);
+  ModelState state(make_model(config, data.image, static_cast<int>(data.classes)), {}, *backend);
+  state.initialize(config.seed);
+  state.pack(0, 1);
+  const int threads = world.local_workers();
+  const std::int64_t n = config.batch_per_worker;
+  const std::vector<int> labels(static_cast<std::size_t>(n));
+  std::vector<Buffer> gradients;
+  for (int w = 0; w < threads; ++w) gradients.emplace_back(static_cast<std::size_t>(state.flat_size()) * sizeof(float));
+  const Explanation e = explain(config, 1);
+  world.run([&](Worker& worker) {
+    backend->prepare_thread();
+    const std::span<float> gradient(gradients[static_cast<std::size_t>(worker.local_index())].as<float>(),
+                                    static_cast<std::size_t>(state.flat_size()));
+    Network network(state, *backend, Communicator(), world.workers(), n, gradient);
+    Pass pass;
+    pass.n = n;
+    const std::vector<std::int64_t> ids(static_cast<std::size_t>(n));
+    pass.sample_ids = ids;
+    std::fill_n(network.input().as<float>(), n * network.input().sample_stride(), 0.5f);
+    worker.all().barrier({"measure", 0});
+    const double step = median_seconds([&] {
+      network.begin_update();
+      network.forward(pass);
+      softmax_cross_entropy(network.logits(), labels, 0, 1, network.logits_gradient());
+      network.backward(pass, [](int) {});
+    });
+    // One worker of each rank speaks with the others.
+    worker.all().barrier({"measured", 0});
+    MachineFigures own = f;
+    own.sample = step / static_cast<double>(n);
+    own.threads = threads;
+    if (world.ranks() > 1 && threads == 1) {
+      const double points = static_cast<double>(e.statistics_forward.messages + e.statistics_backward.messages + 1);
+      measure_messages(worker.all(), step / points, own);
+    }
+    if (worker.local_index() == 0) f = own;
+  });
+  const auto optimizer = make_optimizer(config.optimizer, parameter_slots(state), state.flat_size());
+  const std::span<const float> gradient(gradients.front().as<float>(), static_cast<std::size_t>(state.flat_size()));
+  f.update = median_seconds([&] {
+    optimizer->begin_update();
+    optimizer->update(state.values(), gradient, 1e-6, 1, 0, 1);
+    state.pack(0, 1);
+  });
+  // All ranks predict with the figures of the slowest.
+  f.sample = world.max_over_ranks(f.sample);
+  f.update = world.max_over_ranks(f.update);
+  f.latency = world.max_over_ranks(f.latency);
+  f.bandwidth = 1 / world.max_over_ranks(1 / f.bandwidth);
+  f.skew = world.max_over_ranks(f.skew);
+  return f;
+}
+
+}  // namespace syncbn
