@@ -2,12 +2,21 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstring>
+#include <functional>
 #include <optional>
 
 namespace syncbn::detail {
 
 namespace {
+
+/// Messages within a machine take less time than a look at the clock and a few switches.
+constexpr int kQuickLooks = 256;
+
+double seconds(std::chrono::microseconds time) {
+  return std::chrono::duration<double>(time).count();
+}
 
 void ensure(Buffer& buffer, std::size_t bytes) {
   if (buffer.size() < bytes) buffer = Buffer(bytes);
@@ -21,6 +30,7 @@ Channel::Channel(RankContext& context, int id, const WorkerRange& members)
       local_(intersect(members, context.layout().local())),
       plan_(fold_plan(members.size(), leaves(local_.first - members.first, local_.last - members.first))),
       link_(context.transport().connect(id, members)),
+      direct_(link_ && link_->in_memory() && local_.size() == 1),
       seats_(static_cast<std::size_t>(local_.size())) {
   for (Round& round : rounds_) {
     round.here.resize(seats_.size());
@@ -29,20 +39,23 @@ Channel::Channel(RankContext& context, int id, const WorkerRange& members)
   }
 }
 
-void Channel::start(int seat, Header header, std::span<const std::byte> values) {
+void Channel::start(int seat, Header header, std::span<std::byte> values) {
   context_.throw_if_failed();
   Seat& me = seats_[static_cast<std::size_t>(seat)];
   if (me.pending)
     context_.fail_with(Error(fmt::format("{} starts {} before it has finished the one under way on this communicator",
                                          describe_local(seat), describe(header))));
   me.pending = true;
+  me.values = values;
   header.sequence = me.next++;
   header.worker = local_.first + seat;
   context_.note(local_index(seat), header);
   Round& round = round_of(header.sequence);
-  Buffer& mine = round.values[static_cast<std::size_t>(seat)];
-  ensure(mine, header.bytes());
-  if (!values.empty()) std::memcpy(mine.data(), values.data(), values.size());
+  if (!direct_) {
+    Buffer& mine = round.values[static_cast<std::size_t>(seat)];
+    ensure(mine, header.bytes());
+    if (!values.empty()) std::memcpy(mine.data(), values.data(), values.size());
+  }
   bool last = false;
   {
     std::lock_guard lock(mutex_);
@@ -72,25 +85,31 @@ void Channel::compare_headers(const Round& round) {
 
 void Channel::complete_here(Round& round) {
   compare_headers(round);
-  Header header = round.headers[0];
-  std::vector<std::byte*> blocks;
+  const Header& header = round.headers[0];
+  const auto values_of = [&](int seat) {
+    const auto i = static_cast<std::size_t>(seat);
+    return direct_ ? seats_[i].values.data() : round.values[i].data();
+  };
+  round.blocks.clear();
   if (header.operation == Operation::all_reduce) {
-    for (const Fold& fold : plan_.folds) {
-      std::byte* into = round.values[static_cast<std::size_t>(fold.into)].data();
-      const std::byte* from = round.values[static_cast<std::size_t>(fold.from)].data();
-      combine(into, into, from, header.count, header.type, header.reduce);
-    }
-    for (const Block& block : plan_.rest) blocks.push_back(round.values[static_cast<std::size_t>(block.item)].data());
+    for (const Fold& fold : plan_.folds)
+      combine(values_of(fold.into), values_of(fold.into), values_of(fold.from), header.count, header.type,
+              header.reduce);
+    for (const Block& block : plan_.rest) round.blocks.push_back(values_of(block.item));
   } else if (header.operation == Operation::broadcast && local_.contains(header.root)) {
-    blocks.push_back(round.values[static_cast<std::size_t>(seat_of(header.root))].data());
+    round.blocks.push_back(values_of(seat_of(header.root)));
   }
   if (!link_) {
-    round.result = blocks.empty() ? nullptr : blocks[0];
+    round.result = round.blocks.empty() ? nullptr : round.blocks[0];
     return set_phase(round, Phase::done);
   }
-  if (round.from_ranks->size() < header.bytes()) round.from_ranks = std::make_shared<Buffer>(header.bytes());
-  round.result = round.from_ranks->data();
-  link_->start(header, blocks, {round.from_ranks, 0});
+  if (direct_) {
+    link_->start(header, round.blocks, {nullptr, seats_[0].values.data()});
+  } else {
+    if (round.from_ranks->size() < header.bytes()) round.from_ranks = std::make_shared<Buffer>(header.bytes());
+    round.result = round.from_ranks->data();
+    link_->start(header, round.blocks, {round.from_ranks, round.from_ranks->data()});
+  }
   set_phase(round, Phase::exchanging);
 }
 
@@ -102,34 +121,42 @@ void Channel::set_phase(Round& round, Phase phase) {
   context_.crew().notify();
 }
 
-void Channel::finish(int seat, std::span<std::byte> result) {
+void Channel::finish(int seat) {
   Seat& me = seats_[static_cast<std::size_t>(seat)];
   if (!me.pending) context_.fail_with(Error(describe_local(seat) + " finishes a collective that it has not started"));
   Round& round = round_of(me.next - 1);
-  if (round.phase.load(std::memory_order_acquire) != Phase::done) {
+  if (!is_done(round)) {
     const Deadline waiting(context_.timeout_s());
     wait(round, seat);
     me.waited_s += waiting.elapsed_s();
   }
   me.pending = false;
-  if (!result.empty()) std::memcpy(result.data(), round.result, result.size());
+  if (!direct_ && !me.values.empty()) std::memcpy(me.values.data(), round.result, me.values.size());
+}
+
+bool Channel::is_done(Round& round) {
+  const Phase phase = round.phase.load(std::memory_order_acquire);
+  return phase == Phase::done || (phase == Phase::exchanging && try_exchange(round));
 }
 
 void Channel::wait(Round& round, int seat) {
+  for (int i = 0; i < kQuickLooks && context_.crew().may_look_again(local_index(seat)); ++i) {
+    if (is_done(round)) return;
+    relax();
+  }
   const Deadline deadline(context_.timeout_s());
+  const auto where = [&] {
+    return fmt::format("{} at {}", describe_local(seat), describe(round.headers[static_cast<std::size_t>(seat)]));
+  };
   std::optional<RemoteWait> remote;
   double looked_at_s = 0;
   for (;; context_.crew().pause(local_index(seat), remote ? kRemoteNap : kLookAround)) {
     context_.throw_if_failed();
-    const Phase phase = round.phase.load(std::memory_order_acquire);
-    if (phase == Phase::done || (phase == Phase::exchanging && try_exchange(round))) break;
-    if (phase == Phase::exchanging) {
+    if (is_done(round)) break;
+    if (round.phase.load(std::memory_order_acquire) == Phase::exchanging) {
       if (!remote) remote.emplace(context_);
-      remote->check(*link_, [&] {
-        return fmt::format("{} at {}", describe_local(seat), describe(round.headers[static_cast<std::size_t>(seat)]));
-      });
-    } else if (const double now_s = deadline.elapsed_s();
-               now_s - looked_at_s > std::chrono::duration<double>(kLookAround).count()) {
+      remote->check(*link_, std::cref(where));
+    } else if (const double now_s = deadline.elapsed_s(); now_s - looked_at_s > seconds(kLookAround)) {
       looked_at_s = now_s;
       check_arrivals(round, seat, deadline);
     }

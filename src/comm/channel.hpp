@@ -27,8 +27,10 @@ class Channel {
   RankContext& context() const { return context_; }
 
   /// The two halves of a collective, by the local worker with this index (from 0) among the local members.
-  void start(int seat, Header header, std::span<const std::byte> values);
-  void finish(int seat, std::span<std::byte> result);
+  /// `values` are read, and written if the operation has a result; they must live until finish() has returned, unless
+  /// the caller fails.
+  void start(int seat, Header header, std::span<std::byte> values);
+  void finish(int seat);
 
   int seat_of(int worker) const { return worker - local_.first; }
   double waited_seconds(int seat) const { return seats_[static_cast<std::size_t>(seat)].waited_s; }
@@ -44,6 +46,7 @@ class Channel {
     std::vector<bool> here;
     std::vector<Header> headers;
     std::vector<Buffer> values;  // per seat; a copy, so that a worker that fails takes nothing away
+    std::vector<std::byte*> blocks;
     std::shared_ptr<Buffer> from_ranks = std::make_shared<Buffer>();
     const std::byte* result = nullptr;
   };
@@ -52,6 +55,7 @@ class Channel {
   struct Seat {
     std::uint64_t next = 0;  // sequence number of the next collective
     bool pending = false;
+    std::span<std::byte> values;  // of the present collective
     double waited_s = 0;
   };
 
@@ -61,6 +65,7 @@ class Channel {
   void complete_here(Round& round);
   void compare_headers(const Round& round);
   void set_phase(Round& round, Phase phase);
+  bool is_done(Round& round);
   void wait(Round& round, int seat);
   bool try_exchange(Round& round);
   void check_arrivals(const Round& round, int seat, const Deadline& deadline);
@@ -71,6 +76,7 @@ class Channel {
   const WorkerRange local_;
   const FoldPlan plan_;
   std::unique_ptr<Link> link_;
+  const bool direct_;  // the one local member's values need no copy on the way to the others and back
 
   std::vector<Seat> seats_;
   std::mutex mutex_;

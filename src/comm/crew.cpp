@@ -11,17 +11,9 @@ namespace syncbn::detail {
 
 namespace {
 
-constexpr auto kSpinFor = std::chrono::microseconds(500);
+constexpr auto kSpinFor = std::chrono::microseconds(20);
 constexpr auto kYieldFor = std::chrono::milliseconds(1);
 constexpr auto kWatchEvery = std::chrono::milliseconds(100);
-
-void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 /// Threads that can be waited for with a time limit.
 class ThreadPool {
@@ -200,6 +192,10 @@ void Crew::run(const std::function<void(int)>& body, const std::function<void()>
 
 void Crew::pause(int worker, std::chrono::microseconds nap) {
   thread_of(worker).pause(worker, nap);
+}
+
+bool Crew::may_look_again(int worker) const {
+  return may_spin_ && thread_of(worker).count() == 1;
 }
 
 void Crew::resumed(int worker) {

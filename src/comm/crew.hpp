@@ -12,6 +12,15 @@
 
 namespace syncbn::detail {
 
+/// Tells the processor that this is a loop that waits.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 /// The compute threads of a rank and the workers on them. Consecutive workers share a thread; when they are several,
 /// each is a fiber, and a worker that waits for others lets the next one of its thread go on. Nothing is preempted: a
 /// switch costs some ten nanoseconds, so that many small workers are as fast as a few large ones. A thread all of whose
@@ -32,6 +41,8 @@ class Crew {
   /// By a worker that cannot go on yet: lets others run. Returns after a while; the worker looks then whether it can.
   /// `nap`: how long the thread may sleep without looking, if nothing happens on this rank (see notify()).
   void pause(int worker, std::chrono::microseconds nap);
+  /// Whether this worker's thread has nothing better to do than to look again at once, some hundred times.
+  bool may_look_again(int worker) const;
   /// By a worker that has waited and can go on.
   void resumed(int worker);
   /// Wakes sleeping threads: something that a waiting worker looks at has changed.

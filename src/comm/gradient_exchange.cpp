@@ -323,7 +323,7 @@ void GradientExchange::Impl::start_exchange() {
   std::vector<std::byte*> blocks;
   for (const detail::Block& block : rest)
     blocks.push_back(reinterpret_cast<std::byte*>(gradient_of(block.item, bucket)));
-  link->start(header, blocks, {result, static_cast<std::size_t>(buckets[at(bucket)].offset) * sizeof(float)});
+  link->start(header, blocks, {result, reinterpret_cast<std::byte*>(result_of(bucket))});
 }
 
 std::string GradientExchange::Impl::describe_exchange() const {

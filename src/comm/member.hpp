@@ -20,11 +20,8 @@ class Member {
     start(header, values);
     finish();
   }
-  void start(const Header& header, std::span<std::byte> values) {
-    channel_->start(seat_, header, values);
-    values_ = values;
-  }
-  void finish() { channel_->finish(seat_, values_); }
+  void start(const Header& header, std::span<std::byte> values) { channel_->start(seat_, header, values); }
+  void finish() { channel_->finish(seat_); }
   double waited_seconds() const { return channel_->waited_seconds(seat_); }
 
  private:
@@ -32,7 +29,6 @@ class Member {
   std::shared_ptr<Channel> channel_;
   int worker_;
   int seat_;
-  std::span<std::byte> values_;
 };
 
 }  // namespace syncbn::detail

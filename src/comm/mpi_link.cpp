@@ -207,7 +207,7 @@ bool MpiLink::poll() {
 void MpiLink::after_gathering() {
   stage_ = Stage::draining;
   if (header_.operation == Operation::broadcast) {
-    std::byte* result = messages_->result.data();
+    std::byte* result = messages_->result.data;
     if (!blocks_.empty()) std::memcpy(result, blocks_[0], header_.bytes());
     for (std::size_t peer = 0; peer < peers_.size(); ++peer)
       if (peer != me_ && header_.count > 0 && payload_from(peers_[peer], me_) > 0)
@@ -233,13 +233,13 @@ void MpiLink::fold_blocks() {
     std::byte* into = values[static_cast<std::size_t>(fold.into)];
     combine(into, into, values[static_cast<std::size_t>(fold.from)], shard.count, header_.type, header_.reduce);
   }
-  std::memcpy(messages_->result.data() + offset, values[0], bytes);
+  std::memcpy(messages_->result.data + offset, values[0], bytes);
 }
 
 void MpiLink::spread() {
   stage_ = Stage::spreading;
   const auto place = [this](std::size_t owner) {
-    return messages_->result.data() + static_cast<std::size_t>(shard_of(owner).begin) * size_of(header_.type);
+    return messages_->result.data + static_cast<std::size_t>(shard_of(owner).begin) * size_of(header_.type);
   };
   const auto bytes = [this](std::size_t owner) {
     return static_cast<std::size_t>(shard_of(owner).count) * size_of(header_.type);
@@ -257,8 +257,8 @@ void MpiLink::start_native() {
   stage_ = Stage::reducing;
   for (std::size_t i = 1; i < blocks_.size(); ++i)
     combine(blocks_[0], blocks_[0], blocks_[i], header_.count, header_.type, header_.reduce);
-  if (header_.bytes() > 0) std::memcpy(messages_->result.data(), blocks_[0], header_.bytes());
-  check_mpi(MPI_Iallreduce(MPI_IN_PLACE, messages_->result.data(), static_cast<int>(header_.count),
+  if (header_.bytes() > 0) std::memcpy(messages_->result.data, blocks_[0], header_.bytes());
+  check_mpi(MPI_Iallreduce(MPI_IN_PLACE, messages_->result.data, static_cast<int>(header_.count),
                            mpi_type(header_.type), mpi_op(header_.reduce), native_, &messages_->receives[me_]),
             "MPI_Iallreduce");
 }

@@ -138,7 +138,7 @@ std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> 
   header.count = static_cast<std::int64_t>(values[0].size());
   header.sequence = control_calls_++;
   const auto result = std::make_shared<Buffer>(header.bytes());
-  control_->start(header, blocks, {result, 0});
+  control_->start(header, blocks, {result, result->data()});
   drive(
       *control_, *this, [&] { return layout_.describe_rank(layout_.rank) + " at " + describe(header); },
       kSetUpPatience);

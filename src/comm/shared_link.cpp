@@ -134,7 +134,7 @@ void SharedLink::check_headers() const {
 
 bool SharedLink::take_whole() {
   const std::size_t size = size_of(header_.type);
-  std::byte* into = result_.data() + static_cast<std::size_t>(piece_.begin) * size;
+  std::byte* into = result_.data + static_cast<std::size_t>(piece_.begin) * size;
   if (header_.operation == Operation::all_reduce) {
     if (piece_.count > 0) fold({0, piece_.count}, into);
   } else if (header_.operation == Operation::broadcast) {
@@ -179,7 +179,7 @@ void SharedLink::collect() {
     const Range shard = shard_of(i);
     if (shard.count == 0) continue;
     const std::size_t offset = static_cast<std::size_t>(shard.begin) * size;
-    std::memcpy(result_.data() + static_cast<std::size_t>(piece_.begin) * size + offset, values_of(peers_[i]) + offset,
+    std::memcpy(result_.data + static_cast<std::size_t>(piece_.begin) * size + offset, values_of(peers_[i]) + offset,
                 static_cast<std::size_t>(shard.count) * size);
   }
 }

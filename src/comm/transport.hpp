@@ -13,11 +13,10 @@
 
 namespace syncbn::detail {
 
-/// Memory for a result, shared with the messages that may still write there when an operation fails.
+/// Memory for a result. `keep`, if any, is shared with the messages that may still write there when an operation fails.
 struct Target {
-  std::shared_ptr<Buffer> memory;
-  std::size_t offset = 0;
-  std::byte* data() const { return memory->data() + offset; }
+  std::shared_ptr<Buffer> keep;
+  std::byte* data = nullptr;
 };
 
 /// The part of one communicator's collectives that goes between ranks. One operation at a time; start() and poll() are
@@ -27,7 +26,8 @@ class Link {
   virtual ~Link() = default;
   /// Begins the operation that `header` describes. `blocks`: values of the tree nodes that this rank brings (see
   /// fold_plan), in ascending order; they are used as scratch and must live until poll() returns true. For a
-  /// broadcast: the root's bytes on its rank, else empty. `result`: room for header.bytes().
+  /// broadcast: the root's bytes on its rank, else empty. `result`: room for header.bytes(); in_memory() links write
+  /// there from poll() only, and it may be the block itself.
   virtual void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) = 0;
   /// Goes on with the operation without blocking; true once it is complete. Throws Error when another rank's header
   /// differs.
