@@ -30,7 +30,7 @@ void print_plan(const Study& study, int cores) {
              "workers", "per worker", "global batch", "bn_span", "lr", "updates", "each");
   for (const Point& p : points) {
     const Explanation& e = p.sizes;
-    const std::string span = p.config.norm.type == "none" ? "-" : std::to_string(e.bn_span);
+    const std::string span = shares_statistics(p.config.norm.type) ? std::to_string(e.bn_span) : "-";
     fmt::print("{:<{}}  {:>7}  {:>10}  {:>12}  {:>7}  {:>8.4g}  {:>8}  {:>9}\n", p.label, width, e.workers,
                e.batch_per_worker, e.global_batch, span, p.lr, e.steps, time_text(p.seconds));
     seconds += p.seconds * static_cast<double>(per_point);

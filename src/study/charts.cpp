@@ -20,11 +20,6 @@ struct AxisKind {
   std::function<std::optional<double>(const TrialRow&)> value;
 };
 
-bool has_span(const TrialRow& row) {
-  return row.norm != "none" && row.norm != "group" && row.norm != "layer" && row.norm != "instance" &&
-         row.norm != "weight";
-}
-
 std::optional<double> number_in(const TrialRow& row, const std::string& key) {
   for (const auto& [name, text] : row.settings) {
     double value = 0;
@@ -46,7 +41,7 @@ std::vector<AxisKind> axis_kinds(const Results& results) {
        "images per statistic",
        false,
        {"norm.group", "batch_per_worker", "workers"},
-       [](const TrialRow& r) { return has_span(r) ? std::optional(static_cast<double>(r.bn_span)) : std::nullopt; }},
+       [](const TrialRow& r) { return r.bn_span > 0 ? std::optional(static_cast<double>(r.bn_span)) : std::nullopt; }},
       {"Global batch",
        "images per update",
        false,

@@ -287,7 +287,7 @@ TrialRow Coordinator::row_of(const Trial& trial, const std::string& folder) cons
   row.global_batch = point.sizes.global_batch;
   row.norm = config.norm.type;
   row.norm_group = config.norm.group;
-  row.bn_span = point.sizes.bn_span;
+  row.bn_span = shares_statistics(config.norm.type) ? point.sizes.bn_span : 0;
   row.steps = point.sizes.steps;
   row.parameters = point.sizes.parameters;
   row.messages = point.sizes.statistics_forward.messages + point.sizes.statistics_backward.messages +

@@ -96,8 +96,8 @@ Config config_of(const Point& point, const Trial& trial) {
 }
 
 double estimate_seconds(const Config& config, const Explanation& sizes) {
-  constexpr double kMultiplyAddsPerSecond = 1.2e10;
-  constexpr double kSecondsPerLayer = 1.2e-5;    // per worker and batch, forward and backward
+  constexpr double kMultiplyAddsPerSecond = 3e10;
+  constexpr double kSecondsPerLayer = 5e-6;      // per worker and batch, forward and backward
   constexpr double kSecondsPerParameter = 2e-9;  // per update
   constexpr double kForwardAndBackward = 3;
   const DataShape data = data_shape(config.data.kind);

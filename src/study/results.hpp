@@ -35,7 +35,8 @@ struct TrialRow {
   std::uint64_t seed = 0;
   double lr_factor = 1;
   bool search = false;
-  std::int64_t workers = 0, samples_per_worker = 0, global_batch = 0, bn_span = 0, steps = 0, parameters = 0;
+  std::int64_t workers = 0, samples_per_worker = 0, global_batch = 0, steps = 0, parameters = 0;
+  std::int64_t bn_span = 0;              ///< 0: no statistics of batches
   std::int64_t messages = 0, bytes = 0;  ///< of a worker, per update
   std::string norm, norm_group;
   double lr = 0;

@@ -315,11 +315,10 @@
   }
 
   function pointsTable(study) {
-    const spans = (p) => !['none', 'group', 'layer', 'instance', 'weight'].includes(p.norm);
     return table(['', 'test error, %', 'trials', 'no result', 'workers', 'images a worker', 'global batch', 'bn_span', 'lr', 'updates', 'core time'],
       study.points.map((p) => [p.label, known(p.mean) ? plusMinus(p) : '\u2013', String(p.n),
         el('td', { class: p.without ? 'bad' : null }, p.without ? String(p.without) : ''), number(p.workers), number(p.samples_per_worker),
-        number(p.global_batch), spans(p) ? number(p.bn_span) : '\u2013', number(p.lr), number(p.updates), p.n ? duration(p.core_seconds) : '']));
+        number(p.global_batch), p.bn_span ? number(p.bn_span) : '\u2013', number(p.lr), number(p.updates), p.n ? duration(p.core_seconds) : '']));
   }
 
   function trialsTable(study) {
