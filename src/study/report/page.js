@@ -164,7 +164,7 @@
   }
 
   // Lines over the study's own axis; value(p) gives what is drawn of a point.
-  function axisFigure(chart, title, about, yTitle, value, unit) {
+  function axisFigure(chart, title, about, yTitle, value, unit, floor = -Infinity) {
     const xs = chart.series.flatMap((s) => s.points.map((p) => p.x));
     const own = chart.series.map((s) => lookOf(s.name));
     return figure(title, about, () => {
@@ -182,7 +182,10 @@
         options: {
           scales: {
             x: x.scale,
-            y: axis(yTitle, { suggestedMin: Math.min(...all) - pad, suggestedMax: Math.max(...all) + pad }),
+            y: axis(yTitle, {
+              suggestedMin: Math.max(floor, Math.min(...all) - pad), suggestedMax: Math.max(...all) + pad,
+              min: Math.min(...all) - pad < floor ? floor : undefined,  // an interval may reach where no error can be
+            }),
           },
           plugins: { tooltip: { callbacks: {
             title: (items) => place(chart, x.from(items[0].parsed.x)),
@@ -354,7 +357,7 @@
         el('p', { class: 'soft' }, '± is half of a 95 % confidence interval over seeds (Student\u2019s t; differences by Welch). ' +
           'Each stands for itself: of many true \u201cno difference\u201ds, one in twenty looks like one.')));
     const figures = study.charts.map((c, i) => axisFigure(c, `Test error by ${c.title.toLowerCase()}`,
-      i === 0 ? 'Means over seeds at the end of training, with 95 % intervals.' : '', 'test error, %', (p) => p, '%'));
+      i === 0 ? 'Means over seeds at the end of training, with 95 % intervals.' : '', 'test error, %', (p) => p, '%', 0));
     figures.push(...gapFigures(study));
     if (figures.length % 2) figures[figures.length - 1].classList.add('wide');
     node.append(el('div', { class: 'charts' }, [...figures, curvesFigure(study), costFigure(study)].filter(Boolean)));
