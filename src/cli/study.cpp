@@ -80,7 +80,7 @@ ExitCode run_study(const StudyOptions& options) {
                  result.done + result.diverged, result.trials);
     return ExitCode::stopped;
   }
-  fmt::print("{}", summary_text(request.dir));
+  fmt::print("{}report  {}/report.html\n", summary_text(request.dir), request.dir);
   if (result.failed > 0) {
     spdlog::error("{} of {} trials failed; the same command tries them again", result.failed, result.trials);
     return ExitCode::failure;

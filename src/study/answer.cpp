@@ -36,6 +36,7 @@ std::vector<const SeriesPoint*> usable(const Series& series) {
 std::string along(const ErrorChart& chart, const Series& series) {
   const auto points = usable(series);
   if (points.size() < 2) return "";
+  const std::string who = series.name.empty() ? "" : series.name + ": ";
   const SeriesPoint& end = *points.back();
   const SeriesPoint& start = *points.front();
   // The longest run from the left whose every point is worse than the right end.
@@ -48,26 +49,25 @@ std::string along(const ErrorChart& chart, const Series& series) {
   const std::string from = chart.at(end.x);
   if (worse > 0) {
     const SeriesPoint& edge = *points[worse - 1];
-    std::string text = fmt::format("{}: at {}{} the error is higher than at {}, by {}", series.name, chart.at(edge.x),
+    std::string text = fmt::format("{}at {}{} the error is higher than at {}, by {}", who, chart.at(edge.x),
                                    worse > 1 ? " and below" : "", from, plus_minus(difference(edge, end)));
     if (worse > 1) text += fmt::format(" there and {} at {}", plus_minus(difference(start, end)), chart.at(start.x));
     return text + ".";
   }
   const Interval d = difference(start, end);
   if (d.excludes_zero()) {
-    return fmt::format("{}: the error at {} is lower than at {}, by {}.", series.name, chart.at(start.x), from,
-                       plus_minus(d));
+    return fmt::format("{}the error at {} is lower than at {}, by {}.", who, chart.at(start.x), from, plus_minus(d));
   }
   // The ends are alike; say so for what lies between, too.
   for (const SeriesPoint* p : points) {
     const Interval middle = difference(*p, end);
     if (!middle.excludes_zero()) continue;
-    return fmt::format("{}: the error at {} is {} than at {}, by {}; between {} and {} no difference can be shown.",
-                       series.name, chart.at(p->x), middle.mean > 0 ? "higher" : "lower", from, plus_minus(middle),
+    return fmt::format("{}the error at {} is {} than at {}, by {}; between {} and {} no difference can be shown.", who,
+                       chart.at(p->x), middle.mean > 0 ? "higher" : "lower", from, plus_minus(middle),
                        chart.at(start.x), from);
   }
-  return fmt::format("{}: no difference between {} and {} can be shown ({:+.1f} ± {} points).", series.name,
-                     chart.at(start.x), from, d.mean, points_text(d.half, d.half));
+  return fmt::format("{}no difference between {} and {} can be shown ({:+.1f} ± {} points).", who, chart.at(start.x),
+                     from, d.mean, points_text(d.half, d.half));
 }
 
 struct Entry {

@@ -79,7 +79,7 @@ std::string series_name(const Results& results, const TrialRow& row, int axis) {
     if (static_cast<int>(d) == axis || results.dimensions[d].labels.size() < 2) continue;
     name += (name.empty() ? "" : ", ") + results.dimensions[d].labels[static_cast<std::size_t>(row.values[d])];
   }
-  return name.empty() ? results.name : name;
+  return name;
 }
 
 void add(Series& series, const TrialRow& row, double x) {

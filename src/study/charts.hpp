@@ -18,7 +18,7 @@ struct SeriesPoint {
 };
 
 struct Series {
-  std::string name;
+  std::string name;                 ///< empty: the study varies nothing but the axis
   std::vector<SeriesPoint> points;  ///< ascending x
 };
 

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::size_t kHashLetters = 12;
 constexpr std::int64_t kMaxPoints = 10'000;
+constexpr std::size_t kLeastToStop = 3;  // two seeds can agree by chance
 
 /// What differs between machines must not decide results.
 void require_same_everywhere(const Config& config) {
@@ -155,8 +156,8 @@ void Planner::add_point(int point, const ErrorOf& error_of, std::vector<Trial>& 
     const bool complete = i + 1 == seeds.size() && errors.size() == seeds.size();
     const bool may_grow = study_.interval_below > 0 && static_cast<int>(seeds.size()) < study_.max_seeds;
     if (!complete || !may_grow) continue;
-    const double half = mean_interval(errors).half;
-    if (!(half < study_.interval_below)) seeds.push_back(*std::max_element(seeds.begin(), seeds.end()) + 1);
+    const bool narrow = errors.size() >= kLeastToStop && mean_interval(errors).half < study_.interval_below;
+    if (!narrow) seeds.push_back(*std::max_element(seeds.begin(), seeds.end()) + 1);
   }
 }
 

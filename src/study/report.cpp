@@ -253,7 +253,7 @@ std::string summary_text(const std::string& dir) {
   for (const std::string& line : answer(results)) text += line + "\n";
   text += fmt::format(
       "\n± is half of a 95 % confidence interval (Student's t, over seeds).\n"
-      "tables  {0}/trials.csv, {0}/trials.jsonl\nreport  {0}/report.html\n"
+      "tables  {0}/trials.csv, {0}/trials.jsonl\n"
       "curves  tensorboard --logdir {0}/trials\n",
       results.dir);
   return text;

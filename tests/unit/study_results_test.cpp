@@ -163,6 +163,27 @@ TEST(StudyAnswer, SaysNothingTheIntervalsDoNotCarry) {
   EXPECT_THAT(answer(one_seed), ElementsAre(HasSubstr("nothing can be said")));
 }
 
+TEST(StudyAnswer, AStudyOfOneAxisNeedsNoNames) {
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.dimensions.erase(r.dimensions.begin());
+  std::erase_if(r.rows, [](const TrialRow& row) { return row.values[0] != 0; });
+  for (TrialRow& row : r.rows) row.values = {row.values[1]};
+  EXPECT_THAT(answer(r), ElementsAre("At 2 images a worker and below the error is higher than at 8 images a worker, by "
+                                     "4.0 ± 0.5 points there and 10.0 ± 0.5 points at 1 image a worker."));
+}
+
+TEST(StudyAnswer, VariantsWithoutAnAxisAreComparedWithTheFirst) {
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.dimensions = {{{"norm.group", "batch_per_worker"}, true, {"a", "b", "c", "d", "e", "f"}}};
+  for (TrialRow& row : r.rows) {
+    row.values = {row.point};
+    row.label = r.dimensions[0].labels[static_cast<std::size_t>(row.point)];
+  }
+  EXPECT_TRUE(error_charts(r).empty());
+  EXPECT_THAT(answer(r), ElementsAre("More error than a: b by 4.0 ± 0.5 points, c by 10.0 ± 0.5 points, f by 1.0 ± 0.5 "
+                                     "points; no difference between a and d, e can be shown."));
+}
+
 TEST(StudyAnswer, NamesTrialsWithoutAResult) {
   Results r = example({{10, 14, 20}, {10, 10, 11}});
   r.rows[8].outcome->status = Outcome::Status::diverged;

@@ -31,7 +31,7 @@ struct Study {
   std::vector<std::string> overrides;  ///< a.b=v of the command line, for all trials
   std::vector<Dimension> dimensions;
   std::vector<std::uint64_t> seeds;
-  /// > 0: a point gets further seeds until half of its 95 % interval is below this (points of error) ...
+  /// > 0: a point gets further seeds until it has three and half of its 95 % interval is below this (points of error)
   double interval_below = 0;
   int max_seeds = 0;  ///< ... or it has so many.
   /// Not empty: each point is first trained with these multiples of its learning rate, with a seed of their own, and

@@ -347,6 +347,7 @@
 
   function section(study, index) {
     looks = new Map();
+    for (const s of study.charts.flatMap((c) => c.series)) s.name = s.name || 'all trials';
     const unfinished = study.trials_planned - study.trials_ended;
     const seeds = new Set(study.trials.filter((t) => !t.search).map((t) => t.seed)).size;
     const node = el('section', { id: `study-${index}` },
