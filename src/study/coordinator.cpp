@@ -129,8 +129,7 @@ void Coordinator::start(const Trial& trial, const Placement& placement) {
   running.placement = placement;
   running.state.label = name_of_trial(trial);
   running.state.accuracy = std::numeric_limits<double>::quiet_NaN();
-  running.state.ranks = static_cast<int>(placement.ranks.size());
-  running.state.threads = placement.threads;
+  running.state.cores = placement.cores();
   std::vector<std::pair<std::string, std::string>> settings = row_of(trial, folder).settings;
   settings.emplace_back("seed", std::to_string(trial.seed));
   const Note note{{"do", "train"},

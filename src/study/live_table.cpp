@@ -58,7 +58,7 @@ std::string trial_line(const LiveState::Trial& t, int label_width) {
                                  std::floor(100 * t.share));
   line += fmt::format("  epoch {:.1f}  loss {:.3f}", t.epoch, t.loss);
   if (!std::isnan(t.accuracy)) line += fmt::format("  accuracy {:.2f}%", 100 * t.accuracy);
-  return line + fmt::format("  {}  {}x{}", format_duration(t.seconds), t.ranks, t.threads);
+  return line + fmt::format("  {}  {} core{}", format_duration(t.seconds), t.cores, t.cores == 1 ? "" : "s");
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ struct LiveState {
     double share = 0;                          ///< 0..1
     double epoch = 0, loss = 0, accuracy = 0;  ///< accuracy NaN: not known yet
     double seconds = 0;
-    int ranks = 1, threads = 1;
+    int cores = 1;
   };
   int ended = 0, total = 0;
   int trouble = 0;  ///< ended without a result
