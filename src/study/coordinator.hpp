@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "study/crew.hpp"
 #include "study/live_table.hpp"
 #include "study/placement.hpp"
 #include "study/plan.hpp"
 #include "study/results.hpp"
+#include "study/trainings.hpp"
 
 namespace syncbn {
 
@@ -22,7 +22,7 @@ class Coordinator {
 
   /// Starts what there is room for.
   void assign();
-  /// A note of a crew.
+  /// What a rank writes about its trainings.
   void take(const Note& note, int from);
   void show();
   bool finished() const { return running_.empty() && (stopping_ || waiting_.empty()); }

@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "study/coordinator.hpp"
-#include "study/crew.hpp"
+#include "study/trainings.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/trainer.hpp"
 
@@ -14,23 +14,23 @@ namespace {
 constexpr auto kNap = std::chrono::milliseconds(2);
 
 /// Trains what rank 0 asks for until it says that there is nothing more. Its exit code.
-ExitCode follow(Teams& teams, Crew& crew) {
+ExitCode follow(Teams& teams, Trainings& trainings) {
   for (;;) {
-    crew.collect();
+    trainings.collect();
     const auto letter = teams.receive();
     if (!letter) {
       std::this_thread::sleep_for(kNap);
       continue;
     }
     const Note note = Note::parse(letter->text);
-    if (note.at("do") == "train") crew.start(note);
+    if (note.at("do") == "train") trainings.start(note);
     if (note.at("do") == "stop") request_stop();
     if (note.at("do") == "quit") return static_cast<ExitCode>(note.at("code").get<int>());
   }
 }
 
 /// Takes the letters that have arrived; whether there was one.
-bool read_mail(Teams& teams, Crew& crew, Coordinator& coordinator) {
+bool read_mail(Teams& teams, Trainings& trainings, Coordinator& coordinator) {
   bool any = false;
   while (const auto letter = teams.receive()) {
     any = true;
@@ -38,7 +38,7 @@ bool read_mail(Teams& teams, Crew& crew, Coordinator& coordinator) {
     if (note.contains("is")) {
       coordinator.take(note, letter->from);
     } else if (note.at("do") == "train") {
-      crew.start(note);
+      trainings.start(note);
     } else if (note.at("do") == "stop") {
       request_stop();
     }
@@ -46,15 +46,15 @@ bool read_mail(Teams& teams, Crew& crew, Coordinator& coordinator) {
   return any;
 }
 
-StudyResult lead(const StudyRequest& request, Teams& teams, Crew& crew) {
+StudyResult lead(const StudyRequest& request, Teams& teams, Trainings& trainings) {
   Coordinator coordinator(request, teams);
   std::exception_ptr failure;
   while (!coordinator.finished()) {
     try {
       if (stop_requested()) coordinator.stop();
       coordinator.assign();
-      if (!read_mail(teams, crew, coordinator)) std::this_thread::sleep_for(kNap);
-      crew.collect();
+      if (!read_mail(teams, trainings, coordinator)) std::this_thread::sleep_for(kNap);
+      trainings.collect();
       coordinator.show();
     } catch (...) {
       if (!failure) failure = std::current_exception();
@@ -76,16 +76,16 @@ void dismiss(Teams& teams, ExitCode code) {
 }  // namespace
 
 StudyResult run_study(const StudyRequest& request, Teams& teams) {
-  Crew crew(teams);
+  Trainings trainings(teams);
   if (teams.rank() != 0) {
-    const ExitCode code = follow(teams, crew);
+    const ExitCode code = follow(teams, trainings);
     if (code != ExitCode::ok && code != ExitCode::stopped) throw Error("reported by rank 0", code);
     StudyResult result;
     result.stopped = code == ExitCode::stopped;
     return result;
   }
   try {
-    const StudyResult result = lead(request, teams, crew);
+    const StudyResult result = lead(request, teams, trainings);
     dismiss(teams, result.stopped ? ExitCode::stopped : ExitCode::ok);
     return result;
   } catch (const Error& e) {

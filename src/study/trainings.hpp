@@ -22,10 +22,10 @@ namespace syncbn {
 using Note = nlohmann::json;
 
 /// The trainings of one rank, each in a thread of its own.
-class Crew {
+class Trainings {
  public:
-  explicit Crew(Teams& teams) : teams_(teams) {}
-  ~Crew();
+  explicit Trainings(Teams& teams) : teams_(teams) {}
+  ~Trainings();
 
   /// Starts the training of a "train" note and writes rank 0 how it goes and ends.
   void start(const Note& note);

@@ -1,4 +1,4 @@
-#include "study/crew.hpp"
+#include "study/trainings.hpp"
 
 #include <chrono>
 #include <new>
@@ -64,11 +64,11 @@ Note train_trial(const Note& note, Teams& teams) {
 
 }  // namespace
 
-Crew::~Crew() {
+Trainings::~Trainings() {
   for (Job& job : jobs_) job.thread.join();
 }
 
-void Crew::start(const Note& note) {
+void Trainings::start(const Note& note) {
   Job& job = jobs_.emplace_back();
   job.thread = std::thread([this, &job, note] {
     Note end = train_trial(note, teams_);
@@ -79,7 +79,7 @@ void Crew::start(const Note& note) {
   });
 }
 
-void Crew::collect() {
+void Trainings::collect() {
   for (auto job = jobs_.begin(); job != jobs_.end();) {
     if (!job->ended) {
       ++job;
