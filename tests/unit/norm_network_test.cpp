@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "support/small_network.hpp"
 #include "support/worlds.hpp"
@@ -75,9 +76,12 @@ TEST_P(EveryNorm, GradientsAgreeWithFiniteDifferences) {
       };
       return run_small_network(run).loss;
     };
-    const float h = 2e-4f;
-    EXPECT_NEAR((loss_at(h) - loss_at(-h)) / (2 * h), expected, 3e-4 + 0.02 * std::abs(expected))
-        << layout.model().parameters[p].name;
+    // A short step suffers from the loss's rounding, a long one from the kinks of ReLU and pooling.
+    double error = std::numeric_limits<double>::infinity();
+    for (const float h : {2e-4f, 1e-3f}) {
+      error = std::min(error, std::abs((loss_at(h) - loss_at(-h)) / (2 * h) - expected));
+    }
+    EXPECT_LE(error, 3e-4 + 0.02 * std::abs(expected)) << layout.model().parameters[p].name;
   }
 }
 

@@ -19,7 +19,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <class T>
 void sums(const SumsSweep<T>& s) {
   for_each_run<T, false>(s.extent, 0, [&](const Run& run, auto) SYNCBN_INLINED {
-    const auto pivot = load_wide_channels<T>(s.pivot, run).narrow();
+    const auto exact_pivot = load_wide_channels<T>(s.pivot, run);
+    const auto pivot = exact_pivot.narrow();
     RunningSum<T> sum(s.sum, run), sum_sq(s.sum_sq, run);
     const T* x = s.x;
     sum_along<T>(
@@ -29,7 +30,13 @@ void sums(const SumsSweep<T>& s) {
           a = hn::Add(a, d);
           b = hn::MulAdd(d, d, b);
         },
-        [&](Vec<T> a, Vec<T> b) SYNCBN_INLINED { sum.add(a), sum_sq.add(b); });
+        [&](Vec<T> a, Vec<T> b) SYNCBN_INLINED { sum.add(a), sum_sq.add(b); },
+        [&](const auto& io, std::int64_t at, std::int64_t) SYNCBN_INLINED {
+          auto d = Wide<T>::promote(io.load(x + at));
+          d.subtract(exact_pivot);
+          sum.add(d);
+          sum_sq.add_product(d, d);
+        });
     sum.store(), sum_sq.store();
   });
 }
@@ -53,8 +60,8 @@ void backward_sums(const BackwardSumsSweep<T>& s) {
     const auto exact_center = load_wide_channels<T>(s.center, run);
     const auto center = exact_center.narrow(), scale = PerChannel<T, false>(s.scale, run).at(0),
                shift = PerChannel<T, false>(s.shift, run).at(0);
-    Wide<T> error;  // of the center's rounding
-    error.add(center), error.subtract(exact_center);
+    auto error = Wide<T>::promote(center);  // of the center's rounding
+    error.subtract(exact_center);
     RunningSum<T> sum_dy(s.sum_dy, run), sum_dy_xc(s.sum_dy_xc, run);
     const T *x = s.x, *dy = s.dy;
     const std::uint8_t* bits = s.mask;
@@ -67,11 +74,19 @@ void backward_sums(const BackwardSumsSweep<T>& s) {
           b = hn::MulAdd(g, xc, b);
         },
         [&](Vec<T> a, Vec<T> b) SYNCBN_INLINED {
-          Wide<T> wide;
-          wide.add(a);
+          const auto wide = Wide<T>::promote(a);
           sum_dy.add(wide);
           sum_dy_xc.add(b);
           sum_dy_xc.add_product(error, wide);
+        },
+        [&](const auto& io, std::int64_t at, std::int64_t mask) SYNCBN_INLINED {
+          const auto value = io.load(x + at);
+          const auto g = gate<kRelu, T>(io.load(dy + at), hn::Sub(value, center), scale, shift, bits + mask);
+          auto xc = Wide<T>::promote(value);
+          xc.subtract(exact_center);
+          const auto wide = Wide<T>::promote(g);
+          sum_dy.add(wide);
+          sum_dy_xc.add_product(wide, xc);
         });
     sum_dy.store(), sum_dy_xc.store();
   });

@@ -221,18 +221,23 @@ struct Wide {
   HWY_INLINE void store(double* values) const {
     for (std::int64_t i = 0; i < kParts; ++i) hn::StoreU(part[i], Tag<double>(), values + i * kLanes<double>);
   }
-  HWY_INLINE void add(Vec<T> v) {
+  static HWY_INLINE Wide promote(Vec<T> v) {
+    Wide wide;
     if constexpr (sizeof(T) == sizeof(double)) {
-      part[0] = hn::Add(part[0], v);
+      wide.part[0] = v;
     } else {
 #if HWY_TARGET == HWY_SCALAR
-      part[0] = hn::Add(part[0], hn::PromoteTo(Tag<double>(), v));
+      wide.part[0] = hn::PromoteTo(Tag<double>(), v);
 #else
       const hn::Half<Tag<T>> half;
-      part[0] = hn::Add(part[0], hn::PromoteTo(Tag<double>(), hn::LowerHalf(half, v)));
-      part[1] = hn::Add(part[1], hn::PromoteTo(Tag<double>(), hn::UpperHalf(half, v)));
+      wide.part[0] = hn::PromoteTo(Tag<double>(), hn::LowerHalf(half, v));
+      wide.part[1] = hn::PromoteTo(Tag<double>(), hn::UpperHalf(half, v));
 #endif
     }
+    return wide;
+  }
+  HWY_INLINE void add(Vec<T> v) {
+    add(promote(v));
   }
   HWY_INLINE void add(const Wide& other) {
     for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::Add(part[i], other.part[i]);
@@ -299,18 +304,13 @@ class RunningSum : public Wide<T> {
 };
 
 /// Sums term(io, offset, bits, a, b) - two values at each place - along a run and hands them to add(a, b): short blocks
-/// in T, four interleaved sums to hide the latency of the addition.
-template <class T, class Term, class Add>
-HWY_INLINE void sum_along(const Run& run, Term term, Add add) {
+/// in T, four interleaved sums to hide the latency of the addition. Where a block is a single vector, add_one(io,
+/// offset, bits) adds its values.
+template <class T, class Term, class Add, class AddOne>
+HWY_INLINE void sum_along(const Run& run, Term term, Add add, AddOne add_one) {
   with_steps<T>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
     const auto zero = hn::Zero(Tag<T>());
     std::int64_t at = run.at, mask = run.mask;
-    const auto one = [&](const auto& each) SYNCBN_INLINED {
-      auto a = zero, b = zero;
-      term(each, at, mask, a, b);
-      add(a, b);
-      at += step, mask += mask_step;
-    };
     const auto block = [&](std::int64_t count) SYNCBN_INLINED {
       Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
       std::int64_t i = 0;
@@ -324,11 +324,15 @@ HWY_INLINE void sum_along(const Run& run, Term term, Add add) {
       add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
     };
     if (run.block == 1) {
-      for (std::int64_t i = 0; i < run.count; ++i) one(io);
+      for (std::int64_t i = 0; i < run.count; ++i, at += step, mask += mask_step) add_one(io, at, mask);
     } else {
       for (std::int64_t i = 0; i < run.count; i += run.block) block(std::min(run.block, run.count - i));
     }
-    if (run.tail > 0) one(Part<T>(run.tail));
+    if (run.tail > 0) {
+      auto a = zero, b = zero;
+      term(Part<T>(run.tail), at, mask, a, b);
+      add(a, b);
+    }
   });
 }
 
