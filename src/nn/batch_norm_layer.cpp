@@ -45,7 +45,8 @@ void BatchNormLayer::finish_exchange_backward(const Pass&) {
 
 void BatchNormLayer::backward(const Pass&, ops::Samples samples) {
   if (!t_.dx && !t_.dr) return;
-  pass_.apply_backward(t_.x, t_.dy, t_.dx, t_.dr, samples, relu_, mask_.data(), t_.accumulate_dx, t_.accumulate_dr);
+  pass_.apply_backward(t_.x, t_.dy, t_.dx, t_.dr, samples, relu_, mask_.as<std::uint8_t>(), t_.accumulate_dx,
+                       t_.accumulate_dr);
 }
 
 void BatchNormLayer::backward_parameters(const Pass&) {

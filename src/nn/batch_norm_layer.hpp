@@ -20,12 +20,12 @@ class BatchNormLayer : public NormLayer {
   void accumulate(const Pass&, ops::Samples samples) override { pass_.accumulate(t_.x, samples); }
   void exchange(const Pass& pass) override;
   void forward(const Pass&, ops::Samples samples) override {
-    pass_.apply(t_.x, t_.r, t_.y, samples, relu_, mask_.data());
+    pass_.apply(t_.x, t_.r, t_.y, samples, relu_, mask_.as<std::uint8_t>());
   }
 
   void begin_backward(const Pass&) override { pass_.begin_backward(); }
   void accumulate_backward(const Pass&, ops::Samples samples) override {
-    pass_.accumulate_backward(t_.x, t_.dy, samples, relu_, mask_.data());
+    pass_.accumulate_backward(t_.x, t_.dy, samples, relu_, mask_.as<std::uint8_t>());
   }
   void start_exchange_backward(const Pass& pass) override;
   void finish_exchange_backward(const Pass& pass) override;
@@ -40,7 +40,7 @@ class BatchNormLayer : public NormLayer {
   GammaBeta parameters_;
   RunningStatistics running_;
   ops::FusedRelu relu_;
-  std::vector<std::uint8_t> mask_;
+  ops::Memory mask_;
   BatchNormPass pass_;
   std::vector<double> d_gamma_, d_beta_;
 };

@@ -43,9 +43,9 @@ inline ops::FusedRelu fused_relu(const LayerSpec& spec) {
 }
 
 /// Room for the mask of `max_samples` samples, if one is needed.
-inline std::vector<std::uint8_t> relu_mask(const LayerContext& context, ops::FusedRelu relu, const Tensor& x) {
+inline ops::Memory relu_mask(const LayerContext& context, ops::FusedRelu relu, const Tensor& x) {
   if (relu != ops::FusedRelu::bits) return {};
-  return std::vector<std::uint8_t>(
+  return context.backend.allocate(
       static_cast<std::size_t>(context.backend.batch_norm().mask_bytes_per_sample(x) * context.max_samples));
 }
 

@@ -19,12 +19,12 @@ class GroupNormLayer : public Layer {
               context.state.norm().options.eps, context.max_samples) {}
 
   void forward(const Pass&, ops::Samples samples) override {
-    pass_.forward(t_.x, t_.r, t_.y, samples, parameters_.gamma(), parameters_.beta(), relu_, mask_.data());
+    pass_.forward(t_.x, t_.r, t_.y, samples, parameters_.gamma(), parameters_.beta(), relu_, mask_.as<std::uint8_t>());
   }
   void begin_backward(const Pass&) override { pass_.begin_backward(); }
   void backward(const Pass&, ops::Samples samples) override {
-    pass_.backward(t_.x, t_.dy, t_.dx, t_.dr, samples, parameters_.gamma(), parameters_.beta(), relu_, mask_.data(),
-                   t_.accumulate_dx, t_.accumulate_dr);
+    pass_.backward(t_.x, t_.dy, t_.dx, t_.dr, samples, parameters_.gamma(), parameters_.beta(), relu_,
+                   mask_.as<std::uint8_t>(), t_.accumulate_dx, t_.accumulate_dr);
   }
   void backward_parameters(const Pass&) override { parameters_.add_gradients(pass_.d_gamma(), pass_.d_beta()); }
   bool has_parameters() const override { return true; }
@@ -33,7 +33,7 @@ class GroupNormLayer : public Layer {
   LayerTensors t_;
   GammaBeta parameters_;
   ops::FusedRelu relu_;
-  std::vector<std::uint8_t> mask_;
+  ops::Memory mask_;
   GroupNormPass pass_;
 };
 

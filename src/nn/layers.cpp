@@ -86,7 +86,8 @@ class PoolLayer : public Layer {
  public:
   PoolLayer(const LayerContext& context, const LayerTensors& tensors, const ops::PoolGeometry& geometry)
       : t_(tensors), pool_(context.backend.pool(geometry)) {
-    workspace_ = Buffer(static_cast<std::size_t>(pool_->workspace_bytes_per_sample() * context.max_samples));
+    workspace_ =
+        context.backend.allocate(static_cast<std::size_t>(pool_->workspace_bytes_per_sample() * context.max_samples));
   }
   void forward(const Pass&, Samples s) override { pool_->forward(t_.x, t_.y, workspace_.as<std::uint8_t>(), s); }
   void backward(const Pass&, Samples s) override {
@@ -96,7 +97,7 @@ class PoolLayer : public Layer {
  private:
   LayerTensors t_;
   std::unique_ptr<ops::Pool> pool_;
-  Buffer workspace_;
+  ops::Memory workspace_;
 };
 
 /// Layers that are one or two sweeps without state.

@@ -15,12 +15,12 @@ constexpr std::int64_t kChunkBytes = 256 * 1024;
 
 Network::Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups,
                  std::int64_t max_samples, std::span<float> gradient)
-    : state_(state), backend_(backend), gradient_(gradient) {
+    : state_(state), backend_(backend.for_worker()), gradient_(gradient) {
   plan_forward();
   plan_backward();
   plan_gradient();
   plan_memory(max_samples);
-  make_layers({state, backend, gradient, std::move(group), groups, max_samples});
+  make_layers({state, *backend_, gradient, std::move(group), groups, max_samples});
   set_chunks(forward_);
   set_chunks(backward_);
 }
@@ -103,7 +103,7 @@ void Network::plan_memory(std::int64_t max_samples) {
         t.layout = Layout::channels_first;
         break;
       case LayerType::conv2d:
-        t.layout = backend_.preferred_layout(t.shape.c());
+        t.layout = backend_->preferred_layout(t.shape.c());
         break;
       default:
         t.layout = tensors_[static_cast<std::size_t>(specs[l].input)].layout;
@@ -136,7 +136,8 @@ void Network::plan_memory(std::int64_t max_samples) {
     }
   }
   const ArenaPlan plan = plan_arena(blocks);
-  memory_ = Buffer(static_cast<std::size_t>(plan.bytes));
+  memory_ = backend_->allocate(static_cast<std::size_t>(plan.bytes));
+  for (Buffer* copy : {&logits_, &logits_gradient_}) *copy = Buffer(tensors_.back().bytes());
   for (std::size_t l = 0; l < specs.size(); ++l) {
     tensors_[l].data = memory_.data() + plan.offsets[l];
     gradients_[l].data = l == 0 ? nullptr : memory_.data() + plan.offsets[specs.size() + l];
@@ -179,8 +180,28 @@ void Network::set_chunks(std::vector<Sweep>& sweeps) {
       const Tensor& t = tensors_[static_cast<std::size_t>(step.layer)];
       largest = std::max(largest, t.sample_stride() * static_cast<std::int64_t>(sizeof(float)));
     }
-    sweep.chunk = std::max<std::int64_t>(1, kChunkBytes / (2 * largest));
+    sweep.chunk = backend_->whole_batches() ? std::max<std::int64_t>(1, tensors_.front().shape.n())
+                                            : std::max<std::int64_t>(1, kChunkBytes / (2 * largest));
   }
+}
+
+void Network::set_images(const float* images, std::int64_t n) {
+  const Tensor& input = tensors_.front();
+  backend_->upload(images, input.data, static_cast<std::size_t>(n * input.sample_stride()) * sizeof(float));
+}
+
+LossResult Network::loss(std::span<const int> labels, double smoothing, double scale) {
+  Tensor logits = tensors_.back(), gradient;
+  const std::size_t bytes = labels.size() * static_cast<std::size_t>(logits.sample_stride()) * sizeof(float);
+  backend_->download(logits.data, logits_.data(), bytes);
+  logits.data = logits_.data();
+  if (scale != 0) {
+    gradient = logits;
+    gradient.data = logits_gradient_.data();
+  }
+  const LossResult result = softmax_cross_entropy(logits, labels, smoothing, scale, gradient);
+  if (gradient) backend_->upload(gradient.data, gradients_.back().data, bytes);
+  return result;
 }
 
 void Network::begin_update() {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "nn/layer.hpp"
+#include "nn/loss.hpp"
 #include "nn/norm_layer.hpp"
 
 namespace syncbn {
@@ -24,12 +25,11 @@ class Network {
           std::span<float> gradient);
   ~Network();
 
-  /// Where the caller puts images, channels_first, up to max_samples.
-  const Tensor& input() const { return tensors_.front(); }
-  /// [n, classes], after forward().
-  const Tensor& logits() const { return tensors_.back(); }
-  /// Where the caller puts the gradient of the loss, before backward().
-  const Tensor& logits_gradient() const { return gradients_.back(); }
+  /// The images of the next forward(): n of them, channels_first, in the processor's memory.
+  void set_images(const float* images, std::int64_t n);
+  /// Loss of what forward() has computed, see softmax_cross_entropy(). With a scale other than 0 its gradient, times
+  /// scale, is what backward() starts from.
+  LossResult loss(std::span<const int> labels, double smoothing, double scale);
 
   /// Starts to collect the gradient anew; then any number of forward / backward pairs.
   void begin_update();
@@ -70,7 +70,7 @@ class Network {
   NormLayer& norm(int layer) const { return static_cast<NormLayer&>(*layers_[static_cast<std::size_t>(layer)]); }
 
   ModelState& state_;
-  const ops::Backend& backend_;
+  std::unique_ptr<const ops::Backend> backend_;  // this worker's own
   std::span<float> gradient_;
   std::vector<FlatRange> added_to_;  // of the gradient: what layers do not assign
   bool accumulate_ = false;
@@ -78,7 +78,8 @@ class Network {
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<int> norms_;
   std::vector<Sweep> forward_, backward_;
-  Buffer memory_;
+  ops::Memory memory_;
+  Buffer logits_, logits_gradient_;  // the processor's copies
 };
 
 }  // namespace syncbn

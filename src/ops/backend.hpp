@@ -5,9 +5,11 @@
 // while data is in cache; results never depend on how a batch is cut into ranges unless a call says so. Tensors are f32
 // unless a call says otherwise. One object is used by one worker's thread at a time.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "syncbn/core/tensor.hpp"
@@ -158,10 +160,38 @@ class Elementwise {
   virtual void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const = 0;
 };
 
-/// Makes kernels for one device.
+/// Owner of memory that kernels work in: the processor's or a device's.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(std::shared_ptr<std::byte> data, std::size_t bytes) : data_(std::move(data)), size_(bytes) {}
+  std::byte* data() const { return data_.get(); }
+  std::size_t size() const { return size_; }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_.get());
+  }
+
+ private:
+  std::shared_ptr<std::byte> data_;
+  std::size_t size_ = 0;
+};
+
+/// Makes kernels for one device. On a device with memory of its own, tensors, masks and workspaces lie there, in what
+/// allocate() gives; everything else that kernels are given, and what they give back, is the processor's.
 class Backend {
  public:
   virtual ~Backend() = default;
+  /// The same for one worker: on a device, with a queue of its own, in whose order its work is done.
+  virtual std::unique_ptr<Backend> for_worker() const = 0;
+  /// Zeroed, aligned to 64 bytes; must not outlive this object.
+  virtual Memory allocate(std::size_t bytes) const = 0;
+  /// Copies between the processor's memory and what allocate() gave, in the order of the worker's calls; done on
+  /// return.
+  virtual void upload(const void* from, void* to, std::size_t bytes) const = 0;
+  virtual void download(const void* from, void* to, std::size_t bytes) const = 0;
+  /// Whether kernels want a whole batch in each call, rather than samples that stay in a processor's cache.
+  virtual bool whole_batches() const = 0;
   /// "cpu: AVX-512, oneDNN 2.6.3"
   virtual std::string description() const = 0;
   /// The layout that convolutions here want between layers for this many channels (channels_first for c <= 4, i.e.

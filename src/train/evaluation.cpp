@@ -4,7 +4,6 @@
 #include <array>
 #include <vector>
 
-#include "nn/loss.hpp"
 #include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/safetensors.hpp"
 #include "train/compute.hpp"
@@ -18,19 +17,21 @@ EvalResult evaluate_network(Network& network, const Dataset& dataset, const Augm
   const Slice slice = slice_of(dataset.size(), all.size(), all.rank());
   const std::int64_t longest = slice_of(dataset.size(), all.size(), 0).count;
   std::vector<int> labels(static_cast<std::size_t>(max_samples));
+  const std::int64_t pixels = dataset.channels() * dataset.height() * dataset.width();
+  std::vector<float> images(static_cast<std::size_t>(max_samples * pixels));
   double loss = 0;
   std::array<std::int64_t, 2> counts{};
   // Everybody makes the same number of passes, because layers without running statistics communicate.
   for (std::int64_t done = 0; done < longest; done += max_samples) {
     const std::int64_t n = std::clamp<std::int64_t>(slice.count - done, 0, max_samples);
-    load_plain(dataset, slice.begin + done, n, augmentation, network.input().as<float>(), labels.data());
+    load_plain(dataset, slice.begin + done, n, augmentation, images.data(), labels.data());
+    network.set_images(images.data(), n);
     Pass pass;
     pass.mode = Mode::eval;
     pass.n = n;
     pass.step = step;
     network.forward(pass);
-    const LossResult r =
-        softmax_cross_entropy(network.logits(), std::span(labels).first(static_cast<std::size_t>(n)), 0, 1, {});
+    const LossResult r = network.loss(std::span(labels).first(static_cast<std::size_t>(n)), 0, 0);
     loss += r.loss_sum;
     counts[0] += r.correct;
     counts[1] += n;

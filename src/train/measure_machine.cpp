@@ -2,7 +2,6 @@
 #include <chrono>
 #include <cmath>
 
-#include "nn/loss.hpp"
 #include "nn/network.hpp"
 #include "syncbn/train/cost_model.hpp"
 #include "train/compute.hpp"
@@ -76,12 +75,13 @@ MachineFigures measure_machine(World& world, const Config& config, MachineFigure
     pass.n = n;
     const std::vector<std::int64_t> ids(static_cast<std::size_t>(n));
     pass.sample_ids = ids;
-    std::fill_n(network.input().as<float>(), n * network.input().sample_stride(), 0.5f);
+    const std::vector<float> images(static_cast<std::size_t>(n * data.image.elements()), 0.5f);
+    network.set_images(images.data(), n);
     worker.all().barrier({"measure", 0});
     const double step = median_seconds([&] {
       network.begin_update();
       network.forward(pass);
-      softmax_cross_entropy(network.logits(), labels, 0, 1, network.logits_gradient());
+      network.loss(labels, 0, 1);
       network.backward(pass, [](int) {});
     });
     // One worker of each rank speaks with the others.

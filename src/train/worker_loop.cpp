@@ -8,7 +8,6 @@
 #include <cstring>
 #include <limits>
 
-#include "nn/loss.hpp"
 #include "train/evaluation.hpp"
 #include "train/training_run.hpp"
 
@@ -83,8 +82,7 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
   const double scale = 1.0 / static_cast<double>(experiment_.samples_in_step(step));
   for (std::int64_t m = 0; m < accumulate; ++m) {
     const Batch& batch = loader_.next(w.worker.local_index());
-    std::memcpy(w.network.input().data, batch.images.data(),
-                static_cast<std::size_t>(batch.n * w.network.input().sample_stride()) * sizeof(float));
+    w.network.set_images(batch.images.data(), batch.n);
     Pass pass;
     pass.n = batch.n;
     pass.step = step * accumulate + m;
@@ -92,9 +90,8 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
     pass.seed = experiment_.config.seed;
     pass.sample_ids = std::span(batch.ids).first(static_cast<std::size_t>(batch.n));
     w.network.forward(pass);
-    const LossResult loss =
-        softmax_cross_entropy(w.network.logits(), std::span(batch.labels).first(static_cast<std::size_t>(batch.n)),
-                              experiment_.config.label_smoothing, scale, w.network.logits_gradient());
+    const LossResult loss = w.network.loss(std::span(batch.labels).first(static_cast<std::size_t>(batch.n)),
+                                           experiment_.config.label_smoothing, scale);
     own.add(loss.loss_sum, loss.correct, batch.n);
     const bool last = m + 1 == accumulate;
     w.network.backward(pass, [&](int layer) {

@@ -89,18 +89,19 @@ NetworkResult run_small_network(World& world, const NetworkRun& run) {
     network.begin_update();
     std::vector<int> labels;
     std::vector<std::int64_t> ids;
+    std::vector<float> images;
     for (int i = 0; i < n; ++i) {
       Random random(9, Purpose::test, static_cast<std::uint64_t>(first + i));
-      float* image = network.input().sample(i);
-      for (int k = 0; k < 2 * 8 * 8; ++k) image[k] = static_cast<float>(random.normal());
+      for (int k = 0; k < 2 * 8 * 8; ++k) images.push_back(static_cast<float>(random.normal()));
       labels.push_back(static_cast<int>(random.below(5)));
       ids.push_back(first + i);
     }
+    network.set_images(images.data(), n);
     Pass pass;
     pass.n = n;
     pass.sample_ids = ids;
     network.forward(pass);
-    LossResult loss = softmax_cross_entropy(network.logits(), labels, 0.1, 1.0 / samples, network.logits_gradient());
+    LossResult loss = network.loss(labels, 0.1, 1.0 / samples);
     network.backward(pass, [](int) {});
     worker.all().all_reduce(std::span<double>(&loss.loss_sum, 1), Reduce::sum, {"loss", 0});
     const std::int64_t exchanged = state.exchanged_size();

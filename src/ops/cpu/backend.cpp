@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "ops/cpu/batch_norm_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
 
@@ -6,6 +8,14 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
+  std::unique_ptr<Backend> for_worker() const override { return make_cpu_backend(); }
+  Memory allocate(std::size_t bytes) const override {
+    auto buffer = std::make_shared<Buffer>(bytes);
+    return {std::shared_ptr<std::byte>(buffer, buffer->data()), bytes};
+  }
+  void upload(const void* from, void* to, std::size_t bytes) const override { copy(from, to, bytes); }
+  void download(const void* from, void* to, std::size_t bytes) const override { copy(from, to, bytes); }
+  bool whole_batches() const override { return false; }
   std::string description() const override { return "cpu: " + cpu::vector_target() + ", " + cpu::onednn_version(); }
   Layout preferred_layout(std::int64_t channels) const override { return cpu::preferred_layout(channels); }
   void prepare_thread() const override { cpu::use_one_thread(); }
@@ -21,6 +31,10 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Pool> pool(const PoolGeometry& g) const override { return cpu::make_pool(g); }
 
  private:
+  static void copy(const void* from, void* to, std::size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+
   std::unique_ptr<BatchNormKernels> batch_norm_ = cpu::make_batch_norm_kernels();
   std::unique_ptr<Elementwise> elementwise_ = cpu::make_elementwise();
 };

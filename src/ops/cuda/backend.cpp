@@ -1,7 +1,79 @@
+// The backend's interface on a device. Tensors lie in device memory; parameters, their gradients and the per-channel
+// numbers of batch normalization come from and go to the processor, so these calls wait for the device.
+
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "ops/cuda/adapters.cuh"
 #include "ops/cuda/module.hpp"
 #include "syncbn/core/error.hpp"
 
-syncbn::ops::Backend* syncbn_cuda_backend(int) {
-  throw syncbn::Error("device: cuda: the layers of this version run on the CPU only; use device: cpu",
-                      syncbn::ExitCode::unavailable);
+namespace syncbn::ops::cuda {
+
+namespace {
+
+int devices() {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "counting devices");
+  return count;
+}
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int device)
+      : queue_(device),
+        libraries_(queue_),
+        batch_norm_(make_batch_norm(queue_)),
+        elementwise_(make_elementwise(queue_)) {}
+
+  std::unique_ptr<Backend> for_worker() const override { return std::make_unique<CudaBackend>(queue_.device()); }
+  Memory allocate(std::size_t bytes) const override {
+    auto memory = std::make_shared<DeviceMemory>(queue_, bytes);
+    return {std::shared_ptr<std::byte>(memory, memory->as<std::byte>()), bytes};
+  }
+  void upload(const void* from, void* to, std::size_t bytes) const override {
+    queue_.copy(to, from, bytes, cudaMemcpyHostToDevice);
+    queue_.synchronize();
+  }
+  void download(const void* from, void* to, std::size_t bytes) const override {
+    queue_.copy(to, from, bytes, cudaMemcpyDeviceToHost);
+    queue_.synchronize();
+  }
+  bool whole_batches() const override { return true; }
+
+  std::string description() const override {
+    cudaDeviceProp device{};
+    check(cudaGetDeviceProperties(&device, queue_.device()), "asking what the device is");
+    const std::size_t cudnn = cudnnGetVersion();
+    return fmt::format("cuda: {}, cuDNN {}.{}.{}", device.name, cudnn / 10000, cudnn / 100 % 100, cudnn % 100);
+  }
+  Layout preferred_layout(std::int64_t channels) const override {
+    return channels <= 4 ? Layout::channels_first : Layout::channels_last;
+  }
+  void prepare_thread() const override { check(cudaSetDevice(queue_.device()), "choosing the device"); }
+  const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
+  const Elementwise& elementwise() const override { return *elementwise_; }
+  std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const override {
+    return make_conv2d_weights(libraries_, g);
+  }
+  std::unique_ptr<ops::Conv2d> conv2d(const Conv2dGeometry& g) const override { return make_conv2d(libraries_, g); }
+  std::unique_ptr<ops::Linear> linear(std::int64_t in, std::int64_t out, bool) const override {
+    return make_linear(libraries_, in, out);
+  }
+  std::unique_ptr<Pool> pool(const PoolGeometry& g) const override { return make_pool(queue_, g); }
+
+ private:
+  mutable Queue queue_;
+  mutable Libraries libraries_;
+  std::unique_ptr<BatchNormKernels> batch_norm_;
+  std::unique_ptr<Elementwise> elementwise_;
+};
+
+}  // namespace
+
+}  // namespace syncbn::ops::cuda
+
+syncbn::ops::Backend* syncbn_cuda_backend(int local_rank) {
+  return new syncbn::ops::cuda::CudaBackend(local_rank % syncbn::ops::cuda::devices());
 }

@@ -60,4 +60,19 @@ void BatchNorm::require_alike(const Tensor& x, std::initializer_list<const Tenso
   }
 }
 
+void BatchNorm::set_map(const ChannelMap& map) {
+  const auto c = static_cast<std::size_t>(channels_);
+  queue_.copy(arrays_.mean, map.center.data(), c * sizeof(double), cudaMemcpyHostToDevice);
+  queue_.copy(arrays_.center, map.center_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
+  queue_.copy(arrays_.scale, map.scale_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
+  queue_.copy(arrays_.shift, map.shift_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
+}
+
+void BatchNorm::set_gradient(const GradientMap& gradient) {
+  const auto c = static_cast<std::size_t>(channels_);
+  queue_.copy(arrays_.p, gradient.p_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
+  queue_.copy(arrays_.q, gradient.q_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
+  queue_.copy(arrays_.r, gradient.r_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
+}
+
 }  // namespace syncbn::ops::cuda

@@ -86,6 +86,10 @@ class BatchNorm {
   /// the mean and for the unbiased variance. A count of 0 contributes nothing.
   void fold_statistics(double momentum, double share, float* mean, float* var);
 
+  /// Takes the map, or the gradient's coefficients, from the processor instead of finish() and finish_backward().
+  void set_map(const ChannelMap& map);
+  void set_gradient(const GradientMap& gradient);
+
   /// One byte for each vector of values.
   static std::int64_t mask_bytes_per_sample(const Tensor& x);
 

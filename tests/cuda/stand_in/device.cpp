@@ -140,13 +140,19 @@ class Block {
   Carrier* current_ = nullptr;
 };
 
-/// Kept until the process ends: its fibers never return.
-Block& the_block() {
-  static Block& block = *new Block;
-  return block;
-}
-
 std::mutex one_kernel;
+
+/// The calling thread's, since fibers stay on the thread that has made them. Called under one_kernel. Kept until the
+/// process ends: its fibers never return.
+Block& the_block() {
+  static auto& all = *new std::vector<Block*>;
+  thread_local Block* mine = nullptr;
+  if (!mine) {
+    mine = new Block;
+    all.push_back(mine);
+  }
+  return *mine;
+}
 
 }  // namespace
 
@@ -188,6 +194,22 @@ const char* cudaGetErrorName(cudaError_t code) {
   return code == cudaSuccess ? "cudaSuccess" : "cudaErrorMemoryAllocation";
 }
 cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {"stand-in", 9, 0, std::size_t{1} << 30};
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {

@@ -1,0 +1,49 @@
+#pragma once
+
+// The parts that the CUDA backend puts together: the kernels of this folder behind the interfaces of ops/backend.hpp.
+
+#include <memory>
+
+#include "ops/backend.hpp"
+#include "ops/cuda/libraries.cuh"
+#include "ops/cuda/runtime.cuh"
+
+namespace syncbn::ops::cuda {
+
+std::unique_ptr<BatchNormKernels> make_batch_norm(Queue& queue);
+std::unique_ptr<Elementwise> make_elementwise(Queue& queue);
+std::unique_ptr<Pool> make_pool(Queue& queue, const PoolGeometry& g);
+std::unique_ptr<Conv2dWeights> make_conv2d_weights(Libraries& libraries, const Conv2dGeometry& g);
+std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g);
+std::unique_ptr<ops::Linear> make_linear(Libraries& libraries, std::int64_t in, std::int64_t out);
+
+/// The samples from `begin` on.
+inline Tensor from_sample(const Tensor& t, std::int64_t begin) {
+  Tensor part = t;
+  if (part) part.data = t.as<std::byte>() + begin * t.sample_stride() * static_cast<std::int64_t>(size_of(t.type));
+  return part;
+}
+
+/// Room in device memory for `count` values, kept from call to call.
+template <class T>
+class Staging {
+ public:
+  explicit Staging(Queue& queue) : queue_(queue) {}
+  T* room(std::size_t count) {
+    if (count * sizeof(T) > memory_.size()) memory_ = DeviceMemory(queue_, count * sizeof(T));
+    return memory_.as<T>();
+  }
+  /// The processor's values, on the device. They have been taken when the call returns.
+  const T* upload(const T* values, std::size_t count) {
+    if (!values) return nullptr;
+    T* to = room(count);
+    queue_.copy(to, values, count * sizeof(T), cudaMemcpyHostToDevice);
+    return to;
+  }
+
+ private:
+  Queue& queue_;
+  DeviceMemory memory_;
+};
+
+}  // namespace syncbn::ops::cuda

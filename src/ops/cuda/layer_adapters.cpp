@@ -1,0 +1,235 @@
+#include <algorithm>
+#include <vector>
+
+#include "ops/cuda/adapters.cuh"
+#include "ops/cuda/kernels.cuh"
+
+namespace syncbn::ops::cuda {
+
+namespace {
+
+class CudaElementwise final : public Elementwise {
+ public:
+  explicit CudaElementwise(Queue& queue) : queue_(queue), ids_(queue) {}
+
+  void activate(Activation kind, float slope, const Tensor& x, const Tensor& y, Samples s) const override {
+    cuda::activate(queue_, kind, slope, at(x, s), at(y, s), s.count());
+  }
+  void activate_backward(Activation kind, float slope, const Tensor& y, const Tensor& dy, const Tensor& dx, Samples s,
+                         bool accumulate) const override {
+    cuda::activate_backward(queue_, kind, slope, at(y, s), at(dy, s), at(dx, s), s.count(), accumulate);
+  }
+  void add(const Tensor& a, const Tensor& b, const Tensor& y, Samples s) const override {
+    cuda::add(queue_, at(a, s), at(b, s), at(y, s), s.count());
+  }
+  void copy(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const override {
+    cuda::copy(queue_, at(x, s), at(y, s), s.count(), accumulate);
+  }
+  void dropout(const Tensor& x, const Tensor& y, Samples s, float p, std::uint64_t seed, std::uint64_t step,
+               std::uint64_t layer_key, const std::int64_t* sample_ids, bool accumulate) const override {
+    if (s.count() == 0) return;
+    const std::int64_t* ids = ids_.upload(sample_ids + s.begin, static_cast<std::size_t>(s.count()));
+    cuda::dropout(queue_, at(x, s), at(y, s), s.count(), p, seed, step, layer_key, ids, accumulate);
+  }
+  void global_average(const Tensor& x, const Tensor& y, Samples s) const override {
+    cuda::global_average(queue_, at(x, s), at(y, s), s.count());
+  }
+  void global_average_backward(const Tensor& dy, const Tensor& dx, Samples s, bool accumulate) const override {
+    cuda::global_average_backward(queue_, at(dy, s), at(dx, s), s.count(), accumulate);
+  }
+  void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const override {
+    cuda::reorder(queue_, at(x, s), at(y, s), s.count(), accumulate);
+  }
+
+ private:
+  static Tensor at(const Tensor& t, Samples s) { return from_sample(t, s.begin); }
+  Queue& queue_;
+  mutable Staging<std::int64_t> ids_;
+};
+
+class CudaPool final : public Pool {
+ public:
+  CudaPool(Queue& queue, const PoolGeometry& g) : queue_(queue), geometry_(g) {}
+  std::int64_t workspace_bytes_per_sample() const override {
+    return geometry_.kind == PoolKind::max ? geometry_.c * geometry_.h_out * geometry_.w_out : 0;
+  }
+  void forward(const Tensor& x, const Tensor& y, std::uint8_t* workspace, Samples s) override {
+    cuda::pool(queue_, geometry_, from_sample(x, s.begin), from_sample(y, s.begin), places(workspace, s), s.count());
+  }
+  void backward(const Tensor& dy, const Tensor& dx, const std::uint8_t* workspace, Samples s,
+                bool accumulate) override {
+    cuda::pool_backward(queue_, geometry_, from_sample(dy, s.begin), from_sample(dx, s.begin), places(workspace, s),
+                        s.count(), accumulate);
+  }
+
+ private:
+  template <class Byte>
+  Byte* places(Byte* workspace, Samples s) const {
+    return workspace ? workspace + s.begin * workspace_bytes_per_sample() : nullptr;
+  }
+  Queue& queue_;
+  PoolGeometry geometry_;
+};
+
+class CudaConv2dWeights final : public Conv2dWeights {
+ public:
+  CudaConv2dWeights(Libraries& libraries, const Conv2dGeometry& g)
+      : queue_(libraries.queue()),
+        shape_{g.c_out, g.c_in, g.kernel_h, g.kernel_w},
+        canonical_(queue_),
+        packed_(queue_, static_cast<std::size_t>(shape_.elements()) * sizeof(float)) {}
+
+  /// Waits: other workers' queues use the packed weights next.
+  void pack(const float* weight) override {
+    const float* canonical = canonical_.upload(weight, static_cast<std::size_t>(shape_.elements()));
+    const Tensor from{const_cast<float*>(canonical), shape_, DataType::f32, Layout::channels_first};
+    reorder(queue_, from, {packed_.as<void>(), shape_, DataType::f32, Layout::channels_last}, shape_.n(), false);
+    queue_.synchronize();
+  }
+  /// Gradients come in canonical order already.
+  void unpack_gradient(const float* packed, float* canonical) override {
+    std::copy_n(packed, shape_.elements(), canonical);
+  }
+  const void* packed() const { return packed_.as<void>(); }
+
+ private:
+  Queue& queue_;
+  Shape shape_;
+  Staging<float> canonical_;
+  DeviceMemory packed_;
+};
+
+/// Gradients of a layer's parameters: summed on the device, then assigned or added to the processor's.
+class ParameterGradients {
+ public:
+  explicit ParameterGradients(Queue& queue) : queue_(queue), device_(queue) {}
+
+  /// compute(d_weight, d_bias) adds to zeros in device memory.
+  template <class Compute>
+  void collect(float* d_weight, std::size_t weights, float* d_bias, std::size_t biases, bool accumulate,
+               Compute compute) {
+    const std::size_t count = weights + (d_bias ? biases : 0);
+    const std::size_t bias_at = (weights + 63) / 64 * 64;
+    float* sums = device_.room(bias_at + biases);
+    queue_.clear(sums, (bias_at + biases) * sizeof(float));
+    compute(sums, d_bias ? sums + bias_at : nullptr);
+    host_.resize(count);
+    queue_.copy(host_.data(), sums, weights * sizeof(float), cudaMemcpyDeviceToHost);
+    if (d_bias) queue_.copy(host_.data() + weights, sums + bias_at, biases * sizeof(float), cudaMemcpyDeviceToHost);
+    queue_.synchronize();
+    const auto give = [&](const float* from, float* to, std::size_t values) {
+      for (std::size_t i = 0; i < values; ++i) to[i] = accumulate ? to[i] + from[i] : from[i];
+    };
+    give(host_.data(), d_weight, weights);
+    if (d_bias) give(host_.data() + weights, d_bias, biases);
+  }
+
+ private:
+  Queue& queue_;
+  Staging<float> device_;
+  std::vector<float> host_;
+};
+
+class CudaConv2d final : public ops::Conv2d {
+ public:
+  CudaConv2d(Libraries& libraries, const Conv2dGeometry& g)
+      : queue_(libraries.queue()),
+        geometry_(g),
+        conv_(libraries, g, {}),
+        bias_(queue_),
+        images_(queue_),
+        gradients_(queue_) {}
+
+  void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) override {
+    if (s.count() == 0) return;
+    const float* device_bias = bias_.upload(bias, static_cast<std::size_t>(geometry_.c_out));
+    conv_.forward(channels_last(from_sample(x, s.begin), s.count()), packed(weight), device_bias,
+                  from_sample(y, s.begin), s.count());
+  }
+  void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
+                     bool accumulate) override {
+    conv_.backward_data(from_sample(dy, s.begin), packed(weight), from_sample(dx, s.begin), s.count(), accumulate);
+  }
+  void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                        bool accumulate) override {
+    const auto weights = static_cast<std::size_t>(conv_.packed_count());
+    const auto biases = static_cast<std::size_t>(geometry_.c_out);
+    gradients_.collect(d_weight, weights, d_bias, biases, accumulate, [&](float* device_weight, float* device_bias) {
+      if (n > 0) conv_.backward_weights(channels_last(x, n), dy, n, device_weight, device_bias);
+    });
+  }
+
+ private:
+  static const void* packed(const Conv2dWeights& weight) {
+    return static_cast<const CudaConv2dWeights&>(weight).packed();
+  }
+  /// Images come channels first.
+  Tensor channels_last(const Tensor& x, std::int64_t n) {
+    if (x.layout == Layout::channels_last) return x;
+    Tensor copy = x;
+    copy.layout = Layout::channels_last;
+    copy.data = images_.room(static_cast<std::size_t>(n * x.sample_stride()));
+    reorder(queue_, x, copy, n, false);
+    return copy;
+  }
+
+  Queue& queue_;
+  Conv2dGeometry geometry_;
+  cuda::Conv2d conv_;
+  Staging<float> bias_, images_;
+  ParameterGradients gradients_;
+};
+
+class CudaLinear final : public ops::Linear {
+ public:
+  CudaLinear(Libraries& libraries, std::int64_t in, std::int64_t out)
+      : in_(static_cast<std::size_t>(in)),
+        out_(static_cast<std::size_t>(out)),
+        linear_(libraries, in, out, {}),
+        weight_(libraries.queue()),
+        bias_(libraries.queue()),
+        gradients_(libraries.queue()) {}
+
+  void forward(const Tensor& x, const float* weight, const float* bias, const Tensor& y, std::int64_t n) override {
+    if (n == 0) return;
+    const float* device_bias = bias_.upload(bias, out_);
+    linear_.forward(x, weight_.upload(weight, in_ * out_), device_bias, y, n);
+  }
+  void backward_data(const Tensor& dy, const float* weight, const Tensor& dx, std::int64_t n,
+                     bool accumulate) override {
+    if (n > 0) linear_.backward_data(dy, weight_.upload(weight, in_ * out_), dx, n, accumulate);
+  }
+  void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                        bool accumulate) override {
+    const std::size_t weights = in_ * out_;
+    gradients_.collect(d_weight, weights, d_bias, out_, accumulate, [&](float* device_weight, float* device_bias) {
+      linear_.backward_weights(x, dy, n, device_weight, device_bias);
+    });
+  }
+
+ private:
+  std::size_t in_, out_;
+  cuda::Linear linear_;
+  Staging<float> weight_, bias_;
+  ParameterGradients gradients_;
+};
+
+}  // namespace
+
+std::unique_ptr<Elementwise> make_elementwise(Queue& queue) {
+  return std::make_unique<CudaElementwise>(queue);
+}
+std::unique_ptr<Pool> make_pool(Queue& queue, const PoolGeometry& g) {
+  return std::make_unique<CudaPool>(queue, g);
+}
+std::unique_ptr<Conv2dWeights> make_conv2d_weights(Libraries& libraries, const Conv2dGeometry& g) {
+  return std::make_unique<CudaConv2dWeights>(libraries, g);
+}
+std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g) {
+  return std::make_unique<CudaConv2d>(libraries, g);
+}
+std::unique_ptr<ops::Linear> make_linear(Libraries& libraries, std::int64_t in, std::int64_t out) {
+  return std::make_unique<CudaLinear>(libraries, in, out);
+}
+
+}  // namespace syncbn::ops::cuda
