@@ -58,8 +58,4 @@ void BatchNormLayer::backward_parameters(const Pass&) {
   parameters_.add_gradients(d_gamma_, d_beta_);
 }
 
-std::unique_ptr<NormLayer> make_norm_layer(const LayerContext& context, int index, const LayerTensors& tensors) {
-  return std::make_unique<BatchNormLayer>(context, index, tensors);
-}
-
 }  // namespace syncbn

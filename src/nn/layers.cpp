@@ -224,6 +224,7 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context, int index, const 
       return std::make_unique<GroupNormLayer>(context, index, t);
     case LayerType::input:
     case LayerType::batch_norm:
+    case LayerType::whitening:
       break;
   }
   throw Error("layer '" + spec.name + "' of type " + name_of(spec.type) + " is not made here");

@@ -69,6 +69,8 @@ void check_options(const ModelOptions& o) {
         "model.zero_init_residual starts the last gamma of each block at 0: it needs a normalization layer "
         "(norm.type), norm.affine: true and norm.position: before");
   if (o.norm_groups < 1) refuse(fmt::format("norm.groups: {} must be at least 1", o.norm_groups));
+  if (o.norm_group_channels < 1)
+    refuse(fmt::format("norm.group_channels: {} must be at least 1", o.norm_group_channels));
 }
 
 }  // namespace
@@ -85,6 +87,8 @@ const char* name_of(LayerType type) {
       return "batch_norm";
     case LayerType::group_norm:
       return "group_norm";
+    case LayerType::whitening:
+      return "whitening";
     case LayerType::relu:
       return "relu";
     case LayerType::leaky_relu:
@@ -110,7 +114,7 @@ const char* name_of(LayerType type) {
 }
 
 bool shares_statistics(LayerType type) {
-  return type == LayerType::batch_norm;
+  return type == LayerType::batch_norm || type == LayerType::whitening;
 }
 
 bool is_norm(LayerType type) {
@@ -118,7 +122,8 @@ bool is_norm(LayerType type) {
 }
 
 const std::vector<std::string>& norm_types() {
-  static const std::vector<std::string> types = {"batch", "renorm", "group", "layer", "instance", "weight", "none"};
+  static const std::vector<std::string> types = {"batch", "renorm",   "whitening", "group",
+                                                 "layer", "instance", "weight",    "none"};
   return types;
 }
 
@@ -127,7 +132,7 @@ bool has_norm_layers(const std::string& norm_type) {
 }
 
 bool shares_statistics(const std::string& norm_type) {
-  return norm_type == "batch" || norm_type == "renorm";
+  return norm_type == "batch" || norm_type == "renorm" || norm_type == "whitening";
 }
 
 std::int64_t group_count(std::int64_t wanted, const Shape& sample) {

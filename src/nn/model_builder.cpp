@@ -172,6 +172,15 @@ int ModelBuilder::group_norm(const std::string& name, int x, std::int64_t groups
   return add_norm(std::move(layer), affine, weight);
 }
 
+int ModelBuilder::whitening(const std::string& name, int x, std::int64_t group_channels, bool affine, double weight) {
+  LayerSpec layer = spec(LayerType::whitening, name, x);
+  const std::int64_t channels = shape(x).c();
+  std::int64_t width = std::min(group_channels, channels);
+  while (channels % width != 0) --width;
+  layer.groups = channels / width;
+  return add_norm(std::move(layer), affine, weight);
+}
+
 int ModelBuilder::activation(const std::string& name, int x, LayerType type, double slope) {
   LayerSpec layer = spec(type, name, x);
   if (type == LayerType::leaky_relu) {

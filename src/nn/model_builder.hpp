@@ -47,6 +47,8 @@ class ModelBuilder {
   int batch_norm(const std::string& name, int x, bool affine, double weight = 1);
   /// `groups` must divide the channels, and a group hold more than one value of a sample.
   int group_norm(const std::string& name, int x, std::int64_t groups, bool affine, double weight = 1);
+  /// Groups of the largest number of channels up to `group_channels` that divides them.
+  int whitening(const std::string& name, int x, std::int64_t group_channels, bool affine, double weight = 1);
   /// relu, leaky_relu (which alone reads `slope`), sigmoid or tanh.
   int activation(const std::string& name, int x, LayerType type, double slope);
   /// max_pool or avg_pool: [1, C, H, W] -> [1, C, H', W'], rounded down.

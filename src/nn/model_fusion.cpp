@@ -16,7 +16,7 @@ std::vector<int> count_readers(const std::vector<LayerSpec>& layers) {
 
 /// Whether `layer`, the only reader of `norm`, can become part of it.
 bool fits(const LayerSpec& layer, const LayerSpec& norm) {
-  if (!is_norm(norm.type) || norm.fused_relu) return false;
+  if (!is_norm(norm.type) || norm.type == LayerType::whitening || norm.fused_relu) return false;
   return layer.type == LayerType::relu || (layer.type == LayerType::add && norm.residual < 0);
 }
 

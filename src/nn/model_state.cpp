@@ -76,7 +76,17 @@ void ModelState::place_norm(int layer) {
   if (!norm_.options.track_running_stats) return;
   const LayerSpec& spec = model_.layers[static_cast<std::size_t>(layer)];
   const std::int64_t c = spec.output.c();
-  NormState state{layer, spec.name, place(c), place(c), place(1), 0};
+  NormState state;
+  state.layer = layer;
+  state.name = spec.name;
+  state.mean = place(c);
+  state.var_dims = {c};
+  if (spec.type == LayerType::whitening) {
+    state.var_name = "running_cov";
+    state.var_dims = {spec.groups, c / spec.groups, c / spec.groups};
+  }
+  state.var = place(spec.type == LayerType::whitening ? c * state.var_dims.back() : c);
+  state.kept = place(1);
   norm_states_.push_back(std::move(state));
 }
 
@@ -112,7 +122,10 @@ void ModelState::initialize(std::uint64_t seed) {
     for (float& v : out) v = static_cast<float>(std * random.normal());
   }
   for (NormState& s : norm_states_) {
-    std::fill(values(s.var).begin(), values(s.var).end(), 1.0f);
+    // Unit variances; of a covariance matrix that is the diagonal.
+    const std::span<float> var = values(s.var);
+    const auto width = static_cast<std::size_t>(s.var_dims.size() == 3 ? s.var_dims.back() : 1);
+    for (std::size_t i = 0; i < var.size(); ++i) var[i] = i % (width * width) % (width + 1) == 0 ? 1.0f : 0.0f;
     s.batches_tracked = 0;
   }
 }

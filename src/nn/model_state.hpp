@@ -27,6 +27,8 @@ struct NormState {
   int layer = 0;
   std::string name;
   FlatRange mean, var;
+  const char* var_name = "running_var";  ///< whitening: running_cov
+  std::vector<std::int64_t> var_dims;    ///< [C]; whitening: [groups, width, width]
   FlatRange kept;  ///< 1 element, gradient only: the factor that the old running statistics keep in this step
   std::int64_t batches_tracked = 0;
 };

@@ -37,6 +37,7 @@ class NormRule {
   explicit NormRule(const ModelOptions& options)
       : type_(options.norm),
         groups_(options.norm_groups),
+        group_channels_(options.norm_group_channels),
         after_(options.norm_after_activation),
         affine_(options.norm_affine) {}
 
@@ -55,7 +56,7 @@ class NormRule {
 
  private:
   std::string type_;
-  std::int64_t groups_;
+  std::int64_t groups_, group_channels_;
   bool after_, affine_;
 };
 

@@ -9,6 +9,7 @@ int NormRule::norm(ModelBuilder& b, int x, const std::string& name, double gamma
   if (type_ == "group") return b.group_norm(name, x, group_count(groups_, shape), affine_, gamma);
   if (type_ == "layer") return b.group_norm(name, x, 1, affine_, gamma);
   if (type_ == "instance") return b.group_norm(name, x, shape.c(), affine_, gamma);
+  if (type_ == "whitening") return b.whitening(name, x, group_channels_, affine_, gamma);
   return b.batch_norm(name, x, affine_, gamma);
 }
 

@@ -75,6 +75,26 @@ class BatchNormKernels {
   virtual std::int64_t mask_bytes_per_sample(const Tensor& x) const = 0;
 };
 
+/// Sweeps of whitening: small dense matrices over groups of `width` neighbouring channels, [C / width][width][width],
+/// f64 arithmetic. Tensors: [N, C, spatial...], any layout.
+class WhiteningKernels {
+ public:
+  virtual ~WhiteningKernels() = default;
+  /// sum[i] += sum(a_i), products[i][j] += sum(a_i * b_j) over samples and positions, for i and j of one group, with
+  /// a = `a` - a_center and b likewise, per channel.
+  virtual void products(const Tensor& a, const double* a_center, const Tensor& b, const double* b_center,
+                        Samples samples, std::int64_t width, double* sum, double* products) const = 0;
+  /// One term of transform(): matrix * (x - center).
+  struct Term {
+    const Tensor& x;
+    const double* center;
+    const double* matrix;
+  };
+  /// y = (or +=, if accumulate) the sum of the terms + shift.
+  virtual void transform(const std::vector<Term>& terms, const double* shift, const Tensor& y, Samples samples,
+                         std::int64_t width, bool accumulate) const = 0;
+};
+
 struct Conv2dGeometry {
   std::int64_t c_in, h_in, w_in, c_out, h_out, w_out;
   std::int64_t kernel_h, kernel_w, stride, padding;
@@ -201,6 +221,8 @@ class Backend {
   virtual void prepare_thread() const = 0;
   virtual const BatchNormKernels& batch_norm() const = 0;
   virtual const Elementwise& elementwise() const = 0;
+  /// Throws Error(unavailable) where there are none.
+  virtual const WhiteningKernels& whitening() const;
   virtual std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const = 0;
   virtual std::unique_ptr<Conv2d> conv2d(const Conv2dGeometry& g) const = 0;
   virtual std::unique_ptr<Linear> linear(std::int64_t in, std::int64_t out, bool bias) const = 0;

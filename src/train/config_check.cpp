@@ -108,6 +108,7 @@ ModelOptions model_options(const Config& config, const Shape& image, std::int64_
   options.classes = classes;
   options.norm = config.norm.type;
   options.norm_groups = config.norm.groups;
+  options.norm_group_channels = config.norm.group_channels;
   options.norm_affine = config.norm.affine;
   options.norm_after_activation = config.norm.position == "after";
   options.init = config.model.init;

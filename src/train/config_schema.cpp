@@ -55,7 +55,8 @@ std::vector<Key<Config>> make_config_schema() {
        "share of the target that is spread over all classes"},
 
       {"norm.type", [](C& c) -> Field { return &c.norm.type; }, one_of(norm_types()),
-       "normalization layer: by statistics of the batch (batch, renorm) of single samples (group, layer, instance), "
+       "normalization layer: by statistics of the batch (batch, renorm, whitening) of single samples (group, layer, "
+       "instance), "
        "or of the weights instead (weight)"},
       {"norm.group", [](C& c) -> Field { return &c.norm.group; }, integer(1, kMaxWorkers, {"all", "node"}),
        "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host"},
@@ -73,6 +74,8 @@ std::vector<Key<Config>> make_config_schema() {
       {"norm.groups", [](C& c) -> Field { return &c.norm.groups; }, integer(1, 1 << 20),
        "group: groups of channels; fewer where they do not divide the channels or leave a group under 2 channels or 16 "
        "values"},
+      {"norm.group_channels", [](C& c) -> Field { return &c.norm.group_channels; }, integer(1, 256),
+       "whitening: channels that are whitened together; fewer where it does not divide the channels"},
       {"norm.affine", [](C& c) -> Field { return &c.norm.affine; }, boolean(), "learn gamma and beta"},
       {"norm.track_running_stats", [](C& c) -> Field { return &c.norm.track_running_stats; }, boolean(),
        "keep running statistics for evaluation"},

@@ -18,7 +18,7 @@ constexpr std::int64_t kFloat = 4, kDouble = 8;
 std::string type_of(const LayerSpec& layer, const Config& config) {
   std::string type = name_of(layer.type);
   if (layer.type == LayerType::batch_norm && config.norm.type == "renorm") type = "batch_renorm";
-  if (layer.type == LayerType::group_norm) type += fmt::format(" ({} groups)", layer.groups);
+  if (layer.groups > 0) type += fmt::format(" ({} groups)", layer.groups);
   if (is_norm(layer.type) && layer.residual >= 0) type += " + add";
   if (layer.fused_relu) type += " + relu";
   return type;
@@ -45,10 +45,12 @@ void add_statistics(Explanation& e, const Model& model, std::int64_t batches) {
   for (const LayerSpec& layer : model.layers) {
     if (!shares_statistics(layer.type) || e.group == 1) continue;
     const std::int64_t channels = layer.output.c();
+    // Whitening needs the products of a group's channels: covariances are symmetric, their gradients are not.
+    const std::int64_t width = layer.type == LayerType::whitening ? channels / layer.groups : 1;
     e.statistics_forward.messages += batches;
-    e.statistics_forward.bytes += batches * kDouble * (1 + 2 * channels);
+    e.statistics_forward.bytes += batches * kDouble * (1 + channels + channels * (width + 1) / 2);
     e.statistics_backward.messages += batches;
-    e.statistics_backward.bytes += batches * kDouble * 2 * channels;
+    e.statistics_backward.bytes += batches * kDouble * (channels + channels * width);
   }
 }
 

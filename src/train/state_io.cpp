@@ -17,7 +17,7 @@ void for_each_tensor(ModelState& state, const Visit& visit) {
   }
   for (const NormState& s : state.norm_states()) {
     visit(s.name + ".running_mean", {s.mean.count}, s.mean);
-    visit(s.name + ".running_var", {s.var.count}, s.var);
+    visit(s.name + "." + s.var_name, s.var_dims, s.var);
   }
 }
 

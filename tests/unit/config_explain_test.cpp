@@ -58,6 +58,12 @@ model:
   EXPECT_EQ(groups.statistics_backward.messages, 0);
   EXPECT_EQ(groups.gradients.bytes, all.gradients.bytes + 4 * 12);
 
+  // 6 channels, whitened in 2 groups of 3: sums and 2 x 6 products; in backward sums and 2 x 9 products.
+  const Explanation whitened = explain_text(net + "norm: {type: whitening, group_channels: 5}\n");
+  EXPECT_EQ(whitened.statistics_forward.bytes, 8 * (1 + 6 + 12));
+  EXPECT_EQ(whitened.statistics_backward.bytes, 8 * (6 + 18));
+  EXPECT_EQ(whitened.gradients.bytes, all.gradients.bytes);
+
   const Explanation local = explain_text(net + "norm: {group: 1}\n");
   EXPECT_EQ(local.statistics_forward.messages, 0);
   EXPECT_EQ(local.statistics_backward.bytes, 0);

@@ -30,6 +30,7 @@ enum class LayerType {
   linear,
   batch_norm,  ///< also batch renormalization
   group_norm,  ///< group, layer and instance normalization
+  whitening,
   relu,
   leaky_relu,
   sigmoid,
@@ -57,7 +58,7 @@ struct LayerSpec {
   int input = -1;           ///< index of the layer whose output it reads
   int residual = -1;        ///< add; batch_norm, group_norm with a fused addition: index of the second input
   bool fused_relu = false;  ///< batch_norm, group_norm: ReLU in the same sweep
-  std::int64_t groups = 0;  ///< group_norm: groups of channels
+  std::int64_t groups = 0;  ///< group_norm, whitening: groups of channels
   std::int64_t kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
   bool bias = false;
   double p = 0, slope = 0;
@@ -98,7 +99,8 @@ struct ModelOptions {
   /// One of norm_types(). With weight and none, ready models have biases instead, and entries of `layers` of type norm
   /// are left out. With weight, all weights of convolutions and linear layers are normalized.
   std::string norm = "batch";
-  std::int64_t norm_groups = 32;  ///< group: see group_count()
+  std::int64_t norm_groups = 32;          ///< group: see group_count()
+  std::int64_t norm_group_channels = 16;  ///< whitening: channels that are whitened together, at most
   bool norm_affine = true;
   /// Ready models only. Every normalization moves behind the nonlinearity that follows it: convolution, ReLU, norm; at
   /// the end of a residual block: convolution, addition, ReLU, norm. A layer whose output is no longer normalized at
@@ -115,7 +117,7 @@ struct ModelOptions {
   bool zero_init_residual = false;  ///< resnets: the last gamma of each block starts at 0 (Goyal et al. 2017)
 };
 
-/// batch, renorm, group, layer, instance, weight, none.
+/// batch, renorm, whitening, group, layer, instance, weight, none.
 const std::vector<std::string>& norm_types();
 /// Whether this normalization is made of layers: weight and none are not.
 bool has_norm_layers(const std::string& norm_type);

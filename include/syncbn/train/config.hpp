@@ -28,7 +28,8 @@ struct Config {
     std::string momentum = "0.1";               ///< number in [0, 1], or cumulative
     double renorm_r_max = 3, renorm_d_max = 5;  ///< renorm: see RenormOptions
     double renorm_start = 0.05, renorm_full = 0.25;
-    std::int64_t groups = 32;  ///< group: wanted groups of channels, see group_count()
+    std::int64_t groups = 32;          ///< group: wanted groups of channels, see group_count()
+    std::int64_t group_channels = 16;  ///< whitening: channels that are whitened together, at most
     bool affine = true;
     bool track_running_stats = true;
     std::string position = "before";  ///< before or after the activation

@@ -44,8 +44,8 @@ struct Explanation {
   std::int64_t bn_span = 0;       ///< samples whose statistics a batch norm layer uses
   std::int64_t batches_per_epoch = 0, steps = 0;
 
-  Traffic statistics_forward;   ///< 1 + 2C f64 per batch norm layer: count, sums, squared sums
-  Traffic statistics_backward;  ///< 2C f64 per batch norm layer
+  Traffic statistics_forward;   ///< 1 + 2C f64 per batch norm layer: count, sums, squared sums; whitening: products
+  Traffic statistics_backward;  ///< 2C f64 per batch norm layer; whitening: C + C x channels of a group
   Traffic gradients;            ///< f32, in buckets
 };
 

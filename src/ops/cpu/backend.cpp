@@ -21,6 +21,7 @@ class CpuBackend final : public Backend {
   void prepare_thread() const override { cpu::use_one_thread(); }
   const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
   const Elementwise& elementwise() const override { return *elementwise_; }
+  const WhiteningKernels& whitening() const override { return *whitening_; }
   std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const override {
     return cpu::make_conv2d_weights(g);
   }
@@ -37,6 +38,7 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<BatchNormKernels> batch_norm_ = cpu::make_batch_norm_kernels();
   std::unique_ptr<Elementwise> elementwise_ = cpu::make_elementwise();
+  std::unique_ptr<WhiteningKernels> whitening_ = cpu::make_whitening_kernels();
 };
 
 }  // namespace

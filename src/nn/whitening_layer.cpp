@@ -1,0 +1,41 @@
+#include "nn/whitening_layer.hpp"
+
+namespace syncbn {
+
+WhiteningLayer::WhiteningLayer(const LayerContext& context, int index, const LayerTensors& tensors)
+    : t_(tensors),
+      parameters_(context, index),
+      running_(context, index),
+      pass_(context.backend, context.spec(index).name, tensors.x.shape.c(),
+            tensors.x.shape.c() / context.spec(index).groups, context.state.norm().options.eps, context.group),
+      whole_world_(context.state.norm().whole_world),
+      exchanges_(tensors.dx || whole_world_),
+      d_gamma_(static_cast<std::size_t>(tensors.x.shape.c())),
+      d_beta_(d_gamma_.size()) {}
+
+void WhiteningLayer::begin(const Pass& pass) {
+  if (uses_batch(pass)) {
+    pass_.begin();
+  } else {
+    pass_.use_statistics(running_.mean(), running_.var(), parameters_.gamma(), parameters_.beta());
+  }
+}
+
+void WhiteningLayer::exchange(const Pass& pass) {
+  pass_.start(pass.step);
+  pass_.finish(parameters_.gamma(), parameters_.beta());
+  if (pass.mode == Mode::train) {
+    running_.contribute(pass_.count(), pass_.mean(), pass_.cov(), pass_.unbiased_factor());
+  }
+}
+
+void WhiteningLayer::backward_parameters(const Pass&) {
+  if (whole_world_) {
+    pass_.group_parameter_gradients(d_gamma_, d_beta_);
+  } else {
+    pass_.local_parameter_gradients(d_gamma_, d_beta_);
+  }
+  parameters_.add_gradients(d_gamma_, d_beta_);
+}
+
+}  // namespace syncbn
