@@ -31,7 +31,7 @@ void BatchNormLayer::exchange(const Pass& pass) {
   }
   pass_.finish(parameters_.gamma(), parameters_.beta(), reference);
   if (pass.mode == Mode::train) {
-    running_.contribute(pass_.count(), pass_.mean(), pass_.var(), pass_.unbiased_factor());
+    running_.contribute(pass, pass_.count(), pass_.mean(), pass_.var(), pass_.unbiased_factor());
   }
 }
 

@@ -14,9 +14,10 @@ namespace syncbn {
 /// What a layer needs to know of the batch it works on.
 struct Pass {
   Mode mode = Mode::train;
-  std::int64_t n = 0;     ///< samples of this worker; may be 0
-  std::int64_t step = 0;  ///< micro-batch number: keys dropout, names messages
-  double progress = 1;    ///< share of the training that is done
+  std::int64_t n = 0;              ///< samples of this worker; may be 0
+  std::int64_t step = 0;           ///< micro-batch number: keys dropout, names messages
+  std::int64_t batch_samples = 0;  ///< of all workers
+  double progress = 1;             ///< share of the training that is done
   std::uint64_t seed = 0;
   std::span<const std::int64_t> sample_ids;  ///< [n]
   bool accumulate = false;  ///< gradients of weights add to those of earlier passes of the update; set by Network

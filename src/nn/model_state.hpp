@@ -36,6 +36,9 @@ struct NormState {
 /// What the normalization layers of a network share.
 struct NormSettings {
   BatchNormOptions options;
+  /// > 0: options.momentum is meant for batches of so many samples, of all workers; a batch of n gets 1 - (1 -
+  /// momentum)^(n / this), so that a sample decays alike in batches of any size.
+  std::int64_t momentum_reference_batch = 0;
   std::optional<RenormOptions> renorm;  ///< of batch renormalization; needs running statistics
   bool whole_world = true;  ///< the group is all workers: the statistics messages already carry d(gamma), d(beta)
 };

@@ -1,5 +1,7 @@
 #include "nn/running_statistics.hpp"
 
+#include <cmath>
+
 namespace syncbn {
 
 RunningStatistics::RunningStatistics(const LayerContext& context, int layer)
@@ -16,14 +18,20 @@ void RunningStatistics::begin_update() {
       speaks_ ? 1.0f / static_cast<float>(context_.groups) : 0.0f;
 }
 
-void RunningStatistics::contribute(std::int64_t count, std::span<const double> mean, std::span<const double> var,
-                                   double unbiased) {
+double RunningStatistics::momentum(const Pass& pass) const {
+  const NormSettings& norm = context_.state.norm();
+  if (norm.options.cumulative) return 1.0 / static_cast<double>(state_->batches_tracked + batches_this_update_);
+  if (norm.momentum_reference_batch == 0) return norm.options.momentum;
+  const double batches = static_cast<double>(pass.batch_samples) / static_cast<double>(norm.momentum_reference_batch);
+  return 1 - std::pow(1 - norm.options.momentum, batches);
+}
+
+void RunningStatistics::contribute(const Pass& pass, std::int64_t count, std::span<const double> mean,
+                                   std::span<const double> var, double unbiased) {
   if (!state_) return;
   ++batches_this_update_;
   if (count == 0 || !speaks_) return;
-  const BatchNormOptions& options = context_.state.norm().options;
-  const double momentum =
-      options.cumulative ? 1.0 / static_cast<double>(state_->batches_tracked + batches_this_update_) : options.momentum;
+  const double momentum = this->momentum(pass);
   const double share = momentum / context_.groups;
   float& kept = context_.gradient[static_cast<std::size_t>(state_->kept.offset)];
   kept = static_cast<float>(kept * (1 - momentum));

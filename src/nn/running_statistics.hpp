@@ -21,9 +21,12 @@ class RunningStatistics {
   /// Starts a new update; the gradient has been zeroed.
   void begin_update();
   /// Folds the statistics of a batch of `count` values in; `unbiased` is the factor of the variance.
-  void contribute(std::int64_t count, std::span<const double> mean, std::span<const double> var, double unbiased);
+  void contribute(const Pass& pass, std::int64_t count, std::span<const double> mean, std::span<const double> var,
+                  double unbiased);
 
  private:
+  double momentum(const Pass& pass) const;
+
   LayerContext context_;
   NormState* state_;
   bool speaks_;

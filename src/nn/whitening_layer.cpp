@@ -25,7 +25,7 @@ void WhiteningLayer::exchange(const Pass& pass) {
   pass_.start(pass.step);
   pass_.finish(parameters_.gamma(), parameters_.beta());
   if (pass.mode == Mode::train) {
-    running_.contribute(pass_.count(), pass_.mean(), pass_.cov(), pass_.unbiased_factor());
+    running_.contribute(pass, pass_.count(), pass_.mean(), pass_.cov(), pass_.unbiased_factor());
   }
 }
 

@@ -54,6 +54,8 @@ class Checker {
   }
 
   void renormalization() const {
+    require(c_.norm.momentum_reference_batch == 0 || c_.norm.momentum != "cumulative", "norm.momentum_reference_batch",
+            "norm.momentum: cumulative has no decay; remove one of the two");
     if (c_.norm.type != "renorm") return;
     require(c_.norm.track_running_stats, "norm.track_running_stats",
             "norm.type: renorm compares batches with the running statistics: it needs true");

@@ -76,6 +76,8 @@ std::vector<Key<Config>> make_config_schema() {
        "values"},
       {"norm.group_channels", [](C& c) -> Field { return &c.norm.group_channels; }, integer(1, 256),
        "whitening: channels that are whitened together; fewer where it does not divide the channels"},
+      {"norm.momentum_reference_batch", [](C& c) -> Field { return &c.norm.momentum_reference_batch; }, integer(0),
+       "global batch for which norm.momentum is meant: others decay alike per sample; 0: alike per step"},
       {"norm.affine", [](C& c) -> Field { return &c.norm.affine; }, boolean(), "learn gamma and beta"},
       {"norm.track_running_stats", [](C& c) -> Field { return &c.norm.track_running_stats; }, boolean(),
        "keep running statistics for evaluation"},

@@ -42,6 +42,7 @@ NormSettings make_norm_settings(const World& world, const Config& config) {
   norm.options.eps = config.norm.eps;
   norm.options.cumulative = config.norm.momentum == "cumulative";
   if (!norm.options.cumulative) norm.options.momentum = std::stod(config.norm.momentum);
+  norm.momentum_reference_batch = config.norm.momentum_reference_batch;
   norm.options.affine = config.norm.affine;
   norm.options.track_running_stats = config.norm.track_running_stats;
   if (config.norm.type == "renorm") {

@@ -86,6 +86,7 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
     Pass pass;
     pass.n = batch.n;
     pass.step = step * accumulate + m;
+    pass.batch_samples = experiment_.samples_in_batch(pass.step % experiment_.batches_per_epoch);
     pass.progress = static_cast<double>(step) / static_cast<double>(experiment_.total_steps);
     pass.seed = experiment_.config.seed;
     pass.sample_ids = std::span(batch.ids).first(static_cast<std::size_t>(batch.n));

@@ -51,6 +51,8 @@ ModelOptions small_network_options(const std::string& norm) {
 ModelState small_network_state(const NetworkRun& run, const ops::Backend& backend) {
   NormSettings norm;
   norm.whole_world = run.group == static_cast<int>(run.counts.size());
+  norm.options.momentum = run.momentum;
+  norm.momentum_reference_batch = run.momentum_reference_batch;
   if (run.norm == "renorm") norm.renorm = RenormOptions{1.2, 0.1};
   ModelState state(make_model(small_network_options(run.norm)), norm, backend);
   state.initialize(3);
@@ -99,6 +101,7 @@ NetworkResult run_small_network(World& world, const NetworkRun& run) {
     network.set_images(images.data(), n);
     Pass pass;
     pass.n = n;
+    pass.batch_samples = samples;
     pass.sample_ids = ids;
     network.forward(pass);
     LossResult loss = network.loss(labels, 0.1, 1.0 / samples);

@@ -23,6 +23,8 @@ struct NetworkRun {
   int group = 1;                                 ///< workers that share statistics
   std::string norm = "batch";                    ///< norm.type
   std::function<void(ModelState&)> change = {};  ///< made to the initial state
+  double momentum = 0.1;
+  std::int64_t momentum_reference_batch = 0;
 };
 
 /// What a network with these settings starts from.
@@ -35,7 +37,7 @@ NetworkResult run_small_network(World& world, const NetworkRun& run);
 NetworkResult run_small_network(const NetworkRun& run, int threads = 2);
 inline NetworkResult run_small_network(const std::vector<int>& counts, int group, int threads = 2,
                                        const std::function<void(ModelState&)>& change = {}) {
-  return run_small_network({counts, group, "batch", change}, threads);
+  return run_small_network(NetworkRun{.counts = counts, .group = group, .change = change}, threads);
 }
 
 }  // namespace syncbn::test

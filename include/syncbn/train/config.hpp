@@ -26,6 +26,7 @@ struct Config {
     std::string group = "all";   ///< 1, k, all, node
     double eps = 1e-5;
     std::string momentum = "0.1";               ///< number in [0, 1], or cumulative
+    std::int64_t momentum_reference_batch = 0;  ///< global batch for which momentum is meant; 0: decay per step
     double renorm_r_max = 3, renorm_d_max = 5;  ///< renorm: see RenormOptions
     double renorm_start = 0.05, renorm_full = 0.25;
     std::int64_t groups = 32;          ///< group: wanted groups of channels, see group_count()
