@@ -193,8 +193,15 @@ std::optional<Outcome> StudyDirectory::read_outcome(const std::string& folder) c
 }
 
 Outcome StudyDirectory::read_summary(const std::string& folder) const {
+  const std::string file = path_ + "/" + folder + "/summary.json";
+  if (!fs::exists(file)) {
+    throw Error(
+        fmt::format("{} is missing after the end of the training; the folder of a study must be the same on all "
+                    "hosts: choose another --output",
+                    file));
+  }
   Outcome outcome;
-  const Json summary = parse(path_ + "/" + folder + "/summary.json");
+  const Json summary = parse(file);
   for (const auto& [key, value] : summary.items()) {
     if (!value.is_number() || kKnownKeys.contains(key)) continue;
     (kMachineKeys.contains(key) ? outcome.machine : outcome.metrics)[key] = value.get<double>();

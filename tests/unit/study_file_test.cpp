@@ -168,11 +168,11 @@ TEST(StudyPlan, ASearchComesFirstAndTheLowestErrorWins) {
             search);
   const auto all = planner.trials([](const Trial& t) -> std::optional<double> {
     if (!t.search) return std::nullopt;
-    return t.lr_factor == 1 ? 20.0 : t.lr_factor == 2 ? 10.0 : std::nan("");  // the smallest one diverged
+    return t.lr_factor == 1 ? 10.0 : t.lr_factor == 2 ? 20.0 : std::nan("");  // the smallest one diverged
   });
-  EXPECT_EQ(names(all).back(), "0 2 x2.0");
+  EXPECT_EQ(names(all).back(), "0 2 x1.0");
   EXPECT_EQ(all.size(), 5u);
-  EXPECT_EQ(config_of(points[0], all.back()).lr, 0.1);
+  EXPECT_EQ(config_of(points[0], all[2]).lr, 0.1);
 }
 
 TEST(StudyPlan, SeedsAreAddedUntilTheIntervalIsNarrow) {
