@@ -111,7 +111,7 @@ class CommandLine {
     c->get_option("CONFIG")->description("study file, or the name of a shipped one (syncbn configs list)");
     c->get_option("KEY=VALUE")->description("keys of the configuration, for all trials; and seeds=N");
     c->add_option("--output", study_.output, "folder of the study; default: studies/NAME")->type_name("DIR");
-    c->add_option("--jobs", study_.jobs, "trials at once, at most; default: as many as cores")
+    c->add_option("--jobs", study_.jobs, "trials at once, at most; default: as many as cores and memory allow")
         ->check(CLI::Range(1, 65536))
         ->type_name("N");
     c->add_flag("--dry-run", study_.dry_run, "check everything and show the trials, but train nothing");

@@ -4,6 +4,8 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <fstream>
+#include <set>
 
 #include "cli/commands.hpp"
 #include "cli/launch.hpp"
@@ -14,10 +16,30 @@
 namespace syncbn::cli {
 namespace {
 
+/// Of the memory of all hosts, taken to be alike, what trials may use together.
+constexpr double kMemoryShare = 0.8;
+
 std::string time_text(double seconds) {
   if (seconds < 90) return fmt::format("{:.0f} s", seconds);
   if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
   return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+/// Memory that this host can still give, in bytes; 0 when the system does not say.
+std::int64_t available_memory() {
+  std::int64_t bytes = 0;
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string name, unit; meminfo >> name;) {
+    std::int64_t kib = 0;
+    if (name == "MemAvailable:" && meminfo >> kib) bytes = kib * 1024;
+    std::getline(meminfo, unit);
+  }
+  // A container may have less (control groups, version 2).
+  std::int64_t limit = 0, used = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
+    bytes = std::min(bytes, limit - used);
+  }
+  return bytes;
 }
 
 void print_plan(const Study& study, int cores) {
@@ -25,6 +47,7 @@ void print_plan(const Study& study, int cores) {
   const auto per_point = study.seeds.size() + study.lr_factors.size();
   std::size_t width = 6;
   double seconds = 0, longest = 0;
+  std::int64_t memory = 0;
   for (const Point& p : points) width = std::max(width, p.label.size());
   fmt::print("{}\n\n{:<{}}  {:>7}  {:>10}  {:>12}  {:>7}  {:>8}  {:>8}  {:>9}\n", study.title, "trials of", width,
              "workers", "per worker", "global batch", "bn_span", "lr", "updates", "each");
@@ -35,6 +58,7 @@ void print_plan(const Study& study, int cores) {
                e.batch_per_worker, e.global_batch, span, p.lr, e.steps, time_text(p.seconds));
     seconds += p.seconds * static_cast<double>(per_point);
     longest = std::max(longest, p.seconds);
+    memory = std::max(memory, p.memory_bytes);
   }
   fmt::print("\n{} points, {} trials", points.size(), points.size() * per_point);
   if (!study.lr_factors.empty())
@@ -43,8 +67,8 @@ void print_plan(const Study& study, int cores) {
     fmt::print(", more seeds (up to {}) until half of a point's interval is below {:g} points of error",
                study.max_seeds, study.interval_below);
   }
-  fmt::print("\nroughly {} of one core's time; {} on {} cores\n", time_text(seconds),
-             time_text(std::max(longest, seconds / cores)), cores);
+  fmt::print("\nroughly {} of one core's time; {} on {} cores; up to {:.1f} GiB a trial\n", time_text(seconds),
+             time_text(std::max(longest, seconds / cores)), cores, static_cast<double>(memory) / (1 << 30));
 }
 
 }  // namespace
@@ -62,6 +86,9 @@ ExitCode run_study(const StudyOptions& options) {
   if (options.dry_run) return ExitCode::ok;
   request.dir = options.output.empty() ? "studies/" + request.study.name : options.output;
   request.threads_per_rank = std::max(1, cores / job.ranks());
+  const std::set<std::string> hosts(job.hosts().begin(), job.hosts().end());
+  request.memory_bytes = static_cast<std::int64_t>(kMemoryShare * static_cast<double>(available_memory()) *
+                                                   static_cast<double>(hosts.size()));
   request.jobs = options.jobs;
   request.command = options.command;
   stop_on_signals();

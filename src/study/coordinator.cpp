@@ -107,14 +107,30 @@ void Coordinator::replan() {
 
 void Coordinator::assign() {
   while (!stopping_ && !waiting_.empty() && static_cast<int>(running_.size()) < jobs_) {
+    const auto next = std::find_if(waiting_.begin(), waiting_.end(), [this](const Trial& t) { return fits(t); });
+    if (next == waiting_.end()) return;
+    const Point& point = point_of(*next);
     const int open = std::min(static_cast<int>(running_.size() + waiting_.size()), jobs_);
-    const Trial trial = waiting_.front();
     const auto placement =
-        cores_.take(fair_share(cores_.total(), open), static_cast<int>(point_of(trial).config.workers));
+        cores_.take(fair_share(cores_.total(), std::min(open, at_once(point))), point.config.workers);
     if (!placement) return;
-    waiting_.erase(waiting_.begin());
+    const Trial trial = *next;
+    waiting_.erase(next);
     start(trial, *placement);
   }
+}
+
+int Coordinator::at_once(const Point& point) const {
+  constexpr std::int64_t kMany = 1 << 20;
+  if (request_.memory_bytes <= 0 || point.memory_bytes <= 0) return kMany;
+  return static_cast<int>(std::clamp<std::int64_t>(request_.memory_bytes / point.memory_bytes, 1, kMany));
+}
+
+bool Coordinator::fits(const Trial& trial) const {
+  if (request_.memory_bytes <= 0 || running_.empty()) return true;  // one always runs
+  std::int64_t needed = point_of(trial).memory_bytes;
+  for (const auto& [job, running] : running_) needed += point_of(running.trial).memory_bytes;
+  return needed <= request_.memory_bytes;
 }
 
 void Coordinator::start(const Trial& trial, const Placement& placement) {

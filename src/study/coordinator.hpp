@@ -46,6 +46,10 @@ class Coordinator {
 
   /// What is planned now, and what of it waits to be started.
   void replan();
+  /// Trials like this one for which the memory is enough.
+  int at_once(const Point& point) const;
+  /// Whether there is memory for it beside what runs.
+  bool fits(const Trial& trial) const;
   void start(const Trial& trial, const Placement& placement);
   void end(const Running& job);
   Outcome outcome_of(const Running& job) const;

@@ -36,6 +36,13 @@ std::string label_of(const Study& study, const std::vector<int>& values) {
   return label.empty() ? study.name : label;
 }
 
+std::int64_t estimate_memory(const Config& config, const Explanation& sizes) {
+  constexpr std::int64_t kFloat = 4;
+  const DataShape data = data_shape(config.data.kind);  // one byte per pixel value
+  const std::int64_t images = (data.train_images + data.test_images) * data.image.elements();
+  return config.workers * (sizes.activation_bytes + kFloat * sizes.parameters) + sizes.weight_bytes + images;
+}
+
 Point resolve_point(const Study& study, const std::vector<int>& values) {
   Point point;
   point.values = values;
@@ -61,6 +68,7 @@ Point resolve_point(const Study& study, const std::vector<int>& values) {
   }
   const Config& c = point.config;
   point.lr = scaled_learning_rate(c.lr, c.lr_scaling, point.sizes.global_batch, c.lr_reference_batch);
+  point.memory_bytes = estimate_memory(c, point.sizes);
   point.seconds = estimate_seconds(c, point.sizes);
   return point;
 }

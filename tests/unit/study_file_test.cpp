@@ -66,6 +66,7 @@ seeds: [7, 9]
     EXPECT_EQ(p.sizes.steps, 4);
     EXPECT_EQ(p.lr, 0.025);  // half of quickstart's 0.05
     EXPECT_GT(p.seconds, 0);
+    EXPECT_GT(p.memory_bytes, p.config.workers * p.sizes.activation_bytes);
   }
   EXPECT_EQ(points[0].sizes.bn_span, 8);
   EXPECT_EQ(points[3].sizes.bn_span, 16);

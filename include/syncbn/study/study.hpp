@@ -53,10 +53,11 @@ const std::vector<ShippedConfig>& shipped_studies();
 struct Point {
   std::vector<int> values;  ///< index into each dimension's values
   std::string label;
-  Config config;       ///< with the first seed
-  Explanation sizes;   ///< for one rank
-  double lr = 0;       ///< at the base of the schedule, after scaling to the global batch
-  double seconds = 0;  ///< rough time of one trial on one core
+  Config config;                  ///< with the first seed
+  Explanation sizes;              ///< for one rank
+  double lr = 0;                  ///< at the base of the schedule, after scaling to the global batch
+  std::int64_t memory_bytes = 0;  ///< rough need of one trial, all ranks together
+  double seconds = 0;             ///< rough time of one trial on one core
 };
 
 /// Resolves and checks every point of a study: keys, values, sizes; models are built. Throws Error(usage) naming place
@@ -67,6 +68,7 @@ struct StudyRequest {
   Study study;
   std::string dir;                   ///< created, or gone on with
   int threads_per_rank = 1;          ///< cores of each rank
+  std::int64_t memory_bytes = 0;     ///< that trials may use together; 0 = not known
   int jobs = 0;                      ///< trials at once; 0 = as many as there are cores
   std::vector<std::string> command;  ///< argv, for the record
 };
