@@ -27,8 +27,8 @@ constexpr double kLookForFailuresEvery_s = 1e-3;
 constexpr double kSetUpPatience = 10;
 
 int threads_for(const WorldOptions& options, const Layout& layout) {
-  const int wanted = options.threads > 0 ? options.threads : cores_offered();
-  return std::min(wanted, layout.local().size());
+  const int share = std::max(1, std::min(cores_offered(), layout.node_cores / layout.ranks_on_this_node()));
+  return std::min(options.threads > 0 ? options.threads : share, layout.local().size());
 }
 
 // Whether every compute thread of this machine has a core, so that a short spin costs nobody anything.

@@ -188,7 +188,7 @@ std::vector<Key<Config>> make_config_schema() {
       {"reduction", [](C& c) -> Field { return &c.reduction; }, one_of({"ordered", "native"}),
        "order of sums between ranks (ordered: the same bits on any number of them; native: MPI_Allreduce's own)"},
       {"threads", [](C& c) -> Field { return &c.threads; }, integer(0, kMaxWorkers, {"auto"}),
-       "workers of a rank that compute at once; auto: one per core of the rank", kRunOnly},
+       "compute threads of a rank, which share its workers; auto: its share of the cores", kRunOnly},
       {"overlap", [](C& c) -> Field { return &c.overlap; }, boolean(), "reduce gradients while backward runs",
        kRunOnly},
       {"bucket_kib", [](C& c) -> Field { return &c.bucket_kib; }, integer(1, 1 << 20), "size of a gradient bucket",

@@ -18,7 +18,7 @@ enum class Reduction {
 
 struct WorldOptions {
   int workers = 1;  ///< W >= ranks
-  int threads = 0;  ///< compute threads of this rank, which share its workers; 0 = one per core offered to the process
+  int threads = 0;  ///< compute threads of this rank, which share its workers; 0 = its share of the machine's cores
   Reduction reduction = Reduction::ordered;
   double timeout_s = 30;  ///< how long members wait for one that does not arrive before the job is ended
 };

@@ -92,7 +92,7 @@ struct Config {
   } output;
 
   std::string reduction = "ordered";  ///< ordered or native (the latter gives up the same bits on any number of ranks)
-  int threads = 0;                    ///< workers of a rank that compute at once; 0 = the cores offered to the rank
+  int threads = 0;                    ///< compute threads of a rank; 0 = its share of the machine's cores
   bool overlap = true;                ///< reduce gradients while backward runs
   std::int64_t bucket_kib = 256;      ///< size of a gradient bucket
   double timeout_s = 30;              ///< how long a worker waits for another before the job is ended
