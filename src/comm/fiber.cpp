@@ -42,8 +42,8 @@ class HandledExceptions {
   State other_{};
 };
 
-/// Tells the sanitizers which stack is in use.
-class SwitchNotes {
+/// Tells AddressSanitizer which stack is in use.
+class StackNotes {
  public:
 #if defined(__SANITIZE_ADDRESS__)
   void leave_outside(const context::stack_context& stack) {
@@ -64,24 +64,6 @@ class SwitchNotes {
   void* fake_inside_ = nullptr;
   const void* outside_ = nullptr;
   std::size_t outside_bytes_ = 0;
-#elif defined(__SANITIZE_THREAD__)
-  SwitchNotes() : inside_(__tsan_create_fiber(0)) {}
-  ~SwitchNotes() {
-    __tsan_destroy_fiber(inside_);
-  }
-  void leave_outside(const context::stack_context&) {
-    outside_ = __tsan_get_current_fiber();
-    __tsan_switch_to_fiber(inside_, 0);
-  }
-  void enter_outside() {}
-  void leave_inside(bool) {
-    __tsan_switch_to_fiber(outside_, 0);
-  }
-  void enter_inside() {}
-
- private:
-  void* inside_;
-  void* outside_ = nullptr;
 #else
   void leave_outside(const context::stack_context&) {}
   void enter_outside() {}
@@ -112,7 +94,13 @@ struct Fiber::Impl {
   context::stack_context stack;
   context::fiber inside, outside;
   HandledExceptions exceptions;
-  SwitchNotes notes;
+  StackNotes notes;
+#if defined(__SANITIZE_THREAD__)
+  void* thread_notes = __tsan_create_fiber(0);
+  ~Impl() {
+    __tsan_destroy_fiber(thread_notes);
+  }
+#endif
 };
 
 Fiber::Fiber(std::function<void()> body) : impl_(std::make_unique<Impl>(std::move(body))) {}
@@ -128,7 +116,15 @@ void Fiber::resume() {
   Impl& f = *impl_;
   f.exceptions.swap();
   f.notes.leave_outside(f.stack);
+#if defined(__SANITIZE_THREAD__)
+  // It counts the calls of each stack as they begin and end: here, nothing is called on one and ends on the other.
+  void* outside = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(f.thread_notes, 0);
+#endif
   f.inside = std::move(f.inside).resume();
+#if defined(__SANITIZE_THREAD__)
+  __tsan_switch_to_fiber(outside, 0);
+#endif
   f.notes.enter_outside();
   f.exceptions.swap();
 }
