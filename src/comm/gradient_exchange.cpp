@@ -224,7 +224,7 @@ void GradientExchange::Impl::complete_here(int bucket) {
 }
 
 void GradientExchange::Impl::complete() {
-  if (completed.fetch_add(1, std::memory_order_acq_rel) + 1 == workers[0].target) context->crew().notify();
+  if ((completed.fetch_add(1, std::memory_order_acq_rel) + 1) % buckets.size() == 0) context->crew().notify();
 }
 
 void GradientExchange::Impl::wait(int local) {
