@@ -63,6 +63,7 @@ class Crew::Thread {
  public:
   Thread(Crew& crew, int first, int count) : crew_(crew), first_(first), count_(count) {}
 
+  int first() const { return first_; }
   int count() const { return count_; }
 
   /// Makes the stacks; a worker that has the thread for itself needs none.
@@ -216,13 +217,14 @@ void Crew::sleep(std::uint32_t seen, std::chrono::microseconds nap) {
   sleepers_.fetch_sub(1);
 }
 
-int Crew::hog(double longer_than_s) const {
+Crew::Hog Crew::hog(double longer_than_s) const {
   for (const auto& thread : threads_) {
     if (thread->count() == 1 || thread->live() < 2) continue;
     if (std::chrono::duration<double>(Clock::now() - thread->seen_at).count() < longer_than_s) continue;
-    return thread->running();
+    const int worker = thread->running();
+    return {worker, worker == thread->first() ? worker + 1 : worker - 1};
   }
-  return -1;
+  return {};
 }
 
 }  // namespace syncbn::detail

@@ -48,8 +48,13 @@ class Crew {
   /// Wakes sleeping threads: something that a waiting worker looks at has changed.
   void notify();
 
-  /// A worker that has kept others of its thread from running for longer than this; -1 if there is none. For `watch`.
-  int hog(double longer_than_s) const;
+  /// A worker that has kept others of its thread from running for longer than this, and one of those; -1 if there is
+  /// none. For `watch`.
+  struct Hog {
+    int worker = -1;
+    int neighbour = -1;
+  };
+  Hog hog(double longer_than_s) const;
 
  private:
   using Clock = std::chrono::steady_clock;

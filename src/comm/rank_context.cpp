@@ -103,12 +103,14 @@ void RankContext::check_remote_failure() {
   throw error;
 }
 
+// Other ranks that wait for this one speak first: they know at which layer.
 void RankContext::check_for_hogs() noexcept {
-  const int worker = crew_.hog(timeout_s_);
-  if (worker < 0 || failed()) return;
+  const double patience = layout_.ranks > 1 ? 1.75 : 1;
+  const Crew::Hog hog = crew_.hog(patience * timeout_s_);
+  if (hog.worker < 0 || failed()) return;
   fail(std::make_exception_ptr(
-      Error(fmt::format("the workers that share a thread with {} have waited {:.3g} s for it, in vain",
-                        describe_worker(worker), timeout_s_))));
+      Error(fmt::format("{} has waited {:.3g} s for its thread, held all this time by {}",
+                        describe_worker(hog.neighbour), patience * timeout_s_, describe_worker(hog.worker)))));
 }
 
 void RankContext::note(int local_index, const Header& header) {

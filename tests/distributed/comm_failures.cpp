@@ -94,7 +94,7 @@ TEST(DistributedFailures, AStuckRankIsNamedAfterTheTimeout) {
 // The rank of the missing worker knows which one it is; the others, that wait for the rank, must hear it from there.
 TEST(DistributedFailures, AStuckWorkerIsNamedOnEveryRank) {
   const int ranks = test::job_ranks();
-  World world = mpi_world(3 * ranks, Reduction::ordered, 1);
+  World world = mpi_world(3 * ranks, Reduction::ordered, 1, 3);  // a thread for each worker
   const int stuck = 3 * ranks - 2;
   const std::string text = failure_of(world, [&](Worker& worker) {
     test::make(worker.all(), {"bn1", 3});

@@ -79,7 +79,7 @@ TEST(CommFailures, AStuckWorkerIsNamedAfterTheTimeout) {
     });
     // On one thread the others may still be waiting for it when the stuck one has it.
     EXPECT_TRUE(contains(
-        text, slots == 0 ? "has waited 0.3 s at layer 'bn2' step 4 (all_reduce sum f64 x 33)" : "have waited 0.3 s"))
+        text, slots == 0 ? "has waited 0.3 s at layer 'bn2' step 4 (all_reduce sum f64 x 33)" : "has waited 0.3 s"))
         << text;
     EXPECT_TRUE(contains(text, "worker 3 (rank 0")) << text;
     EXPECT_TRUE(contains(text, "last seen at layer 'bn1' step 4")) << text;
