@@ -107,12 +107,12 @@ EventFile::EventFile(const std::string& directory, std::int64_t first_step)
 }
 
 void EventFile::hyperparameters(const std::vector<std::pair<std::string, std::string>>& values) {
-  Message session;
+  Message start_info;
   for (const auto& [name, value] : values) {
-    session.message(1, Message().text(1, name).message(2, dynamic_value(value)));
+    start_info.message(1, Message().text(1, name).message(2, dynamic_value(value)));
   }
-  session.number(5, now_s());
-  const Message plugin = Message().text(1, "hparams").text(2, Message().message(3, session).bytes());
+  start_info.number(5, now_s());
+  const Message plugin = Message().text(1, "hparams").text(2, Message().message(3, start_info).bytes());
   const Message value = Message().text(1, "_hparams_/session_start_info").message(9, Message().message(1, plugin));
   write(event(0).message(5, Message().message(1, value)).bytes());
 }

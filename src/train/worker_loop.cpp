@@ -103,7 +103,7 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
 }
 
 TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own) {
-  enum { kLoss, kCorrect, kSamples, kStops, kBadLosses, kWaitedStatistics, kWaitedGradients, kSlots, kCount };
+  enum { kLoss, kCorrect, kSamples, kStops, kBadLosses, kWaitedStatistics, kWaitedGradients, kThreads, kCount };
   std::array<double, kCount> sum{};
   sum[kLoss] = own.loss_sum;
   sum[kCorrect] = static_cast<double>(own.correct);
@@ -113,17 +113,17 @@ TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, co
   sum[kWaitedGradients] = exchange_.waited_seconds(w.worker);
   if (w.part() == 0) {  // once per rank
     sum[kStops] = stop_requested() ? 1 : 0;
-    sum[kSlots] = std::min(world_.threads(), world_.local_workers());
+    sum[kThreads] = std::min(world_.threads(), world_.local_workers());
   }
   w.metrics.all_reduce(std::span<double>(sum), Reduce::sum, {"metrics", step});
   if (sum[kBadLosses] > 0) report_nonfinite(w, step);
   if (sum[kStops] > 0) stopping_ = true;
 
-  // Of the time of the compute slots. Workers beyond the slots always wait while others compute; that is no loss.
+  // Of the time of the compute threads. Workers beyond their number always wait while others compute; that is no loss.
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - w.start).count();
-  const double queued = (world_.workers() - sum[kSlots]) * elapsed;
-  w.waits = {std::max(0.0, sum[kWaitedStatistics] - queued) / (sum[kSlots] * elapsed),
-             sum[kWaitedGradients] / (sum[kSlots] * elapsed)};
+  const double queued = (world_.workers() - sum[kThreads]) * elapsed;
+  w.waits = {std::max(0.0, sum[kWaitedStatistics] - queued) / (sum[kThreads] * elapsed),
+             sum[kWaitedGradients] / (sum[kThreads] * elapsed)};
   TrainStatistics all;
   all.add(sum[kLoss], static_cast<std::int64_t>(sum[kCorrect]), static_cast<std::int64_t>(sum[kSamples]));
   return all;

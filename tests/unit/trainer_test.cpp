@@ -66,6 +66,16 @@ class Trainer : public testing::Test {
   fs::path folder_;
 };
 
+// With local statistics nothing keeps a worker from going through a whole update before its neighbour on the same
+// thread begins, and the loader must have the batches for that.
+TEST_F(Trainer, AWorkerMayBeAWholeUpdateAheadOfItsNeighbours) {
+  const std::vector<std::string> keys{"norm.group=1", "train.accumulate=5", "data.prefetch=1", "train.epochs=1"};
+  std::vector<std::string> alone = keys, together = keys;
+  alone.emplace_back("threads=6");
+  together.emplace_back("threads=1");
+  EXPECT_EQ(run(alone, "alone"), run(together, "together"));
+}
+
 TEST_F(Trainer, ThreadsBucketsAndOverlapChangeNothing) {
   const Outcome reference = run({}, "reference");
   ASSERT_EQ(reference.losses.size(), 16u);  // 14 updates, 2 evaluations

@@ -13,9 +13,9 @@ namespace syncbn {
 ///
 /// Each worker owns a flat gradient of the same length; a bucket is a range of it. When a worker has finished a
 /// bucket it says ready(); partials of the rank's workers are combined along the fixed worker tree by whichever worker
-/// completes a pair; what is left is exchanged with the other ranks by a thread of this object, on an MPI communicator
-/// of its own, so that it never delays a message of the normalization layers. The sum is the same to the bit with
-/// overlap on or off.
+/// completes a pair. What is left is exchanged with the other ranks apart from the messages of the normalization
+/// layers: through memory by the workers themselves, now and then, where all ranks share a machine; else by a thread of
+/// this object on an MPI communicator of its own. The sum is the same to the bit with overlap on or off.
 class GradientExchange {
  public:
   struct Bucket {
