@@ -1,11 +1,9 @@
 #include "syncbn/data/dataset.hpp"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
+#include <xxhash.h>
 
 #include <algorithm>
-#include <cstring>
-#include <new>
 
 #include "syncbn/core/error.hpp"
 
@@ -41,19 +39,10 @@ std::span<const std::uint8_t> Dataset::image(std::int64_t i) const {
 }
 
 std::uint64_t Dataset::fingerprint() const {
-  // BLAKE2b: the fastest digest of OpenSSL on processors without SHA instructions.
   const std::string head = fmt::format("{} {}x{}x{} {} {}", name_, channels_, height_, width_, classes_, size());
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  if (!context || !EVP_DigestInit_ex(context.get(), EVP_blake2b512(), nullptr) ||
-      !EVP_DigestUpdate(context.get(), head.data(), head.size()) ||
-      !EVP_DigestUpdate(context.get(), labels_.data(), labels_.size()) ||
-      !EVP_DigestUpdate(context.get(), pixels_.data(), pixels_.size()) ||
-      !EVP_DigestFinal_ex(context.get(), digest, nullptr))
-    throw Error("OpenSSL cannot compute BLAKE2b, which identifies data sets; check the OpenSSL installation");
-  std::uint64_t hash = 0;
-  for (int i = 0; i < 8; ++i) hash = hash << 8 | digest[i];
-  return hash;
+  XXH64_hash_t hash = XXH3_64bits(head.data(), head.size());
+  hash = XXH3_64bits_withSeed(labels_.data(), labels_.size(), hash);
+  return XXH3_64bits_withSeed(pixels_.data(), pixels_.size(), hash);
 }
 
 Dataset Dataset::first(std::int64_t n) const {

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "ops/cpu/batch_norm_sweeps.hpp"
@@ -36,6 +35,14 @@ Panels panels_as(const Tensor& x, const Shape& shape) {
   return {layout, shape.c(), shape.spatial()};
 }
 
+/// Of tensors with the same shape and layout.
+void copy_samples(const Tensor& x, const Tensor& y, Samples s, bool accumulate) {
+  if (accumulate)
+    add(y.sample(s.begin), x.sample(s.begin), y.sample(s.begin), values_in(x, s));
+  else
+    std::copy_n(x.sample(s.begin), values_in(x, s), y.sample(s.begin));
+}
+
 class CpuElementwise final : public Elementwise {
  public:
   void activate(Activation kind, float slope, const Tensor& x, const Tensor& y, Samples s) const override {
@@ -54,12 +61,7 @@ class CpuElementwise final : public Elementwise {
   }
 
   void copy(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const override {
-    const std::int64_t count = values_in(x, s);
-    if (accumulate) {
-      cpu::add(y.sample(s.begin), x.sample(s.begin), y.sample(s.begin), count);
-    } else if (count > 0) {
-      std::memcpy(y.sample(s.begin), x.sample(s.begin), static_cast<std::size_t>(count) * sizeof(float));
-    }
+    copy_samples(x, y, s, accumulate);
   }
 
   void dropout(const Tensor& x, const Tensor& y, Samples s, float p, std::uint64_t seed, std::uint64_t step,
@@ -119,6 +121,7 @@ class CpuElementwise final : public Elementwise {
 }  // namespace
 
 void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) {
+  if (x.layout == y.layout && x.shape == y.shape) return copy_samples(x, y, s, accumulate);
   const Shape& shape = x.shape.rank() >= y.shape.rank() ? x.shape : y.shape;
   const Panels from = panels_as(x, shape), to = panels_as(y, shape);
   for (std::int64_t n = s.begin; n < s.end; ++n) {
