@@ -153,13 +153,18 @@ std::string trouble(const Results& results) {
 
 std::vector<std::string> answer(const ErrorChart& chart) {
   std::vector<std::string> lines;
-  if (chart.series.size() <= kMaxCompared) {
+  const bool words = !chart.categories.empty();
+  if (!words && chart.series.size() <= kMaxCompared) {
     for (const Series& s : chart.series) append(lines, along(chart, s));
   }
   const std::vector<double> places = common_places(chart);
   const auto compare = [&](double x) {
     append(lines, across(chart.unit.empty() ? "" : fmt::format("At {}: ", chart.at(x)), entries_at(chart, x)));
   };
+  if (words) {
+    for (std::size_t i = 0; i < std::min(places.size(), kMaxCompared); ++i) compare(places[i]);
+    return lines;
+  }
   if (!places.empty()) compare(places.front());
   if (places.size() > 1) compare(places.back());
   return lines;

@@ -20,14 +20,17 @@ struct AxisKind {
   std::function<std::optional<double>(const TrialRow&)> value;
 };
 
+const std::string* setting_in(const TrialRow& row, const std::string& key) {
+  const auto found = std::find_if(row.settings.begin(), row.settings.end(), [&](auto& s) { return s.first == key; });
+  return found == row.settings.end() ? nullptr : &found->second;
+}
+
 std::optional<double> number_in(const TrialRow& row, const std::string& key) {
-  for (const auto& [name, text] : row.settings) {
-    double value = 0;
-    if (name != key) continue;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error == std::errc{} && end == text.data() + text.size()) return value;
-  }
-  return std::nullopt;
+  const std::string* text = setting_in(row, key);
+  double value = 0;
+  if (text == nullptr) return std::nullopt;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+  return error == std::errc{} && end == text->data() + text->size() ? std::optional(value) : std::nullopt;
 }
 
 std::vector<AxisKind> axis_kinds(const Results& results) {
@@ -58,6 +61,24 @@ std::vector<AxisKind> axis_kinds(const Results& results) {
     }
   }
   return kinds;
+}
+
+/// The values of a key in the study's order.
+std::vector<std::string> categories_of(const Results& results, const std::string& key) {
+  std::vector<std::string> categories;
+  for (const TrialRow& row : results.rows) {
+    const std::string* text = setting_in(row, key);
+    if (text && std::find(categories.begin(), categories.end(), *text) == categories.end()) categories.push_back(*text);
+  }
+  return categories;
+}
+
+AxisKind word_axis(const std::string& key, const std::vector<std::string>& categories) {
+  return {key, key, true, {key}, [key, categories](const TrialRow& row) -> std::optional<double> {
+            const std::string* text = setting_in(row, key);
+            if (text == nullptr) return std::nullopt;
+            return std::find(categories.begin(), categories.end(), *text) - categories.begin();
+          }};
 }
 
 /// The dimension that is this axis; -1 if there is none.
@@ -108,7 +129,7 @@ Series& series_of(std::vector<Series>& all, const std::string& name) {
 std::optional<ErrorChart> make_chart(const Results& results, const AxisKind& kind) {
   const int axis = axis_dimension(results, kind);
   if (axis < 0) return std::nullopt;
-  ErrorChart chart{kind.title, kind.unit, kind.unit_first, {}};
+  ErrorChart chart{kind.title, kind.unit, kind.unit_first, {}, {}};
   std::set<double> places;
   for (const TrialRow& row : results.rows) {
     const auto x = kind.value(row);
@@ -144,9 +165,24 @@ bool same_shape(const ErrorChart& a, const ErrorChart& b) {
   return one_to_one && points == places.size();
 }
 
+/// For a study without numbers. One key alone needs no chart: its values are the variants.
+std::vector<ErrorChart> word_charts(const Results& results) {
+  std::vector<ErrorChart> charts;
+  for (const auto& d : results.dimensions) {
+    if (d.named || d.keys.size() != 1) continue;
+    const std::vector<std::string> categories = categories_of(results, d.keys.front());
+    std::optional<ErrorChart> chart = make_chart(results, word_axis(d.keys.front(), categories));
+    if (!chart || chart->series.size() < 2) continue;
+    chart->categories = categories;
+    charts.push_back(std::move(*chart));
+  }
+  return charts;
+}
+
 }  // namespace
 
 std::string ErrorChart::at(double x) const {
+  if (!categories.empty()) return fmt::format("{} {}", unit, categories[static_cast<std::size_t>(x)]);
   if (unit_first) return fmt::format("{} {:g}", unit, x);
   const bool one = x == 1 && unit.starts_with("images");
   return one ? "1 image" + unit.substr(std::string("images").size()) : fmt::format("{:g} {}", x, unit);
@@ -161,11 +197,11 @@ std::vector<ErrorChart> error_charts(const Results& results) {
         std::any_of(charts.begin(), charts.end(), [&](const ErrorChart& other) { return same_shape(other, *chart); });
     if (!shown) charts.push_back(std::move(*chart));
   }
-  return charts;
+  return charts.empty() ? word_charts(results) : charts;
 }
 
 ErrorChart points_chart(const Results& results) {
-  ErrorChart chart{"Variants", "", false, {}};
+  ErrorChart chart{"Variants", "", false, {}, {}};
   for (const TrialRow& row : results.rows) {
     if (!row.search) add(series_of(chart.series, row.label), row, row.point);
   }

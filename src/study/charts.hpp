@@ -28,12 +28,13 @@ struct ErrorChart {
   std::string unit;   ///< "images a worker", behind a number in a sentence; or "norm.eps", before it
   bool unit_first = false;
   std::vector<Series> series;
-  /// "4 images a worker", "1 image a worker", "norm.eps 0.1"
+  std::vector<std::string> categories;  ///< of an axis of words instead of numbers: x is an index
+  /// "4 images a worker", "1 image a worker", "norm.eps 0.1", "model.activation relu"
   std::string at(double x) const;
 };
 
-/// One per axis on which the study has at least two values, the most telling first. Trials of a learning-rate search
-/// are left out.
+/// One per axis on which the study has at least two numbers, the most telling first; without any, one per key that
+/// takes words, if the study varies something else besides. Trials of a learning-rate search are left out.
 std::vector<ErrorChart> error_charts(const Results& results);
 
 /// A study without an axis: its points one below the other, as one chart of series of one point each.

@@ -88,7 +88,11 @@ Json chart_json(const ErrorChart& chart) {
     }
     series.push_back({{"name", s.name}, {"points", points}});
   }
-  return {{"title", chart.title}, {"unit", chart.unit}, {"unit_first", chart.unit_first}, {"series", series}};
+  return {{"title", chart.title},
+          {"unit", chart.unit},
+          {"unit_first", chart.unit_first},
+          {"categories", chart.categories},
+          {"series", series}};
 }
 
 Json points_json(const std::vector<PointSummary>& points) {

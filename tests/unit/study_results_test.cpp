@@ -184,6 +184,40 @@ TEST(StudyAnswer, VariantsWithoutAnAxisAreComparedWithTheFirst) {
                                      "points; no difference between a and d, e can be shown."));
 }
 
+/// The example with an activation in the place of the batch size.
+Results example_of_words() {
+  Results r = example({{10, 14, 20}, {10, 10, 21}});
+  const std::vector<std::string> names = {"relu", "tanh", "sigmoid"};
+  r.dimensions[1] = {{"model.activation"}, false, {}};
+  for (const std::string& name : names) r.dimensions[1].labels.push_back("model.activation=" + name);
+  for (TrialRow& row : r.rows) {
+    const auto word = static_cast<std::size_t>(row.values[1]);
+    row.settings[1] = {"model.activation", names[word]};
+    row.label = r.dimensions[0].labels[static_cast<std::size_t>(row.values[0])] + ", " + r.dimensions[1].labels[word];
+    row.samples_per_worker = row.workers = row.global_batch = 8;
+  }
+  return r;
+}
+
+TEST(StudyCharts, WordsMakeAnAxisWhereThereAreNoNumbers) {
+  const auto charts = error_charts(example_of_words());
+  ASSERT_EQ(charts.size(), 1u);
+  EXPECT_EQ(charts[0].title, "model.activation");
+  EXPECT_THAT(charts[0].categories, ElementsAre("relu", "tanh", "sigmoid"));
+  ASSERT_EQ(charts[0].series.size(), 2u);
+  EXPECT_EQ(charts[0].series[1].name, "synchronized BN");
+  EXPECT_EQ(charts[0].series[1].points[2].x, 2);
+  EXPECT_NEAR(charts[0].series[1].points[2].interval().mean, 21, 1e-9);
+}
+
+TEST(StudyAnswer, ComparesVariantsWordByWord) {
+  EXPECT_THAT(
+      answer(example_of_words()),
+      ElementsAre("At model.activation relu: no difference between local BN and synchronized BN can be shown.",
+                  "At model.activation tanh: less error than local BN: synchronized BN by 4.0 ± 0.5 points.",
+                  "At model.activation sigmoid: more error than local BN: synchronized BN by 1.0 ± 0.5 points."));
+}
+
 TEST(StudyAnswer, NamesTrialsWithoutAResult) {
   Results r = example({{10, 14, 20}, {10, 10, 11}});
   r.rows[8].outcome->status = Outcome::Status::diverged;

@@ -39,7 +39,8 @@
     return value.toFixed(digits).replace('-', '\u2212');
   }
   const plusMinus = (p) => (known(p.half) ? `${fixed(p.mean, p.half)} ± ${fixed(p.half, p.half)}` : fixed(p.mean, p.half));
-  const place = (chart, x) => (chart.unit_first ? `${chart.unit} ${number(x)}`
+  const tick = (chart, x) => (chart.categories.length ? chart.categories[x] : number(x));
+  const place = (chart, x) => (chart.unit_first ? `${chart.unit} ${tick(chart, x)}`
     : `${number(x)} ${x === 1 ? chart.unit.replace(/^images/, 'image') : chart.unit}`);
   const number = (v) => (Math.abs(v) >= 1e4 ? Math.round(v).toLocaleString('en') : String(+v.toPrecision(4)).replace('-', '\u2212'));
   function duration(s) {
@@ -91,20 +92,20 @@
   }
 
   // Values of x spread evenly by their logarithm when they span a factor of 4 or more.
-  function xScale(values, title) {
-    const xs = [...new Set(values)].sort((a, b) => a - b);
-    const log = xs[0] > 0 && xs[xs.length - 1] / xs[0] >= 4;
+  function xScale(chart) {
+    const xs = [...new Set(chart.series.flatMap((s) => s.points.map((p) => p.x)))].sort((a, b) => a - b);
+    const log = !chart.categories.length && xs[0] > 0 && xs[xs.length - 1] / xs[0] >= 4;
     const to = (v) => (log ? Math.log2(v) : v);
     const from = (t) => xs.reduce((best, v) => (Math.abs(to(v) - t) < Math.abs(to(best) - t) ? v : best), xs[0]);
-    const margin = 0.06 * (to(xs[xs.length - 1]) - to(xs[0]) || 1);
-    const scale = axis(title + (log ? ' (logarithmic)' : ''), {
+    const margin = chart.categories.length ? 0.5 : 0.06 * (to(xs[xs.length - 1]) - to(xs[0]) || 1);
+    const scale = axis(chart.title + (log ? ' (logarithmic)' : ''), {
       type: 'linear', min: to(xs[0]) - margin, max: to(xs[xs.length - 1]) + margin,
       afterBuildTicks: (a) => { a.ticks = xs.map((v) => ({ value: to(v) })); },
     });
-    scale.ticks.callback = (t) => number(from(t));
+    scale.ticks.callback = (t) => tick(chart, from(t));
     scale.ticks.maxRotation = 0;
     scale.ticks.autoSkipPadding = 6;
-    return { to, from, scale, step: margin / 14 };
+    return { to, from, scale, step: chart.categories.length ? 0.6 / chart.series.length : margin / 14 };
   }
 
   function glyph(i) {
@@ -165,15 +166,14 @@
 
   // Lines over the study's own axis; value(p) gives what is drawn of a point.
   function axisFigure(chart, title, about, yTitle, value, unit, floor = -Infinity) {
-    const xs = chart.series.flatMap((s) => s.points.map((p) => p.x));
     const own = chart.series.map((s) => lookOf(s.name));
     return figure(title, about, () => {
-      const x = xScale(xs, chart.title);
+      const x = xScale(chart);
       const sets = chart.series.map((s, i) => {
         const shift = (i - (chart.series.length - 1) / 2) * x.step;  // so that intervals do not cover each other
         const data = s.points.map((p) => ({ p, v: value(p) })).filter((e) => e.v && known(e.v.mean))
           .map((e) => ({ x: x.to(e.p.x) + shift, y: e.v.mean, half: e.v.half, n: e.p.n }));
-        return line(s.name, data, own[i], 'bars');
+        return Object.assign(line(s.name, data, own[i], 'bars'), { showLine: !chart.categories.length });
       });
       const all = sets.flatMap((s) => s.data.flatMap((d) => [d.y - (d.half || 0), d.y + (d.half || 0)]));
       const pad = Math.max(0.25, 0.04 * (Math.max(...all) - Math.min(...all)));
