@@ -53,16 +53,15 @@ MPI_Op mpi_op(Reduce op) {
 
 }  // namespace
 
-MpiLink::MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const WorkerRange& members)
+MpiLink::MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const WorkerRange& members,
+                 const std::vector<Party>& parties)
     : comm_(comm), native_(native), tag_(tag), layout_(layout), messages_(std::make_unique<Messages>()) {
   std::vector<Block> all;
-  for (int rank = 0; rank < layout.ranks; ++rank) {
-    const WorkerRange range = intersect(layout.of_rank(rank), members);
-    if (range.size() == 0) continue;
+  for (const auto& [rank, workers] : parties) {
     if (rank == layout.rank) me_ = peers_.size();
-    const auto local = leaves(range.first - members.first, range.last - members.first);
-    const FoldPlan plan = fold_plan(members.size(), local);
-    peers_.push_back({rank, static_cast<int>(all.size()), static_cast<int>(plan.rest.size())});
+    const auto theirs = leaves(workers.first - members.first, workers.last - members.first);
+    const FoldPlan plan = fold_plan(members.size(), theirs);
+    peers_.push_back({rank, workers, static_cast<int>(plan.rest.size())});
     for (Block block : plan.rest) {
       block.item = static_cast<int>(all.size());
       all.push_back(block);
@@ -100,7 +99,7 @@ std::size_t MpiLink::payload_from(const Peer& peer, std::size_t receiver) const 
       return static_cast<std::size_t>(peer.blocks) * static_cast<std::size_t>(shard_of(receiver).count) *
              size_of(header_.type);
     case Operation::broadcast:
-      return layout_.of_rank(peer.rank).contains(header_.root) ? header_.bytes() : 0;
+      return peer.workers.contains(header_.root) ? header_.bytes() : 0;
     default:
       return 0;
   }

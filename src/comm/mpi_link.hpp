@@ -11,6 +11,12 @@
 
 namespace syncbn::detail {
 
+/// A rank and the workers whose values it brings.
+struct Party {
+  int rank = 0;
+  WorkerRange workers;
+};
+
 /// Collectives among a few ranks, made of point-to-point messages, so that each of them can lead with a header.
 ///
 /// Every rank sends every other one message: its header and the values of its tree nodes. Short values go whole and
@@ -19,8 +25,10 @@ namespace syncbn::detail {
 /// and MPI_Allreduce does the rest.
 class MpiLink final : public Link {
  public:
-  /// `tag`: this link's alone in `comm`. `native`: a communicator of just these ranks, or MPI_COMM_NULL.
-  MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const WorkerRange& members);
+  /// `tag`: this link's alone in `comm`, as far as these ranks go. `native`: a communicator of just these ranks, or
+  /// MPI_COMM_NULL. `parties` cover the members, in ascending order; this rank is one of them.
+  MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const WorkerRange& members,
+          const std::vector<Party>& parties);
   ~MpiLink() override;
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
@@ -31,8 +39,8 @@ class MpiLink final : public Link {
   enum class Stage { idle, gathering, spreading, reducing, draining };
   struct Peer {
     int rank = 0;
-    int first_block = 0;  // its nodes among those of all ranks
-    int blocks = 0;
+    WorkerRange workers;
+    int blocks = 0;  // tree nodes that it brings
   };
   /// A range of elements.
   struct Shard {

@@ -41,8 +41,9 @@ class MpiTransport final : public Transport {
   void abort(int code) override;
 
  private:
-  OwnedComm ranks_of(int channel, const WorkerRange& members);
-  bool share_memory(const WorkerRange& members) const;
+  OwnedComm comm_of(int channel, const std::vector<Party>& parties);
+  std::unique_ptr<Link> share_memory(int channel, const WorkerRange& members, const std::vector<Party>& parties);
+  std::vector<std::vector<Party>> by_machine(const std::vector<Party>& parties) const;
 
   OwnedComm comm_;
   const Layout layout_;
@@ -63,11 +64,10 @@ MpiTransport::~MpiTransport() {
   for (auto& entry : native_) entry.second.abandon();
 }
 
-/// A communicator of just the ranks that host the members.
-OwnedComm MpiTransport::ranks_of(int channel, const WorkerRange& members) {
+/// A communicator of just these ranks.
+OwnedComm MpiTransport::comm_of(int channel, const std::vector<Party>& parties) {
   std::vector<int> ranks;
-  for (int rank = 0; rank < layout_.ranks; ++rank)
-    if (intersect(layout_.of_rank(rank), members).size() > 0) ranks.push_back(rank);
+  for (const Party& party : parties) ranks.push_back(party.rank);
   MPI_Group everybody = MPI_GROUP_NULL, some = MPI_GROUP_NULL;
   MPI_Comm created = MPI_COMM_NULL;
   check_mpi(MPI_Comm_group(comm_.get(), &everybody), "MPI_Comm_group");
@@ -78,32 +78,66 @@ OwnedComm MpiTransport::ranks_of(int channel, const WorkerRange& members) {
   return OwnedComm(created);
 }
 
-bool MpiTransport::share_memory(const WorkerRange& members) const {
-  for (int rank = 0; rank < layout_.ranks; ++rank) {
-    const auto r = static_cast<std::size_t>(rank);
-    const bool elsewhere = layout_.nodes[r] != layout_.nodes[static_cast<std::size_t>(layout_.rank)];
-    if (elsewhere && intersect(layout_.of_rank(rank), members).size() > 0) return false;
+/// Runs of neighbouring ranks that share a machine; their workers are neighbours, too.
+std::vector<std::vector<Party>> MpiTransport::by_machine(const std::vector<Party>& parties) const {
+  std::vector<std::vector<Party>> machines;
+  int last = -1;
+  for (const Party& party : parties) {
+    const int node = layout_.nodes[static_cast<std::size_t>(party.rank)];
+    if (node != last) machines.emplace_back();
+    machines.back().push_back(party);
+    last = node;
   }
-  return true;
+  return machines;
+}
+
+/// The link by way of shared memory; null where it has no point, or one of the ranks gets none. Collective.
+std::unique_ptr<Link> MpiTransport::share_memory(int channel, const WorkerRange& members,
+                                                 const std::vector<Party>& parties) {
+  const std::vector<std::vector<Party>> machines = by_machine(parties);
+  if (machines.size() == parties.size()) return nullptr;
+  const std::vector<Party>* here = nullptr;
+  std::size_t lane = 0;  // this rank's place on its machine
+  std::size_t shards = parties.size();
+  for (const std::vector<Party>& machine : machines) {
+    shards = std::min(shards, machine.size());
+    for (std::size_t i = 0; i < machine.size(); ++i)
+      if (machine[i].rank == layout_.rank) here = &machine, lane = i;
+  }
+  SharedLink::Beyond beyond;
+  if (machines.size() > 1) {
+    beyond.shards = static_cast<int>(shards);
+    std::vector<Party> holders;
+    for (const std::vector<Party>& machine : machines)
+      if (lane < shards)
+        holders.push_back({machine[lane].rank, {machine.front().workers.first, machine.back().workers.last}});
+    if (lane < shards)
+      beyond.link = std::make_unique<MpiLink>(comm_.get(), MPI_COMM_NULL, channel, layout_, members, holders);
+  }
+  std::vector<int> ranks;
+  for (const Party& party : *here) ranks.push_back(party.rank);
+  const OwnedComm all = comm_of(channel, parties), machine = comm_of(channel, *here);
+  SharedMemory memory(machine.get(), ranks.size() * SharedLink::segment_bytes(machines.size() > 1));
+  int everywhere = static_cast<bool>(memory);
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &everywhere, 1, MPI_INT, MPI_MIN, all.get()), "MPI_Allreduce");
+  if (!everywhere) return nullptr;
+  auto link = std::make_unique<SharedLink>(std::move(memory), layout_, members, ranks, std::move(beyond));
+  check_mpi(MPI_Barrier(all.get()), "MPI_Barrier");
+  return link;
 }
 
 std::unique_ptr<Link> MpiTransport::connect(int channel, const WorkerRange& members) {
-  const WorkerRange here = intersect(layout_.local(), members);
-  if (here.size() == members.size()) return nullptr;
-  const bool native = reduction_ == Reduction::native;
-  if (!native && share_memory(members)) {
-    const OwnedComm ranks = ranks_of(channel, members);
-    int count = 0;
-    check_mpi(MPI_Comm_size(ranks.get(), &count), "MPI_Comm_size");
-    if (SharedMemory memory(ranks.get(), static_cast<std::size_t>(count) * SharedLink::segment_bytes()); memory) {
-      auto link = std::make_unique<SharedLink>(std::move(memory), layout_, members);
-      check_mpi(MPI_Barrier(ranks.get()), "MPI_Barrier");
-      return link;
-    }
+  std::vector<Party> parties;
+  for (int rank = 0; rank < layout_.ranks; ++rank)
+    if (const WorkerRange workers = intersect(layout_.of_rank(rank), members); workers.size() > 0)
+      parties.push_back({rank, workers});
+  if (parties.size() == 1) return nullptr;
+  if (reduction_ == Reduction::native) {
+    native_[channel] = comm_of(channel, parties);
+    return std::make_unique<MpiLink>(comm_.get(), native_[channel].get(), channel, layout_, members, parties);
   }
-  if (native) native_[channel] = ranks_of(channel, members);
-  return std::make_unique<MpiLink>(comm_.get(), native ? native_[channel].get() : MPI_COMM_NULL, channel, layout_,
-                                   members);
+  if (auto link = share_memory(channel, members, parties)) return link;
+  return std::make_unique<MpiLink>(comm_.get(), MPI_COMM_NULL, channel, layout_, members, parties);
 }
 
 std::unique_ptr<Transport> MpiTransport::duplicate() {
@@ -174,6 +208,22 @@ int cores_of(MPI_Comm node) {
   return CPU_COUNT(&cores);
 }
 
+/// The ranks of this rank's machine. SYNCBN_RANKS_PER_NODE=n lets n ranks each play a machine, so that one machine is
+/// enough to try what happens between several.
+OwnedComm ranks_of_machine(MPI_Comm comm, int rank) {
+  MPI_Comm machine = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &machine), "MPI_Comm_split_type");
+  OwnedComm owner(machine);
+  const char* text = std::getenv("SYNCBN_RANKS_PER_NODE");
+  if (text == nullptr) return owner;
+  const int n = std::atoi(text);
+  if (n < 1)
+    throw Error(fmt::format("SYNCBN_RANKS_PER_NODE is \"{}\", expected a number of ranks", text), ExitCode::usage);
+  MPI_Comm part = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split(machine, rank / n, rank, &part), "MPI_Comm_split");
+  return OwnedComm(part);
+}
+
 void require_multiple_threads() {
   if (!mpi_is_usable())
     throw Error("MPI is not initialized; create an MpiEnvironment, or call MPI_Init_thread first",
@@ -194,12 +244,9 @@ MpiConnection connect_mpi(const WorldOptions& options, int fortran_comm) {
   Layout layout;
   check_mpi(MPI_Comm_rank(comm.get(), &layout.rank), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(comm.get(), &layout.ranks), "MPI_Comm_size");
-  MPI_Comm node = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split_type(comm.get(), MPI_COMM_TYPE_SHARED, layout.rank, MPI_INFO_NULL, &node),
-            "MPI_Comm_split_type");
-  const OwnedComm node_owner(node);
-  layout.node_cores = cores_of(node);
-  const std::vector<Introduction> all = introduce(comm.get(), node, options, layout.rank, layout.ranks);
+  const OwnedComm node = ranks_of_machine(comm.get(), layout.rank);
+  layout.node_cores = cores_of(node.get());
+  const std::vector<Introduction> all = introduce(comm.get(), node.get(), options, layout.rank, layout.ranks);
   for (int rank = 1; rank < layout.ranks; ++rank) {
     const Introduction& theirs = all[static_cast<std::size_t>(rank)];
     if (theirs.workers != all[0].workers || theirs.reduction != all[0].reduction)

@@ -11,7 +11,8 @@ namespace syncbn::detail {
 
 namespace {
 
-constexpr std::size_t kPieceBytes = 64 * 1024;  // with its neighbours' pieces it stays in the second-level cache
+constexpr std::size_t kPieceBytes = 64 * 1024;         // with its neighbours' pieces it stays in the second-level cache
+constexpr std::size_t kPieceBytesBeyond = 256 * 1024;  // each takes a round through the network
 /// Up to here latency counts, and everybody folds everything.
 constexpr std::size_t kWholeUpToBytes = 4 * 1024;
 /// Shards begin at multiples of this many elements, so that no two ranks write to the same cache line.
@@ -20,30 +21,32 @@ constexpr std::size_t kLine = 64;
 
 }  // namespace
 
-/// What each rank writes and the others read.
+/// What each rank writes and the others read; two buffers of values follow it.
 struct SharedLink::Segment {
   alignas(kLine) std::atomic<std::uint64_t> posted{0};  // pieces that this rank has posted
-  alignas(kLine) std::atomic<std::uint64_t> folded{0};  // number of the last piece of which it has folded its shard
-  struct alignas(kLine) Buffer {
+  alignas(kLine) std::atomic<std::uint64_t> folded{0};  // number of the last piece of which its shard is ready
+  struct alignas(kLine) PaddedHeader {
     Header header;
-    alignas(kLine) std::array<std::byte, kPieceBytes> values;
   };
-  std::array<Buffer, 2> buffers;
+  std::array<PaddedHeader, 2> headers;
 };
 
-std::size_t SharedLink::segment_bytes() {
-  return sizeof(Segment);
+std::size_t SharedLink::segment_bytes(bool goes_beyond) {
+  return sizeof(Segment) + 2 * (goes_beyond ? kPieceBytesBeyond : kPieceBytes);
 }
 
-SharedLink::SharedLink(SharedMemory memory, const Layout& layout, const WorkerRange& members)
-    : memory_(std::move(memory)), layout_(layout) {
-  std::vector<Block> all;
-  for (int rank = 0; rank < layout.ranks; ++rank) {
+SharedLink::SharedLink(SharedMemory memory, const Layout& layout, const WorkerRange& members,
+                       const std::vector<int>& ranks, Beyond beyond)
+    : memory_(std::move(memory)), layout_(layout), beyond_(std::move(beyond)) {
+  const auto nodes_of = [&](int rank) {
     const WorkerRange range = intersect(layout.of_rank(rank), members);
-    if (range.size() == 0) continue;
-    const FoldPlan plan = fold_plan(members.size(), leaves(range.first - members.first, range.last - members.first));
-    Peer peer{rank, static_cast<int>(all.size()), static_cast<int>(plan.rest.size()), false, nullptr};
-    std::byte* segment = memory_.data() + peers_.size() * segment_bytes();
+    return fold_plan(members.size(), leaves(range.first - members.first, range.last - members.first)).rest;
+  };
+  std::vector<Block> all;
+  for (const int rank : ranks) {
+    const std::vector<Block> nodes = nodes_of(rank);
+    Peer peer{rank, static_cast<int>(all.size()), static_cast<int>(nodes.size()), false, nullptr};
+    std::byte* segment = memory_.data() + peers_.size() * segment_bytes(goes_beyond());
     if (rank == layout.rank) {
       me_ = peers_.size();
       peer.segment = new (segment) Segment;
@@ -51,18 +54,21 @@ SharedLink::SharedLink(SharedMemory memory, const Layout& layout, const WorkerRa
       peer.segment = std::launder(reinterpret_cast<Segment*>(segment));
     }
     peers_.push_back(peer);
-    most_blocks_ = std::max(most_blocks_, peer.blocks);
-    for (Block block : plan.rest) {
+    for (Block block : nodes) {
       block.item = static_cast<int>(all.size());
       all.push_back(block);
     }
   }
   plan_ = fold_plan(members.size(), all);
   operands_.resize(all.size());
+  for (int rank = 0; rank < layout.ranks; ++rank)  // everywhere, so that all machines cut the same pieces
+    most_blocks_ = std::max(most_blocks_, static_cast<int>(nodes_of(rank).size()));
+  piece_bytes_ = goes_beyond() ? kPieceBytesBeyond : kPieceBytes;
+  if (beyond_.link) from_beyond_ = std::make_shared<Buffer>(piece_bytes_);
 }
 
 std::byte* SharedLink::values_of(const Peer& peer) const {
-  return peer.segment->buffers[pieces_ % 2].values.data();
+  return reinterpret_cast<std::byte*>(peer.segment + 1) + pieces_ % 2 * piece_bytes_;
 }
 
 void SharedLink::start(const Header& header, std::span<std::byte* const> blocks, const Target& result) {
@@ -72,7 +78,7 @@ void SharedLink::start(const Header& header, std::span<std::byte* const> blocks,
   result_ = result;
   for (Peer& peer : peers_)
     peer.has_root = header.operation == Operation::broadcast && layout_.of_rank(peer.rank).contains(header.root);
-  const auto room = kPieceBytes / static_cast<std::size_t>(most_blocks_) / size_of(header.type);
+  const auto room = piece_bytes_ / static_cast<std::size_t>(most_blocks_) / size_of(header.type);
   most_elements_ = static_cast<std::int64_t>(room) / kShardGrain * kShardGrain;
   piece_ = {0, std::min(header.count, most_elements_)};
   post();
@@ -85,7 +91,7 @@ void SharedLink::post() {
   sharded_ = header_.operation == Operation::all_reduce && bytes > kWholeUpToBytes;
   ++pieces_;
   Segment& mine = *peers_[me_].segment;
-  if (piece_.begin == 0) mine.buffers[pieces_ % 2].header = header_;
+  if (piece_.begin == 0) mine.headers[pieces_ % 2].header = header_;
   std::byte* values = values_of(peers_[me_]);
   for (std::size_t i = 0; i < blocks_.size(); ++i)
     if (bytes > 0) std::memcpy(values + i * bytes, blocks_[i] + static_cast<std::size_t>(piece_.begin) * size, bytes);
@@ -109,12 +115,19 @@ bool SharedLink::poll() {
   if (stage_ == Stage::gathering) {
     if (!all_posted()) return false;
     if (piece_.begin == 0) check_headers();
-    if (!sharded_) return take_whole();
-    const Range shard = shard_of(me_);
-    if (shard.count > 0)
-      fold(shard, values_of(peers_[me_]) + static_cast<std::size_t>(shard.begin) * size_of(header_.type));
-    peers_[me_].segment->folded.store(pieces_, std::memory_order_release);
-    stage_ = Stage::collecting;
+    if (!sharded_ && !goes_beyond()) return take_whole();
+    if (goes_beyond() && me_ < shards()) {
+      begin_beyond();
+    } else {
+      if (!goes_beyond() && shard_of(me_).count > 0) fold(shard_of(me_), place_of(me_));
+      announce_shard();
+    }
+  }
+  if (stage_ == Stage::beyond) {
+    if (!beyond_.link->poll()) return false;
+    const std::size_t bytes = bytes_of(shard_of(me_));
+    if (bytes > 0) std::memcpy(place_of(me_), from_beyond_->data(), bytes);
+    announce_shard();
   }
   if (stage_ == Stage::collecting) {
     if (!all_folded()) return false;
@@ -126,7 +139,7 @@ bool SharedLink::poll() {
 
 void SharedLink::check_headers() const {
   for (const Peer& peer : peers_) {
-    const Header& theirs = peer.segment->buffers[pieces_ % 2].header;
+    const Header& theirs = peer.segment->headers[pieces_ % 2].header;
     if (first_difference(theirs, header_))
       require_equal(theirs, layout_.describe_rank(peer.rank), header_, layout_.describe_rank(layout_.rank));
   }
@@ -145,42 +158,82 @@ bool SharedLink::take_whole() {
   return next_piece();
 }
 
-/// Folds a range of the piece over all ranks' nodes. Only `into` and scratch memory are written.
-void SharedLink::fold(const Range& range, std::byte* into) {
-  const std::size_t size = size_of(header_.type);
-  const std::size_t stride = static_cast<std::size_t>(piece_.count) * size;
-  const std::size_t bytes = static_cast<std::size_t>(range.count) * size;
+/// Folds a range of the piece over the nodes of all ranks here; operands_ then hold the values. If all members are
+/// here, what is left is the root, and goes to `root`; nothing else but scratch memory is written.
+void SharedLink::fold(const Range& range, std::byte* root) {
+  const std::size_t stride = bytes_of(piece_), offset = bytes_of({0, range.begin}), bytes = bytes_of(range);
   for (const Peer& peer : peers_)
     for (int i = 0; i < peer.blocks; ++i)
       operands_[static_cast<std::size_t>(peer.first_block + i)] =
-          values_of(peer) + static_cast<std::size_t>(i) * stride + static_cast<std::size_t>(range.begin) * size;
+          values_of(peer) + static_cast<std::size_t>(i) * stride + offset;
   if (scratch_.size() < operands_.size() * bytes) scratch_ = Buffer(operands_.size() * bytes);
   for (const Fold& step : plan_.folds) {
     const auto node = static_cast<std::size_t>(step.into);
-    std::byte* sum = &step == &plan_.folds.back() ? into : scratch_.data() + node * bytes;
+    const bool last = !goes_beyond() && &step == &plan_.folds.back();
+    std::byte* sum = last ? root : scratch_.data() + node * bytes;
     combine(sum, operands_[node], operands_[static_cast<std::size_t>(step.from)], range.count, header_.type,
             header_.reduce);
     operands_[node] = sum;
   }
 }
 
+/// Sends what the ranks here have of this rank's shard to the other machines.
+void SharedLink::begin_beyond() {
+  const Range shard = shard_of(me_);
+  const std::size_t bytes = bytes_of(shard);
+  Header header = header_;
+  header.count = shard.count;
+  std::vector<std::byte*> blocks;
+  if (header_.operation == Operation::broadcast) {
+    for (const Peer& peer : peers_)
+      if (peer.has_root) blocks.push_back(values_of(peer));
+  } else if (header_.operation == Operation::all_reduce && bytes > 0) {
+    fold(shard, nullptr);
+    for (const Block& block : plan_.rest) {
+      const auto node = static_cast<std::size_t>(block.item);
+      blocks.push_back(scratch_.data() + node * bytes);
+      if (operands_[node] != blocks.back()) std::memcpy(blocks.back(), operands_[node], bytes);
+    }
+  }
+  beyond_.link->start(header, blocks, {from_beyond_, from_beyond_->data()});
+  stage_ = Stage::beyond;
+}
+
+/// The others may collect this rank's shard, if it holds one.
+void SharedLink::announce_shard() {
+  peers_[me_].segment->folded.store(pieces_, std::memory_order_release);
+  stage_ = Stage::collecting;
+}
+
+/// Into how many ranks' shards the present piece is cut.
+std::size_t SharedLink::shards() const {
+  if (!goes_beyond()) return peers_.size();
+  return sharded_ ? static_cast<std::size_t>(beyond_.shards) : 1;
+}
+
 SharedLink::Range SharedLink::shard_of(std::size_t peer) const {
   const auto begin = [this](std::size_t i) {
     const auto grains = (piece_.count + kShardGrain - 1) / kShardGrain;
-    const auto first = grains * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(peers_.size());
+    const auto first = grains * static_cast<std::int64_t>(std::min(i, shards())) / static_cast<std::int64_t>(shards());
     return std::min(first * kShardGrain, piece_.count);
   };
   return {begin(peer), begin(peer + 1) - begin(peer)};
 }
 
+std::size_t SharedLink::bytes_of(const Range& range) const {
+  return static_cast<std::size_t>(range.count) * size_of(header_.type);
+}
+
+/// Where a rank's shard of the present piece is collected.
+std::byte* SharedLink::place_of(std::size_t peer) const {
+  return values_of(peers_[peer]) + bytes_of({0, shard_of(peer).begin});
+}
+
 void SharedLink::collect() {
-  const std::size_t size = size_of(header_.type);
-  for (std::size_t i = 0; i < peers_.size(); ++i) {
+  for (std::size_t i = 0; i < shards(); ++i) {
     const Range shard = shard_of(i);
-    if (shard.count == 0) continue;
-    const std::size_t offset = static_cast<std::size_t>(shard.begin) * size;
-    std::memcpy(result_.data + static_cast<std::size_t>(piece_.begin) * size + offset, values_of(peers_[i]) + offset,
-                static_cast<std::size_t>(shard.count) * size);
+    std::byte* into = result_.data + bytes_of({0, piece_.begin + shard.begin});
+    if (shard.count > 0) std::memcpy(into, place_of(i), bytes_of(shard));
   }
 }
 
@@ -195,13 +248,16 @@ bool SharedLink::next_piece() {
 }
 
 std::string SharedLink::missing() const {
+  if (stage_ == Stage::beyond) return beyond_.link->missing();
   std::string list;
   for (const Peer& peer : peers_) {
     const bool here = peer.segment->posted.load(std::memory_order_acquire) >= pieces_ &&
                       (stage_ != Stage::collecting || peer.segment->folded.load(std::memory_order_acquire) >= pieces_);
     if (!here) list += (list.empty() ? "" : ", ") + layout_.describe_rank(peer.rank);
   }
-  return list.empty() ? "nobody" : list;
+  if (list.empty()) return "nobody";
+  const bool on_behalf = goes_beyond() && stage_ == Stage::collecting;
+  return list + (on_behalf ? ", or ranks of other machines for which it waits" : "");
 }
 
 }  // namespace syncbn::detail

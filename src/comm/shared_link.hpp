@@ -12,28 +12,40 @@
 
 namespace syncbn::detail {
 
-/// Collectives among ranks of one machine, through memory that they share.
+/// Collectives among ranks of one machine, through memory that they share; by way of some of them, with other machines.
 ///
 /// Values travel in pieces. Every rank posts its header and the values of its tree nodes in its own segment, and reads
 /// those of the others there. Of short pieces everybody folds everything (one step); of long ones each rank folds its
 /// shard into its own segment, and everybody collects the shards (two steps). Each element is folded along the same
 /// tree either way. A rank posts a piece only after it has taken everything of the piece before the last one, so two
 /// buffers are enough.
+///
+/// With members on other machines, what the ranks of a machine have folded of a shard goes to the ranks that hold the
+/// same shard there, over a link of their own (`Beyond`), before it is collected: a value leaves each machine once,
+/// however many ranks it has. Of short pieces, the first rank's shard is everything.
 class SharedLink final : public Link {
  public:
-  static std::size_t segment_bytes();
+  /// The way to the other machines.
+  struct Beyond {
+    int shards = 0;              ///< of a long piece; the first ranks of each machine hold one each
+    std::unique_ptr<Link> link;  ///< among the holders of this rank's shard; null on ranks without one
+  };
 
-  /// `memory`: a segment for each rank that hosts members, in ascending order. The others may be used only after all
-  /// ranks have constructed this object.
-  SharedLink(SharedMemory memory, const Layout& layout, const WorkerRange& members);
+  /// Bytes of shared memory per rank.
+  static std::size_t segment_bytes(bool goes_beyond);
+
+  /// `ranks`: those of this machine that host members, ascending. `memory`: a segment for each of them. The others'
+  /// may be used only after all ranks have constructed this object. Without shards beyond, all members are here.
+  SharedLink(SharedMemory memory, const Layout& layout, const WorkerRange& members, const std::vector<int>& ranks,
+             Beyond beyond);
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
   bool poll() override;
   std::string missing() const override;
-  bool in_memory() const override { return true; }
+  bool in_memory() const override { return !goes_beyond(); }
 
  private:
-  enum class Stage { idle, gathering, collecting };
+  enum class Stage { idle, gathering, beyond, collecting };
   struct Segment;
   struct Peer {
     int rank = 0;
@@ -47,14 +59,20 @@ class SharedLink final : public Link {
     std::int64_t begin = 0, count = 0;
   };
 
+  bool goes_beyond() const { return beyond_.shards > 0; }
   std::byte* values_of(const Peer& peer) const;
+  std::size_t shards() const;
   Range shard_of(std::size_t peer) const;
+  std::size_t bytes_of(const Range& range) const;
+  std::byte* place_of(std::size_t peer) const;
   void post();
   bool all_posted();
   bool all_folded() const;
   void check_headers() const;
   bool take_whole();
-  void fold(const Range& range, std::byte* into);
+  void fold(const Range& range, std::byte* root);
+  void begin_beyond();
+  void announce_shard();
   void collect();
   bool next_piece();
 
@@ -64,7 +82,10 @@ class SharedLink final : public Link {
   std::size_t me_ = 0;
   FoldPlan plan_;
   int most_blocks_ = 1;
+  Beyond beyond_;
+  std::shared_ptr<Buffer> from_beyond_;  // shared with messages that a failure may leave under way
 
+  std::size_t piece_bytes_ = 0;
   std::uint64_t pieces_ = 0;  // posted, since the beginning of time
   Stage stage_ = Stage::idle;
   Header header_;
