@@ -35,6 +35,11 @@ void BatchNormLayer::exchange(const Pass& pass) {
   }
 }
 
+BatchStatistics BatchNormLayer::statistics() const {
+  const std::span<const double> mean = pass_.mean(), var = pass_.var();
+  return {pass_.count(), {mean.begin(), mean.end()}, {var.begin(), var.end()}};
+}
+
 void BatchNormLayer::start_exchange_backward(const Pass& pass) {
   if (t_.dx || context_.state.norm().whole_world) pass_.start_backward(pass.step);
 }

@@ -33,6 +33,7 @@ class BatchNormLayer : public NormLayer {
   void backward_parameters(const Pass& pass) override;
 
   bool local_finite() const override { return pass_.local_finite(); }
+  BatchStatistics statistics() const override;
 
  private:
   LayerContext context_;

@@ -41,6 +41,11 @@ class Network {
   /// Name of the first batch norm layer that met a value that is not a finite number on this worker in the last
   /// training forward; index into the model's layers, -1 if there is none.
   int first_nonfinite_layer() const;
+  /// A layer's input in the last forward(), in the backend's memory, until the next one.
+  const Tensor& input(int layer) const { return tensors_[static_cast<std::size_t>(spec(layer).input)]; }
+  /// Of a layer that shares_statistics().
+  BatchStatistics statistics(int layer) const { return norm(layer).statistics(); }
+  const ops::Backend& backend() const { return *backend_; }
   /// Bytes of activations and their gradients.
   std::int64_t activation_bytes() const { return static_cast<std::int64_t>(memory_.size()); }
 
@@ -67,6 +72,7 @@ class Network {
   void set_chunks(std::vector<Sweep>& sweeps);
   void run(const Sweep& sweep, const Pass& pass);
   void run(const Step& step, const Pass& pass, ops::Samples samples);
+  const LayerSpec& spec(int layer) const { return state_.model().layers[static_cast<std::size_t>(layer)]; }
   NormLayer& norm(int layer) const { return static_cast<NormLayer&>(*layers_[static_cast<std::size_t>(layer)]); }
 
   ModelState& state_;

@@ -1,10 +1,17 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "nn/layer.hpp"
 
 namespace syncbn {
+
+/// What a group's samples have in common, per channel, [C]; a count of 0 says nothing.
+struct BatchStatistics {
+  std::int64_t count = 0;         ///< values per channel, over samples and positions
+  std::vector<double> mean, var;  ///< var: biased
+};
 
 /// A normalization by statistics of the batch, which a group of workers may share: in training a worker must have seen
 /// all its samples, and exchanged a message, before it can normalize the first. Forward: begin(), accumulate() sample
@@ -30,6 +37,8 @@ class NormLayer : public Layer {
 
   /// Whether this worker's own partial sums of the last training forward were all finite numbers.
   virtual bool local_finite() const = 0;
+  /// The group's, of the last training forward.
+  virtual BatchStatistics statistics() const = 0;
 };
 
 /// The layer for a type that shares_statistics().

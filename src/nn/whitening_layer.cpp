@@ -29,6 +29,14 @@ void WhiteningLayer::exchange(const Pass& pass) {
   }
 }
 
+BatchStatistics WhiteningLayer::statistics() const {
+  const std::span<const double> mean = pass_.mean(), cov = pass_.cov();
+  BatchStatistics result{pass_.count(), {mean.begin(), mean.end()}, std::vector<double>(mean.size())};
+  const std::size_t width = cov.size() / mean.size();
+  for (std::size_t c = 0; c < mean.size(); ++c) result.var[c] = cov[c * width + c % width];
+  return result;
+}
+
 void WhiteningLayer::backward_parameters(const Pass&) {
   if (whole_world_) {
     pass_.group_parameter_gradients(d_gamma_, d_beta_);

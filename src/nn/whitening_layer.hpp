@@ -37,6 +37,7 @@ class WhiteningLayer : public NormLayer {
   void backward_parameters(const Pass& pass) override;
 
   bool local_finite() const override { return pass_.local_finite(); }
+  BatchStatistics statistics() const override;
 
  private:
   LayerTensors t_;

@@ -93,7 +93,8 @@ class Reader {
     const Key<Config>* key = find_key(config_schema(), name);
     if (key == nullptr) unknown_key(origin, name);
     // Scalars are taken as they are, so that no text needs quoting twice; lists are written as in YAML.
-    const bool list = text.starts_with('[') && key->rule.form != Form::text;
+    const bool texts = std::holds_alternative<std::vector<std::string>*>(key->field(config_));
+    const bool list = text.starts_with('[') && (key->rule.form != Form::text || texts);
     value(*key, list ? parse_value(name, text, origin) : YAML::Node(text), origin, origin);
   }
 

@@ -38,6 +38,12 @@ std::vector<std::string> models() {
   return names;
 }
 
+std::vector<std::string> probes() {
+  std::vector<std::string> names = probe_names();
+  names.push_back("all");
+  return names;
+}
+
 constexpr double kMaxWorkers = 65536;
 constexpr double kMaxBatch = 1 << 24;
 constexpr bool kRunOnly = true;
@@ -174,6 +180,19 @@ std::vector<Key<Config>> make_config_schema() {
        "images to evaluate on"},
       {"train.log_every", [](C& c) -> Field { return &c.train.log_every; }, integer(1),
        "steps per line of metrics.jsonl", kRunOnly},
+
+      {"probes.names", [](C& c) -> Field { return &c.probes.names; }, one_of(probes()),
+       "what to watch besides, into probes.jsonl: noise of the batch statistics, gradient noise scale, percentiles and "
+       "saturation of layer inputs, norms of weights, gradients and updates, shift of layer inputs by an update",
+       kRunOnly},
+      {"probes.every", [](C& c) -> Field { return &c.probes.every; }, integer(1), "steps from one look to the next",
+       kRunOnly},
+      {"probes.layers", [](C& c) -> Field { return &c.probes.layers; }, text(),
+       "activations, shift: layers whose inputs to watch, names or patterns with * and ?; empty: all (syncbn explain "
+       "lists the names)",
+       kRunOnly},
+      {"probes.units", [](C& c) -> Field { return &c.probes.units; }, integer(1, 4096),
+       "activations: inputs of a layer to look at, at most, in as many samples as make up 4096 values", kRunOnly},
 
       {"checkpoint.every", [](C& c) -> Field { return &c.checkpoint.every; }, integer(0, 1e15, {"epoch"}),
        "epoch, or a number of steps; 0: at the end and on signals only", kRunOnly},

@@ -12,8 +12,9 @@
 namespace syncbn::detail {
 
 /// Where the value of a key lives.
-using Field = std::variant<bool*, int*, std::int64_t*, std::uint64_t*, double*, std::string*,
-                           std::vector<std::int64_t>*, std::vector<double>*, std::vector<LayerConfig>*>;
+using Field =
+    std::variant<bool*, int*, std::int64_t*, std::uint64_t*, double*, std::string*, std::vector<std::int64_t>*,
+                 std::vector<double>*, std::vector<std::string>*, std::vector<LayerConfig>*>;
 
 enum class Form { boolean, integer, number, word, text, layers };
 

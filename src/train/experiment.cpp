@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "syncbn/core/error.hpp"
+#include "train/probes/probes.hpp"
 
 namespace syncbn {
 
@@ -110,6 +111,7 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   e.augmentation = make_augmentation(config.data);
   const Dataset& d = *e.train_set;
   e.model = make_model(config, Shape{1, d.channels(), d.height(), d.width()}, d.classes());
+  check_probes(config, e.model);
   e.norm = make_norm_settings(world, config);
 
   const std::int64_t batch = e.micro_batch();

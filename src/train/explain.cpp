@@ -8,6 +8,7 @@
 #include <map>
 
 #include "syncbn/core/error.hpp"
+#include "train/probes/probes.hpp"
 
 namespace syncbn {
 namespace {
@@ -105,6 +106,7 @@ Explanation explain(const Config& config, int ranks) {
   check_config(config);
   const DataShape data = data_shape(config.data.kind);
   const Model model = make_model(model_options(config, data.image, data.classes));
+  check_probes(config, model);
 
   Explanation e;
   e.workers = config.workers;

@@ -94,6 +94,22 @@ void Reporter::evaluation(std::int64_t step, double accuracy, double loss, doubl
   pause();
 }
 
+void Reporter::probes(std::int64_t step, const std::vector<Measurement>& rows) {
+  std::string lines;
+  EventFile::Scalars scalars;
+  for (const Measurement& row : rows) {
+    nlohmann::ordered_json line{{"step", step}, {"probe", row.probe}, {"name", row.name}};
+    for (const auto& [quantity, value] : row.values) {
+      line[quantity] = value;  // null if it is not finite
+      if (!std::isfinite(value)) continue;
+      scalars.emplace_back(row.probe + "/" + (row.name.empty() ? quantity : row.name + "/" + quantity), value);
+    }
+    lines += line.dump() + "\n";
+  }
+  directory_.append_probes(lines);
+  if (events_) events_->scalars(step, scalars);
+}
+
 void Reporter::record(const nlohmann::ordered_json& line) {
   directory_.append_metrics(line.dump());
   if (!events_) return;

@@ -13,6 +13,7 @@
 #include "syncbn/train/trainer.hpp"
 #include "train/event_file.hpp"
 #include "train/experiment.hpp"
+#include "train/probes/probe.hpp"
 
 namespace syncbn {
 
@@ -36,13 +37,14 @@ struct WaitShares {
   double gradients = 0;
 };
 
-/// Tells the user and metrics.jsonl how the training goes. Used by worker 0 alone.
+/// Tells the user, metrics.jsonl and probes.jsonl how the training goes. Used by worker 0 alone.
 class Reporter {
  public:
   Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step, const TrainRequest& request);
 
   void step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits);
   void evaluation(std::int64_t step, double accuracy, double loss, double best, bool final);
+  void probes(std::int64_t step, const std::vector<Measurement>& rows);
   /// A line on the terminal and in the run's log.
   void message(const std::string& line);
   void finish() { progress_.finish(); }

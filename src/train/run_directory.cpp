@@ -24,6 +24,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kConfig = "config.yaml";
 constexpr const char* kMetrics = "metrics.jsonl";
+constexpr const char* kProbes = "probes.jsonl";
 
 void append_line(const std::string& path, const std::string& line) {
   append_to_file(path, line + "\n");
@@ -110,12 +111,23 @@ void remove_temporary_files(const std::string& path) {
   for (const auto& file : left) fs::remove(file, error);
 }
 
-/// Whether a line of metrics.jsonl belongs to the run up to `step`.
+/// Whether a line belongs to the run up to `step`.
 bool keeps(std::string_view line, std::int64_t step) {
   const auto json = nlohmann::json::parse(line, nullptr, false);
   if (!json.is_object()) return false;
   const auto found = json.find("step");
   return found == json.end() || !found->is_number_integer() || found->get<std::int64_t>() <= step;
+}
+
+void truncate_lines(const std::string& path, std::int64_t step) {
+  if (!fs::exists(path)) return;
+  const std::string text = read_text(path);
+  std::string kept;
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string_view line = take_line(rest);
+    if (keeps(line, step)) kept += std::string(line) + "\n";
+  }
+  if (kept != text) write_text(path, kept);
 }
 
 }  // namespace
@@ -169,16 +181,12 @@ void RunDirectory::append_metrics(const std::string& json_line) {
   append_line(file(kMetrics), json_line);
 }
 
+void RunDirectory::append_probes(const std::string& json_lines) {
+  append_to_file(file(kProbes), json_lines);
+}
+
 void RunDirectory::truncate_metrics(std::int64_t step) {
-  const std::string path = file(kMetrics);
-  if (!fs::exists(path)) return;
-  const std::string text = read_text(path);
-  std::string kept;
-  for (std::string_view rest = text; !rest.empty();) {
-    const std::string_view line = take_line(rest);
-    if (keeps(line, step)) kept += std::string(line) + "\n";
-  }
-  if (kept != text) write_text(path, kept);
+  for (const char* name : {kMetrics, kProbes}) truncate_lines(file(name), step);
 }
 
 void RunDirectory::write_summary(const std::string& json) {

@@ -123,6 +123,9 @@ void TrainingRun::restore() {
     last_accuracy_ = std::stod(values.at("last_accuracy"));
     last_loss_ = std::stod(values.at("last_loss"));
     last_evaluation_ = std::stoll(values.at("last_evaluation"));
+    for (const auto& [key, value] : values) {
+      if (key.starts_with("probe.")) probe_state_[key] = value;
+    }
   }
   if (directory_) {
     if (request_.resume) directory_->truncate_metrics(first_step_);
@@ -141,6 +144,7 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
   snapshot.model = store_model(state_);
   snapshot.optimizer = store_optimizer(state_, *optimizer_);
   snapshot.scalars = reporter_->scalars();
+  snapshot.scalars.insert(probe_state_.begin(), probe_state_.end());
   snapshot.scalars["seed"] = std::to_string(experiment_.config.seed);
   snapshot.scalars["data"] = experiment_.data_fingerprint;
   snapshot.scalars["updates"] = std::to_string(optimizer_->updates());

@@ -15,6 +15,7 @@
 #include "syncbn/train/trainer.hpp"
 #include "train/buckets.hpp"
 #include "train/experiment.hpp"
+#include "train/probes/probes.hpp"
 #include "train/reporter.hpp"
 
 namespace syncbn {
@@ -61,6 +62,7 @@ class TrainingRun {
   Buffer total_gradient_;          // summed over all workers
   std::vector<double> squares_;    // of each parameter's gradient, for clipping
   Loader loader_;
+  std::map<std::string, std::string> probe_state_;  // as of the last checkpoint; later, on worker 0's rank, the newest
   std::int64_t first_step_ = 0;
   std::atomic<bool> stopping_ = false;
 

@@ -21,24 +21,39 @@ struct TrainingRun::WorkerState {
         metrics(w.duplicate()),
         gradient(run.gradients_[static_cast<std::size_t>(w.local_index())].as<float>(),
                  static_cast<std::size_t>(run.state_.flat_size())),
-        network(run.state_, run.backend_, group, count_groups(), run.experiment_.config.batch_per_worker, gradient) {}
+        groups(count_groups()),
+        network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient),
+        probes(make_probes(run)) {}
 
   bool is_first() const { return worker.index() == 0; }
   int part() const { return worker.local_index(); }
   int parts() const { return worker.world().local_workers(); }
 
   int count_groups() const {
-    std::int64_t groups = group.rank() == 0;
-    worker.all().all_reduce(std::span<std::int64_t>(&groups, 1), Reduce::sum, {"groups", 0});
-    return static_cast<int>(groups);
+    std::int64_t count = group.rank() == 0;
+    worker.all().all_reduce(std::span<std::int64_t>(&count, 1), Reduce::sum, {"groups", 0});
+    return static_cast<int>(count);
+  }
+
+  std::unique_ptr<Probes> make_probes(TrainingRun& run) {
+    const Config::Probes& options = run.experiment_.config.probes;
+    for (const std::string& name : is_first() ? probe_names() : std::vector<std::string>{}) {
+      if (!wants_probe(options, name)) continue;
+      const std::string obstacle = probe_obstacle(name, run.experiment_.model, worker.world().workers(), groups);
+      if (!obstacle.empty()) run.reporter_->message(fmt::format("probe {} has nothing to measure: {}", name, obstacle));
+    }
+    return Probes::make({run.state_, network, gradient, metrics, group.rank() == 0, groups, options}, run.probe_state_);
   }
 
   Worker& worker;
   Communicator group;    ///< shares batch statistics
   Communicator metrics;  ///< all workers
   std::span<float> gradient;
+  int groups;
   Network network;
-  WaitShares waits;  ///< averages over all workers
+  std::unique_ptr<Probes> probes;  ///< nullptr: none
+  bool probing = false;            ///< in this update
+  WaitShares waits;                ///< averages over all workers
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
 };
 
@@ -63,6 +78,8 @@ void TrainingRun::work(Worker& worker) {
 }
 
 void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
+  const std::int64_t every = experiment_.config.probes.every;
+  w.probing = w.probes && ((step + 1) % every == 0 || step + 1 == experiment_.total_steps);
   w.network.begin_update();
   exchange_.begin(w.worker, w.gradient.first(static_cast<std::size_t>(state_.exchanged_size())), step);
   TrainStatistics own;
@@ -70,6 +87,13 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   const TrainStatistics all = share_metrics(w, step, own);
   exchange_.wait(w.worker);
   update_weights(w, step);
+  if (w.probing) {
+    const std::vector<Measurement> rows = w.probes->measure();
+    if (w.is_first()) {
+      reporter_->probes(step + 1, rows);
+      probe_state_ = w.probes->state();
+    }
+  }
   if (w.is_first()) {
     steps_done_ = step + 1;
     reporter_->step(step + 1, learning_rate(experiment_.schedule, step, experiment_.total_steps), all, w.waits);
@@ -96,9 +120,15 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
     own.add(loss.loss_sum, loss.correct, batch.n);
     const bool last = m + 1 == accumulate;
     w.network.backward(pass, [&](int layer) {
+      if (!last) return;
+      if (w.probing) w.probes->gradient_ready(layer);
       const int bucket = buckets_.completed_by[static_cast<std::size_t>(layer)];
-      if (last && bucket >= 0) exchange_.ready(w.worker, bucket);
+      if (bucket >= 0) exchange_.ready(w.worker, bucket);
     });
+    if (last && w.probing) {
+      const Slice slice = slice_of(pass.batch_samples, world_.workers(), w.worker.index());
+      w.probes->batch_done({step + 1, own.samples, experiment_.samples_in_step(step), pass, slice.begin});
+    }
   }
 }
 
@@ -164,6 +194,10 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
   if (w.part() == 0) optimizer_->begin_update();
   state_.finish_gradient(exchange_.result(), w.gradient, gradient, w.part(), w.parts());
   w.worker.local_barrier();
+  if (w.probing) {
+    w.probes->gradient_summed(exchange_.result(), gradient);
+    w.worker.local_barrier();  // nobody changes the weights while they are looked at
+  }
   const double scale = clip_scale(w.worker);
   const double lr = learning_rate(experiment_.schedule, step, experiment_.total_steps);
   optimizer_->update(state_.values(), gradient, lr, scale, w.part(), w.parts());

@@ -48,6 +48,17 @@ ModelOptions small_network_options(const std::string& norm) {
   return o;
 }
 
+SmallBatch small_batch(int first, int n) {
+  SmallBatch batch;
+  for (int i = first; i < first + n; ++i) {
+    Random random(9, Purpose::test, static_cast<std::uint64_t>(i));
+    for (int k = 0; k < 2 * 8 * 8; ++k) batch.images.push_back(static_cast<float>(random.normal()));
+    batch.labels.push_back(static_cast<int>(random.below(5)));
+    batch.ids.push_back(i);
+  }
+  return batch;
+}
+
 ModelState small_network_state(const NetworkRun& run, const ops::Backend& backend) {
   NormSettings norm;
   norm.whole_world = run.group == static_cast<int>(run.counts.size());
@@ -89,22 +100,14 @@ NetworkResult run_small_network(World& world, const NetworkRun& run) {
     std::vector<float> gradient(static_cast<std::size_t>(state.flat_size()));
     Network network(state, *backend, worker.group(group), workers / group, std::max(1, n), gradient);
     network.begin_update();
-    std::vector<int> labels;
-    std::vector<std::int64_t> ids;
-    std::vector<float> images;
-    for (int i = 0; i < n; ++i) {
-      Random random(9, Purpose::test, static_cast<std::uint64_t>(first + i));
-      for (int k = 0; k < 2 * 8 * 8; ++k) images.push_back(static_cast<float>(random.normal()));
-      labels.push_back(static_cast<int>(random.below(5)));
-      ids.push_back(first + i);
-    }
-    network.set_images(images.data(), n);
+    const SmallBatch batch = small_batch(first, n);
+    network.set_images(batch.images.data(), n);
     Pass pass;
     pass.n = n;
     pass.batch_samples = samples;
-    pass.sample_ids = ids;
+    pass.sample_ids = batch.ids;
     network.forward(pass);
-    LossResult loss = network.loss(labels, 0.1, 1.0 / samples);
+    LossResult loss = network.loss(batch.labels, 0.1, 1.0 / samples);
     network.backward(pass, [](int) {});
     worker.all().all_reduce(std::span<double>(&loss.loss_sum, 1), Reduce::sum, {"loss", 0});
     const std::int64_t exchanged = state.exchanged_size();

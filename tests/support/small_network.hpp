@@ -12,6 +12,14 @@ namespace syncbn::test {
 /// A residual network with every kind of layer that matters to the executor, for 2x8x8 images and 5 classes.
 ModelOptions small_network_options(const std::string& norm = "batch");
 
+/// Samples [first, first + n) for it, each a function of its index alone.
+struct SmallBatch {
+  std::vector<float> images;
+  std::vector<int> labels;
+  std::vector<std::int64_t> ids;
+};
+SmallBatch small_batch(int first, int n);
+
 struct NetworkResult {
   double loss = 0;                ///< mean over all samples
   std::vector<float> gradient;    ///< flat, summed over all workers

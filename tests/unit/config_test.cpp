@@ -105,6 +105,20 @@ TEST(Config, RefusesValuesOutOfRangeAndNamesTheNearestWord) {
   EXPECT_EQ(refusal("norm: {eps: 0}"), "");
 }
 
+TEST(Config, ReadsProbes) {
+  const Config c = parse("probes: {names: [norms, shift], layers: ['*.conv1', fc], every: 5}", {"probes.units=1"});
+  EXPECT_EQ(c.probes.names, (std::vector<std::string>{"norms", "shift"}));
+  EXPECT_EQ(c.probes.layers, (std::vector<std::string>{"*.conv1", "fc"}));
+  EXPECT_EQ(c.probes.units, 1);
+  EXPECT_EQ(to_yaml(parse(to_yaml(c))), to_yaml(c));
+  EXPECT_EQ(parse("", {"probes.layers=[conv*, '*.fc']"}).probes.layers, (std::vector<std::string>{"conv*", "*.fc"}));
+  EXPECT_EQ(refusal("probes: {names: [norm]}"),
+            "a.yaml:1: probes.names: expected one of batch_noise, gradient_noise_scale, activations, norms, shift, "
+            "all, got 'norm'; did you mean 'norms'?");
+  EXPECT_NE(refusal("probes: {names: norms}"), "");
+  EXPECT_NE(refusal("probes: {every: 0}"), "");
+}
+
 TEST(Config, NamesTheLineOfMalformedYaml) {
   EXPECT_EQ(refusal("seed: 1\nnorm: {eps: 1\nworkers: 2\n").rfind("a.yaml:", 0), 0u);
   EXPECT_NE(refusal("seed: 1\nnorm: {eps: 1\n").find("not valid YAML"), std::string::npos);

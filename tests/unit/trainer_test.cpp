@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -146,6 +147,40 @@ TEST_F(Trainer, ReportsWhereTheLossBroke) {
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("not a finite number"), std::string::npos) << e.what();
     EXPECT_NE(std::string(e.what()).find("step"), std::string::npos) << e.what();
+  }
+}
+
+TEST_F(Trainer, ProbesChangeNoResult) {
+  for (const std::string key :
+       {"norm.momentum=cumulative", "norm.type=renorm", "norm.type=whitening", "norm.type=weight"}) {
+    const std::vector<std::string> plain{key, "norm.group=2", "train.accumulate=2", "threads=3"};
+    std::vector<std::string> probed = plain;
+    probed.insert(probed.end(), {"probes.names=[all]", "probes.every=3"});
+    EXPECT_EQ(run(probed, "probed" + key), run(plain, "plain" + key)) << key;
+    EXPECT_FALSE(fs::exists(folder_ / ("plain" + key) / "probes.jsonl"));
+  }
+}
+
+TEST_F(Trainer, ProbesLookOnTime) {
+  run({"probes.names=[all]", "probes.every=3", "norm.group=2", "train.accumulate=2"}, "run");
+  std::istringstream lines(read_file(folder_ / "run" / "probes.jsonl"));
+  std::map<std::string, std::vector<int>> steps;
+  for (std::string line; std::getline(lines, line);) {
+    const auto row = nlohmann::json::parse(line);
+    std::vector<int>& of_probe = steps[row.at("probe")];
+    if (of_probe.empty() || of_probe.back() != row.at("step")) of_probe.push_back(row.at("step"));
+  }
+  EXPECT_EQ(steps.size(), probe_names().size());
+  const std::vector<int> expected{3, 6, 7};  // every third update and the last
+  for (const auto& [probe, found] : steps) EXPECT_EQ(found, expected) << probe;
+}
+
+TEST_F(Trainer, RefusesToProbeUnknownLayers) {
+  try {
+    run({"probes.layers=[norm1, linaer18]"}, "run");
+    FAIL() << "no error";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "probes.layers: no layer of the network is named 'linaer18'; did you mean 'linear18'?");
   }
 }
 

@@ -8,7 +8,15 @@
 namespace syncbn {
 
 /// What a stream of random numbers is for. Part of the key, so that streams never overlap.
-enum class Purpose : std::uint32_t { shuffle = 1, augment = 2, dropout = 3, init = 4, builtin_data = 5, test = 6 };
+enum class Purpose : std::uint32_t {
+  shuffle = 1,
+  augment = 2,
+  dropout = 3,
+  init = 4,
+  builtin_data = 5,
+  test = 6,
+  probe = 7
+};
 
 /// Counter-based random numbers (Philox4x32-10; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 /// The stream is a pure function of (seed, purpose, a, b): never of rank, thread or call history. Examples:

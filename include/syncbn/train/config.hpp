@@ -80,6 +80,13 @@ struct Config {
   } train;
 
   // ---- how it is run: none of these changes a result ----
+  struct Probes {
+    std::vector<std::string> names = {};   ///< see probe_names(), or all
+    std::int64_t every = 10;               ///< steps
+    std::vector<std::string> layers = {};  ///< activations, shift: names or glob patterns; empty: all
+    std::int64_t units = 64;               ///< activations: units of a layer
+  } probes;
+
   struct Checkpoint {
     std::string every = "epoch";  ///< "epoch", a number of steps, or 0 = only at the end and on signals
     int keep = 2;                 ///< last k
@@ -98,6 +105,9 @@ struct Config {
   double timeout_s = 30;              ///< how long a worker waits for another before the job is ended
   std::string device = "cpu";         ///< cpu or cuda
 };
+
+/// What probes.names may list: batch_noise, gradient_noise_scale, activations, norms, shift.
+const std::vector<std::string>& probe_names();
 
 /// One key of a configuration set to a value, and where that stands (for messages).
 struct Setting {

@@ -10,9 +10,10 @@ namespace syncbn {
 class Descriptor;
 
 /// A run's folder: config.yaml (resolved; as first started), overrides.txt and environment.json (of the latest start),
-/// command.txt (one line per start), log.txt, metrics.jsonl, summary.json, checkpoints/, final.safetensors. Only worker
-/// 0's process writes (other ranks: log.rankN.txt, crash-rankN.txt). The object, and its copies, hold a lock (`.lock`):
-/// create() and resume() throw Error(usage) while another process holds it, naming that process and its host.
+/// command.txt (one line per start), log.txt, metrics.jsonl, probes.jsonl (with probes), summary.json, checkpoints/,
+/// final.safetensors. Only worker 0's process writes (other ranks: log.rankN.txt, crash-rankN.txt). The object, and its
+/// copies, hold a lock (`.lock`): create() and resume() throw Error(usage) while another process holds it, naming that
+/// process and its host.
 class RunDirectory {
  public:
   /// Creates the folder exclusively; an existing non-empty one is Error(usage) with the remedy (--resume, or another
@@ -29,7 +30,9 @@ class RunDirectory {
   std::string file(const std::string& name) const { return path_ + "/" + name; }
   /// Appends one JSON object (one line, flushed) to metrics.jsonl.
   void append_metrics(const std::string& json_line);
-  /// Drops lines of metrics.jsonl with "step" greater than this (resume after a crash), and torn ones.
+  /// Appends whole lines, each a JSON object, to probes.jsonl.
+  void append_probes(const std::string& json_lines);
+  /// Drops lines of metrics.jsonl and probes.jsonl with "step" greater than this (resume after a crash), and torn ones.
   void truncate_metrics(std::int64_t step);
   /// Writes summary.json durably.
   void write_summary(const std::string& json);

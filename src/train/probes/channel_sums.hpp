@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <limits>
+
+namespace syncbn {
+
+/// One layer's statistics in the form in which workers add them up: values per channel, then per channel their sum,
+/// then the sum of their squares; 1 + 2C numbers.
+class ChannelSums {
+ public:
+  ChannelSums(const double* sums, std::size_t channels) : sums_(sums), channels_(channels) {}
+  static std::size_t length(std::size_t channels) { return 1 + 2 * channels; }
+
+  double count() const { return sums_[0]; }
+  double mean(std::size_t c) const { return sums_[1 + c] / sums_[0]; }
+  /// Biased; 0 if what is left of it may be rounding.
+  double var(std::size_t c) const {
+    const double square = sums_[1 + channels_ + c] / sums_[0], var = square - mean(c) * mean(c);
+    return var < square * (8 * std::numeric_limits<double>::epsilon()) ? 0 : var;
+  }
+
+ private:
+  const double* sums_;
+  std::size_t channels_;
+};
+
+/// An average over the channels that have something to say; NaN if there is none.
+class ChannelAverage {
+ public:
+  void add(double value) {
+    sum_ += value;
+    ++count_;
+  }
+  double value() const { return count_ > 0 ? sum_ / count_ : std::numeric_limits<double>::quiet_NaN(); }
+
+ private:
+  double sum_ = 0;
+  int count_ = 0;
+};
+
+}  // namespace syncbn
