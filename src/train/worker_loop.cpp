@@ -42,7 +42,7 @@ struct TrainingRun::WorkerState {
       const std::string obstacle = probe_obstacle(name, run.experiment_.model, worker.world().workers(), groups);
       if (!obstacle.empty()) run.reporter_->message(fmt::format("probe {} has nothing to measure: {}", name, obstacle));
     }
-    return Probes::make({run.state_, network, gradient, metrics, group.rank() == 0, groups, options}, run.probe_state_);
+    return Probes::make({run.state_, network, gradient, metrics, group, groups, options}, run.probe_state_);
   }
 
   Worker& worker;

@@ -75,8 +75,7 @@ Probed run_probed_network(World& world, const ProbedRun& run) {
     std::vector<float> gradient(size);
     const Communicator group = worker.group(run.network.group);
     Network network(state, *backend, group, groups, std::max(1, n), gradient);
-    const auto probes =
-        Probes::make({state, network, gradient, worker.duplicate(), group.rank() == 0, groups, run.options}, {});
+    const auto probes = Probes::make({state, network, gradient, worker.duplicate(), group, groups, run.options}, {});
     const SmallBatch batch = small_batch(first, n);
     Pass pass;
     pass.n = n;

@@ -59,44 +59,63 @@ GradientNoise brute_force(const std::vector<std::vector<double>>& mean_gradients
     }
   }
   for (const double g : total) big += g * g;
+  if (parts < 2) return {std::nan(""), std::nan("")};
   const double few = all / parts;
   return {(all * big - few * small) / (all - few), (small - big) / (1 / few - 1 / all)};
 }
 
-TEST(Probe, GradientNoiseScaleOfWorkersAgreesWithBruteForce) {
-  for (const std::string norm : {"batch", "group", "none"}) {
-    for (const std::vector<int>& counts : kSpreads) {
-      const int workers = static_cast<int>(counts.size());
-      const ProbedRun run{{.counts = counts, .group = norm == "batch" ? workers : 1, .norm = norm},
-                          only("gradient_noise_scale")};
-      const Probed probed = run_probed_network(run);
-      const double found = probed.value("gradient_noise_scale", "", "covariance_trace");
-      if (std::count(counts.begin(), counts.end(), 0) == workers - 1) {
-        EXPECT_TRUE(std::isnan(found));
-        continue;
-      }
-      const auto backend = ops::make_cpu_backend();
-      const ModelState state = small_network_state(run.network, *backend);
-      std::vector<std::vector<double>> gradients(counts.size());
-      for (std::size_t w = 0; w < counts.size(); ++w) {
-        for (std::size_t p = 0; p < state.model().parameters.size(); ++p) {
-          const ParameterKind kind = state.model().parameters[p].kind;
-          if (kind == ParameterKind::norm_weight || kind == ParameterKind::norm_bias) continue;
-          const FlatRange r = state.parameter(static_cast<int>(p));
-          for (std::int64_t i = r.offset; i < r.offset + r.count; ++i) {
-            // 12 samples in all
-            gradients[w].push_back(probed.workers[w].gradient[static_cast<std::size_t>(i)] * 12.0 / counts[w]);
-          }
+/// Of a whole update of the network, from the workers' own gradients.
+GradientNoise brute_force(const Probed& probed, const ProbedRun& run) {
+  const auto backend = ops::make_cpu_backend();
+  const ModelState state = small_network_state(run.network, *backend);
+  const auto group = static_cast<std::size_t>(run.network.group);
+  std::vector<std::vector<double>> gradients(probed.workers.size() / group);
+  std::vector<int> counts(gradients.size());
+  for (std::size_t w = 0; w < probed.workers.size(); ++w) counts[w / group] += run.network.counts[w];
+  for (std::size_t p = 0; p < state.model().parameters.size(); ++p) {
+    const ParameterKind kind = state.model().parameters[p].kind;
+    if (kind == ParameterKind::norm_weight || kind == ParameterKind::norm_bias) continue;
+    const FlatRange r = state.parameter(static_cast<int>(p));
+    for (std::int64_t i = r.offset; i < r.offset + r.count; ++i) {
+      for (std::size_t g = 0; g < gradients.size(); ++g) {
+        double sum = 0;
+        for (std::size_t w = g * group; w < (g + 1) * group; ++w) {
+          sum += probed.workers[w].gradient[static_cast<std::size_t>(i)];
         }
+        gradients[g].push_back(counts[g] == 0 ? 0 : sum * 12 / counts[g]);  // 12 samples in all
       }
-      const GradientNoise expected = brute_force(gradients, counts);
-      expect_near(found, expected.trace, 1e-5);
-      expect_near(probed.value("gradient_noise_scale", "", "gradient_squared"), expected.squared, 1e-5);
-      if (expected.squared <= 0) {
-        EXPECT_TRUE(std::isnan(probed.value("gradient_noise_scale", "", "scale")));
-      } else {
-        expect_near(probed.value("gradient_noise_scale", "", "scale"), expected.trace / expected.squared, 1e-4);
-      }
+    }
+  }
+  return brute_force(gradients, counts);
+}
+
+TEST(Probe, GradientNoiseScaleAgreesWithBruteForce) {
+  std::vector<NetworkRun> runs;
+  for (const std::vector<int>& counts : kSpreads) {
+    for (const std::string norm : {"group", "none"}) runs.push_back({.counts = counts, .group = 1, .norm = norm});
+  }
+  for (const std::string norm : {"batch", "whitening"}) {
+    runs.push_back({.counts = {6, 6}, .group = 1, .norm = norm});
+    runs.push_back({.counts = {5, 4, 3}, .group = 1, .norm = norm});
+    runs.push_back({.counts = {0, 7, 1, 4}, .group = 2, .norm = norm});
+    runs.push_back({.counts = {0, 0, 3, 4, 2, 3}, .group = 2, .norm = norm});
+  }
+  for (const NetworkRun& network : runs) {
+    const ProbedRun run{network, only("gradient_noise_scale")};
+    const Probed probed = run_probed_network(run);
+    const double trace = probed.value("gradient_noise_scale", "", "covariance_trace");
+    const GradientNoise expected = brute_force(probed, run);
+    if (std::isnan(expected.trace)) {  // all samples in one part
+      EXPECT_TRUE(std::isnan(trace));
+      continue;
+    }
+    expect_near(trace, expected.trace, 1e-5);
+    expect_near(probed.value("gradient_noise_scale", "", "gradient_squared"), expected.squared, 1e-5);
+    const double scale = probed.value("gradient_noise_scale", "", "scale");
+    if (expected.squared > 0) {
+      expect_near(scale, expected.trace / expected.squared, 1e-4);
+    } else {
+      EXPECT_TRUE(std::isnan(scale));
     }
   }
 }

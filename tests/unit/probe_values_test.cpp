@@ -267,7 +267,9 @@ TEST(Probe, NamesWhatIsUnknownAndWhatHasNothingToMeasure) {
   EXPECT_EQ(probe_obstacle("batch_noise", model, 4, 2), "");
   EXPECT_NE(probe_obstacle("batch_noise", model, 4, 1), "");
   EXPECT_NE(probe_obstacle("batch_noise", make_model(small_network_options("group")), 4, 4), "");
-  EXPECT_EQ(probe_obstacle("gradient_noise_scale", model, 2, 1), "");
+  EXPECT_EQ(probe_obstacle("gradient_noise_scale", model, 4, 2), "");
+  EXPECT_EQ(probe_obstacle("gradient_noise_scale", make_model(small_network_options("group")), 2, 2), "");
+  EXPECT_NE(probe_obstacle("gradient_noise_scale", model, 4, 1), "");
   EXPECT_NE(probe_obstacle("gradient_noise_scale", model, 1, 1), "");
 }
 

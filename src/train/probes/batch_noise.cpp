@@ -52,7 +52,7 @@ class BatchNoise : public Probe {
 
  private:
   double count_of(const BatchStatistics& group) const {
-    return context_.speaks_for_group ? static_cast<double>(group.count) : 0;
+    return context_.group.rank() == 0 ? static_cast<double>(group.count) : 0;
   }
 
   void append_sums(const BatchStatistics& group) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -24,46 +25,55 @@ constexpr double kDecay = 0.9;  // per watched update
 constexpr const char* kSquaredKey = "probe.gradient_noise_scale.squared";
 constexpr const char* kTraceKey = "probe.gradient_noise_scale.trace";
 
-/// Over the weights and biases of convolutions and linear layers, whose gradients are every worker's own whatever the
-/// normalization; normalized weights as the kernels see them. A single update says little: `scale`, too, is the ratio
-/// of the two estimates' moving averages, as in appendix A.1.
+/// The parts are the normalization groups, single workers where no statistics are shared: within a group the gradients
+/// of one worker's samples depend on the others' (under batch normalization they cancel in part), so that it takes
+/// whole groups to have independent parts. Over the weights and biases of convolutions and linear layers; normalized
+/// weights as the kernels see them. A single update says little: `scale` is the ratio of the two estimates' moving
+/// averages, as in appendix A.1.
 class GradientNoiseProbe : public Probe {
  public:
   explicit GradientNoiseProbe(const ProbeContext& context) : context_(context) {
     const Model& model = context.model();
     of_layer_.resize(model.layers.size());
+    std::int64_t all = 0;
     for (int l = 0; l < static_cast<int>(model.layers.size()); ++l) {
       if (is_norm(model.layers[static_cast<std::size_t>(l)].type)) continue;
       for (const int p : {context.state.weight_of(l), context.state.bias_of(l)}) {
-        if (p >= 0) of_layer_[static_cast<std::size_t>(l)].push_back(context.state.parameter(p));
+        if (p < 0) continue;
+        of_layer_[static_cast<std::size_t>(l)].push_back({context.state.parameter(p), all});
+        all += context.state.parameter(p).count;
       }
     }
+    part_.resize(static_cast<std::size_t>(all));
   }
 
   void gradient_ready(int layer) override {
-    for (const FlatRange& r : of_layer_[static_cast<std::size_t>(layer)]) {
-      own_ += sum_of_squares(
-          context_.gradient.subspan(static_cast<std::size_t>(r.offset), static_cast<std::size_t>(r.count)));
+    for (const Range& r : of_layer_[static_cast<std::size_t>(layer)]) {
+      std::copy_n(context_.gradient.begin() + r.from.offset, r.from.count, part_.begin() + r.to);
     }
   }
 
   void gradient_summed(std::span<const float> exchanged, std::span<const float>) override {
     // Every worker has the sum; each takes its share of the work.
-    const std::int64_t part = context_.all.rank(), parts = context_.all.size();
+    big_ = 0;
     for (const auto& ranges : of_layer_) {
-      for (const FlatRange& r : ranges) {
-        const std::int64_t begin = r.count * part / parts, end = r.count * (part + 1) / parts;
-        summed_ += sum_of_squares(
-            exchanged.subspan(static_cast<std::size_t>(r.offset + begin), static_cast<std::size_t>(end - begin)));
+      for (const Range& r : ranges) {
+        big_ += squares_of_share(
+            exchanged.subspan(static_cast<std::size_t>(r.from.offset), static_cast<std::size_t>(r.from.count)),
+            context_.all);
       }
     }
   }
 
   std::vector<Measurement> measure(const ProbedUpdate& update) override {
-    // The gradients here have been divided by the samples of all workers: n_w / all times the mean of part w.
-    const auto all = static_cast<double>(update.all_samples), own = static_cast<double>(update.samples);
-    std::array<double, 3> sums{own > 0 ? own_ * all / own : 0, own > 0 ? 1.0 : 0.0, summed_};
-    own_ = summed_ = 0;
+    auto samples = static_cast<double>(update.samples);
+    context_.group.all_reduce(std::span(&samples, 1), Reduce::sum, {"gradient_noise_scale samples", update.step});
+    context_.group.all_reduce(std::span(part_), Reduce::sum, {"gradient_noise_scale group", update.step});
+    // The gradients here have been divided by the samples of all workers: n / all times the mean of a part of n.
+    const auto all = static_cast<double>(update.all_samples);
+    const bool counts = samples > 0 && context_.group.rank() == 0;
+    std::array<double, 3> sums{samples > 0 ? squares_of_share(part_, context_.group) * all / samples : 0,
+                               counts ? 1.0 : 0.0, big_};
     context_.all.all_reduce(std::span<double>(sums), Reduce::sum, {"gradient_noise_scale", update.step});
     if (context_.all.rank() != 0) return {};
     const GradientNoise now = gradient_noise(sums[0], sums[1], sums[2], all);
@@ -90,10 +100,23 @@ class GradientNoiseProbe : public Probe {
   }
 
  private:
+  struct Range {
+    FlatRange from;       // in a flat gradient
+    std::int64_t to = 0;  // in part_
+  };
+
+  /// Of the share of values that this member of those who hold them all has to look at.
+  static double squares_of_share(std::span<const float> values, const Communicator& members) {
+    const auto rank = static_cast<std::size_t>(members.rank()), size = static_cast<std::size_t>(members.size());
+    const std::size_t begin = values.size() * rank / size, end = values.size() * (rank + 1) / size;
+    return sum_of_squares(values.subspan(begin, end - begin));
+  }
+
   ProbeContext context_;
-  std::vector<std::vector<FlatRange>> of_layer_;
-  double own_ = 0, summed_ = 0;  // squares of this worker's gradient; its share of those of the sum
-  GradientNoise average_;        // without correction for its start, which the ratio does not see
+  std::vector<std::vector<Range>> of_layer_;
+  std::vector<float> part_;  // this worker's gradient, then its group's
+  double big_ = 0;           // squares of this worker's share of the sum
+  GradientNoise average_;    // without correction for its start, which the ratio does not see
 };
 
 }  // namespace

@@ -26,9 +26,9 @@ struct ProbeContext {
   ModelState& state;
   Network& network;
   std::span<const float> gradient;  ///< this worker's own flat gradient
-  Communicator all;                 ///< all workers, with a message stream of its own
-  bool speaks_for_group = true;     ///< one worker of each normalization group does
-  int groups = 1;
+  Communicator all;                 ///< all workers
+  Communicator group;               ///< those of this worker's normalization group
+  int groups = 1;                   ///< in all
   Config::Probes options;
 
   const Model& model() const { return state.model(); }

@@ -76,7 +76,11 @@ std::string probe_obstacle(const std::string& name, const Model& model, int work
                                   [](const LayerSpec& l) { return shares_statistics(l.type); });
   if (name == "batch_noise" && !shared) return "no layer normalizes by statistics of the batch";
   if (name == "batch_noise" && groups == 1) return "all workers share one group: there is no other to compare it with";
-  if (name == "gradient_noise_scale" && workers == 1) return "it compares workers' gradients, and there is one worker";
+  const bool one_part = shared ? groups == 1 : workers == 1;
+  if (name == "gradient_noise_scale" && one_part) {
+    return workers == 1 ? "it compares workers' gradients, and there is one worker"
+                        : "all workers share one group: no gradient is independent of the others";
+  }
   return "";
 }
 
