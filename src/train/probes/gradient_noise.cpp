@@ -21,7 +21,7 @@ GradientNoise gradient_noise(double small, double parts, double big, double all)
 
 namespace {
 
-constexpr double kDecay = 0.9;  // per watched update
+constexpr double kDecay = 0.95;  // per watched update
 constexpr const char* kSquaredKey = "probe.gradient_noise_scale.squared";
 constexpr const char* kTraceKey = "probe.gradient_noise_scale.trace";
 
