@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "comm/fiber.hpp"
+#include "comm/waiting_clock.hpp"
 
 namespace syncbn::detail {
 
@@ -104,7 +105,7 @@ class Crew::Thread {
 
   // For the watching thread.
   std::uint64_t seen_switches = 0;
-  Clock::time_point seen_at = Clock::now();
+  double seen_at_s = waiting_clock_s();
 
  private:
   void resume(int i) {
@@ -170,7 +171,7 @@ Crew::Thread& Crew::thread_of(int worker) const {
 void Crew::run(const std::function<void(int)>& body, const std::function<void()>& watch) {
   for (auto& thread : threads_) {
     thread->prepare(body);
-    thread->seen_at = Clock::now();
+    thread->seen_at_s = waiting_clock_s();
   }
   if (thread_of_.size() == 1) return threads_[0]->run();
   ThreadPool pool;
@@ -185,7 +186,7 @@ void Crew::run(const std::function<void(int)>& body, const std::function<void()>
     for (auto& thread : threads_) {
       if (thread->switches() == thread->seen_switches) continue;
       thread->seen_switches = thread->switches();
-      thread->seen_at = Clock::now();
+      thread->seen_at_s = waiting_clock_s();
     }
     watch();
   }
@@ -220,7 +221,7 @@ void Crew::sleep(std::uint32_t seen, std::chrono::microseconds nap) {
 Crew::Hog Crew::hog(double longer_than_s) const {
   for (const auto& thread : threads_) {
     if (thread->count() == 1 || thread->live() < 2) continue;
-    if (std::chrono::duration<double>(Clock::now() - thread->seen_at).count() < longer_than_s) continue;
+    if (waiting_clock_s() - thread->seen_at_s < longer_than_s) continue;
     const int worker = thread->running();
     return {worker, worker == thread->first() ? worker + 1 : worker - 1};
   }

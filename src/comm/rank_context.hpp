@@ -13,6 +13,7 @@
 #include "comm/crew.hpp"
 #include "comm/layout.hpp"
 #include "comm/transport.hpp"
+#include "comm/waiting_clock.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn::detail {
@@ -22,17 +23,16 @@ class Channel;
 /// How often a sleeping waiter looks at the clock and at failures.
 inline constexpr auto kLookAround = std::chrono::milliseconds(20);
 
-/// Time since a wait began, on the monotonic clock, and its limit.
+/// Time since a wait began, by the waiting clock, and its limit.
 class Deadline {
  public:
-  using Clock = std::chrono::steady_clock;
-  explicit Deadline(double limit_s) : start_(Clock::now()), limit_s_(limit_s) {}
-  double elapsed_s() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  explicit Deadline(double limit_s) : start_s_(waiting_clock_s()), limit_s_(limit_s) {}
+  double elapsed_s() const { return waiting_clock_s() - start_s_; }
   bool passed() const { return elapsed_s() > limit_s_; }
   double limit_s() const { return limit_s_; }
 
  private:
-  Clock::time_point start_;
+  double start_s_;
   double limit_s_;
 };
 

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Stops all ranks (SIGSTOP, as batch systems do to suspend a job) for longer than timeout_s, lets them continue, and
+# expects the end of an undisturbed run. Then stops one rank for good, and expects the others to say which.
+#   stop_continue.sh PROGRAM
+set -euo pipefail
+
+program=$1
+work=$(mktemp -d)
+launcher=
+trap '[[ -z $launcher ]] || pkill -9 -P "$launcher" || true; rm -rf "$work"' EXIT
+
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
+export OMPI_MCA_btl_vader_single_copy_mechanism=none
+
+start() {  # start DIRECTORY STEPS: in the background, until some steps are done
+  mpirun -n 2 "$program" train quickstart workers=4 batch_per_worker=2 data.test_limit=200 train.steps="$2" \
+    train.log_every=1 train.eval_every=0 checkpoint.every=0 timeout_s=3 "output.dir=$1" >"$1.log" 2>&1 &
+  launcher=$!
+  while [[ ! -s $1/metrics.jsonl ]]; do
+    kill -0 "$launcher" || { tail -n 20 "$1.log"; exit 1; }
+    sleep 0.05
+  done
+}
+
+start "$work/undisturbed" 400
+wait "$launcher"
+
+start "$work/stopped" 400
+pkill -STOP -P "$launcher"
+sleep 8
+[[ ! -e $work/stopped/final.safetensors ]] || { echo "it ended before it was stopped: more steps are needed"; exit 1; }
+pkill -CONT -P "$launcher"
+wait "$launcher" || { echo "failed after having been stopped:"; tail -n 20 "$work/stopped.log"; exit 1; }
+cmp "$work/undisturbed/final.safetensors" "$work/stopped/final.safetensors"
+echo "stopped for 8 s with a limit of 3 s: ended well"
+
+start "$work/stuck" 1000000
+victim=$(pgrep -P "$launcher" | tail -n 1)
+kill -STOP "$victim"
+if wait "$launcher"; then echo "it ended well without one of its ranks"; exit 1; fi
+grep -q "has waited .* s for rank [01] (.*: dead, stuck or on another path" "$work/stuck.log" ||
+  { echo "did not name the stopped rank:"; tail -n 20 "$work/stuck.log"; exit 1; }
+echo "one rank stopped for good: $(grep -m 1 -o "has waited .*" "$work/stuck.log")"
