@@ -108,6 +108,25 @@
     return { to, from, scale, step: chart.categories.length ? 0.6 / chart.series.length : margin / 14 };
   }
 
+  // From the smallest to the largest value; by their logarithm when they span a factor of 10 or more.
+  function yScale(values, title, { pad = 0, floor = -Infinity, log = false } = {}) {
+    const lowest = Math.min(...values), highest = Math.max(...values);
+    if (log && lowest > 0 && highest / lowest >= 10) {
+      const min = lowest / 1.15, max = highest * 1.15;
+      const places = [];
+      for (let d = Math.floor(Math.log10(min)); d <= Math.log10(max); ++d) places.push(...[1, 2, 5].map((v) => v * 10 ** d));
+      const scale = axis(`${title} (logarithmic)`, {
+        type: 'logarithmic', min, max,
+        afterBuildTicks: (a) => { a.ticks = places.filter((v) => v >= min && v <= max).map((value) => ({ value })); },
+      });
+      return scale;
+    }
+    return axis(title, {
+      suggestedMin: Math.max(floor, lowest - pad), suggestedMax: highest + pad,
+      min: lowest - pad < floor ? floor : undefined,  // an interval may reach where no error can be
+    });
+  }
+
   function glyph(i) {
     const size = 14, canvas = el('canvas', { width: 56, height: 28, 'aria-hidden': 'true', style: 'width:28px;height:14px' });
     const ctx = canvas.getContext('2d');
@@ -177,15 +196,12 @@
       });
       const all = sets.flatMap((s) => s.data.flatMap((d) => [d.y - (d.half || 0), d.y + (d.half || 0)]));
       const pad = Math.max(0.25, 0.04 * (Math.max(...all) - Math.min(...all)));
+      const y = yScale(all, yTitle, { pad, floor, log: floor === 0 });
       return {
         type: 'line', data: { datasets: sets },
         options: {
           scales: {
-            x: x.scale,
-            y: axis(yTitle, {
-              suggestedMin: Math.max(floor, Math.min(...all) - pad), suggestedMax: Math.max(...all) + pad,
-              min: Math.min(...all) - pad < floor ? floor : undefined,  // an interval may reach where no error can be
-            }),
+            x: x.scale, y,
           },
           plugins: { tooltip: { callbacks: {
             title: (items) => place(chart, x.from(items[0].parsed.x)),
@@ -244,7 +260,7 @@
           interaction: { mode: 'nearest', axis: 'x', intersect: false },
           scales: {
             x: axis('epochs', { type: 'linear', min: 0 }),
-            y: axis(what === 0 ? 'test error, %' : 'training loss'),
+            y: yScale(sets.flatMap((s) => s.data.map((d) => d.y)), what === 0 ? 'test error, %' : 'training loss', { log: true }),
           },
           plugins: { tooltip: { callbacks: {
             title: (items) => `epoch ${number(items[0].parsed.x)}`,
