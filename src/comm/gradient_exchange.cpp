@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "comm/channel.hpp"
+#include "comm/staged_link.hpp"
 #include "comm/world_state.hpp"
 
 namespace syncbn {
@@ -43,16 +44,18 @@ struct GradientExchange::Impl {
     double waited_s = 0;
   };
 
-  Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list, bool overlapped);
+  Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list, bool overlapped,
+       std::shared_ptr<GradientMemory> gradient_memory);
   ~Impl();
   void build_nodes();
+  void prepare_memory();
   void begin(int local, std::span<float> gradient, std::int64_t step);
   void ready(int local, int bucket);
   void wait(int local);
 
   void release(int local, int bucket);
-  void fold(const Node& node, int bucket, bool is_root);
-  void complete_here(int bucket);
+  void fold(const Node& node, int bucket, bool is_root, int by);
+  void complete_here(int bucket, int by);
   void complete();
   void check_progress(const WorkerState& me, int local, const Deadline& deadline);
   void communicate();
@@ -60,7 +63,9 @@ struct GradientExchange::Impl {
   std::string describe_exchange() const;
   void try_exchange();
   float* gradient_of(int local, int bucket) const { return workers[at(local)].gradient + buckets[at(bucket)].offset; }
-  float* result_of(int bucket) const { return result->as<float>() + buckets[at(bucket)].offset; }
+  float* result_of(int bucket) const { return sums + buckets[at(bucket)].offset; }
+  /// In a GradientMemory: the latest value in this worker's gradient is complete.
+  int mark_of(int local, int bucket) const { return bucket * static_cast<int>(workers.size()) + local; }
   std::string name(int local) const { return context->layout().describe_worker(first_worker + local); }
   static std::string label(int bucket) { return fmt::format("gradients[bucket {}]", bucket); }
   static std::size_t at(int i) { return static_cast<std::size_t>(i); }
@@ -69,8 +74,10 @@ struct GradientExchange::Impl {
   const std::vector<Bucket> buckets;
   const bool overlap;
   const int first_worker;
+  const std::shared_ptr<GradientMemory> memory;  // null: the processor's
   std::int64_t length = 0;
-  std::shared_ptr<Buffer> result;
+  std::shared_ptr<Buffer> result;  // in the processor's memory
+  float* sums = nullptr;           // where the result is
 
   std::vector<detail::Block> rest;  // of the local tree: what the other ranks need
   std::vector<Node> nodes;
@@ -97,11 +104,12 @@ struct GradientExchange::Impl {
 };
 
 GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list,
-                             bool overlapped)
+                             bool overlapped, std::shared_ptr<GradientMemory> gradient_memory)
     : context(std::move(rank_context)),
       buckets(std::move(bucket_list)),
       overlap(overlapped),
       first_worker(world.first_worker()),
+      memory(std::move(gradient_memory)),
       workers(at(world.local_workers())),
       handed_over(buckets.size(), false) {
   for (const Bucket& bucket : buckets) {
@@ -109,13 +117,13 @@ GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_con
       throw Error(fmt::format("gradient bucket at {} of {} elements", bucket.offset, bucket.count), ExitCode::usage);
     length = std::max(length, bucket.offset + bucket.count);
   }
-  result = std::make_shared<Buffer>(static_cast<std::size_t>(length) * sizeof(float));
   build_nodes();
   half_done = std::vector<std::atomic<int>>(buckets.size() * nodes.size());
   open_blocks = std::vector<std::atomic<int>>(buckets.size());
   for (auto& open : open_blocks) open.store(static_cast<int>(rest.size()));
   transport = context->transport().duplicate();
   link = transport->connect(kGradientChannel, {0, world.workers()});
+  prepare_memory();
   if (link && !link->in_memory()) communicator = std::thread([this] { communicate(); });
 }
 
@@ -146,6 +154,21 @@ void GradientExchange::Impl::build_nodes() {
     }
     latest[at(fold.into)] = number;
   }
+}
+
+void GradientExchange::Impl::prepare_memory() {
+  if (!memory) {
+    result = std::make_shared<Buffer>(static_cast<std::size_t>(length) * sizeof(float));
+    sums = result->as<float>();
+    return;
+  }
+  const int marks = static_cast<int>(buckets.size() * workers.size());
+  memory->prepare(marks + 1, length);
+  sums = memory->result();
+  if (!link) return;
+  std::int64_t longest = 0;
+  for (const Bucket& bucket : buckets) longest = std::max(longest, bucket.count);
+  link = std::make_unique<detail::StagedLink>(std::move(link), *memory, marks, rest.size(), longest);
 }
 
 void GradientExchange::Impl::begin(int local, std::span<float> gradient, std::int64_t step) {
@@ -179,21 +202,22 @@ void GradientExchange::Impl::ready(int local, int bucket) {
 
 void GradientExchange::Impl::release(int local, int bucket) {
   workers[at(local)].released.fetch_add(1, std::memory_order_relaxed);
+  if (memory) memory->set(mark_of(local, bucket), local);
   int node = node_of_leaf[at(local)];
   while (node >= 0) {
     // 0 -> 1: the other child goes on from here. 1 -> 0: both are there, and the flag is fit for the next step.
     auto& flag = half_done[at(bucket) * nodes.size() + at(node)];
     if (flag.fetch_xor(1, std::memory_order_acq_rel) == 0) return;
     const int parent = nodes[at(node)].parent;
-    fold(nodes[at(node)], bucket, parent < 0 && rest.size() == 1 && !link);
+    fold(nodes[at(node)], bucket, parent < 0 && rest.size() == 1 && !link, local);
     node = parent;
   }
   if (open_blocks[at(bucket)].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
   open_blocks[at(bucket)].store(static_cast<int>(rest.size()), std::memory_order_relaxed);
-  complete_here(bucket);
+  complete_here(bucket, local);
 }
 
-void GradientExchange::Impl::fold(const Node& node, int bucket, bool is_root) {
+void GradientExchange::Impl::fold(const Node& node, int bucket, bool is_root, int by) {
   context->throw_if_failed();
   const WorkerState& left = workers[at(node.fold.into)];
   const WorkerState& right = workers[at(node.fold.from)];
@@ -203,16 +227,28 @@ void GradientExchange::Impl::fold(const Node& node, int bucket, bool is_root) {
   float* lower = gradient_of(node.fold.into, bucket);
   const float* upper = gradient_of(node.fold.from, bucket);
   float* into = is_root ? result_of(bucket) : lower;
-  detail::combine(reinterpret_cast<std::byte*>(into), reinterpret_cast<const std::byte*>(lower),
-                  reinterpret_cast<const std::byte*>(upper), buckets[at(bucket)].count, detail::Element::f32,
-                  Reduce::sum);
+  if (!memory) {
+    return detail::combine(reinterpret_cast<std::byte*>(into), reinterpret_cast<const std::byte*>(lower),
+                           reinterpret_cast<const std::byte*>(upper), buckets[at(bucket)].count, detail::Element::f32,
+                           Reduce::sum);
+  }
+  for (const int child : {node.fold.into, node.fold.from}) memory->follow(mark_of(child, bucket), by);
+  memory->add(lower, upper, into, buckets[at(bucket)].count, by);
+  memory->set(mark_of(node.fold.into, bucket), by);
 }
 
-void GradientExchange::Impl::complete_here(int bucket) {
-  if (!link) {
-    if (nodes.empty()) std::copy_n(gradient_of(0, bucket), buckets[at(bucket)].count, result_of(bucket));
-    return complete();
+void GradientExchange::Impl::complete_here(int bucket, int by) {
+  if (!link && nodes.empty()) {
+    if (memory) {
+      memory->copy(gradient_of(0, bucket), result_of(bucket), buckets[at(bucket)].count, by);
+      memory->set(mark_of(0, bucket), by);
+    } else {
+      std::copy_n(gradient_of(0, bucket), buckets[at(bucket)].count, result_of(bucket));
+    }
   }
+  for (const detail::Block& block : rest)
+    if (memory) memory->follow(mark_of(block.item, bucket), GradientMemory::kExchange);
+  if (!link) return complete();
   {
     std::lock_guard lock(mutex);
     handed_over[at(bucket)] = true;
@@ -330,8 +366,9 @@ std::string GradientExchange::Impl::describe_exchange() const {
   return fmt::format("{} at {}", context->layout().describe_rank(context->layout().rank), describe(header));
 }
 
-GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, bool overlap)
-    : impl_(std::make_unique<Impl>(world, world.state_->context, std::move(buckets), overlap)) {}
+GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, bool overlap,
+                                   std::shared_ptr<GradientMemory> memory)
+    : impl_(std::make_unique<Impl>(world, world.state_->context, std::move(buckets), overlap, std::move(memory))) {}
 
 GradientExchange::~GradientExchange() = default;
 
@@ -348,7 +385,7 @@ void GradientExchange::wait(const Worker& worker) {
 }
 
 std::span<float> GradientExchange::result() const {
-  return {impl_->result->as<float>(), static_cast<std::size_t>(impl_->length)};
+  return {impl_->sums, static_cast<std::size_t>(impl_->length)};
 }
 
 double GradientExchange::waited_seconds(const Worker& worker) const {

@@ -22,6 +22,10 @@ std::int64_t padded(std::int64_t channels) {
 // variance below it is that of a constant channel, and is exactly zero (mean / std would be above 2e7).
 constexpr double kVarianceRounding = 8 * std::numeric_limits<double>::epsilon();
 
+std::string describe(const std::string& name, std::int64_t step) {
+  return fmt::format("batch_norm '{}' (step {}): ", name, step);
+}
+
 bool all_finite(const std::vector<double>& values) {
   return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
 }
@@ -52,7 +56,14 @@ BatchNormPass::BatchNormPass(const ops::BatchNormKernels& kernels, std::string n
 }
 
 std::string BatchNormPass::where() const {
-  return fmt::format("batch_norm '{}' (step {}): ", name_, step_);
+  return describe(name_, step_);
+}
+
+void require_variance(const std::string& name, std::int64_t step, std::int64_t count, int workers) {
+  if (count != 1) return;
+  throw Error(
+      fmt::format("{}one value per channel in the whole group of {} has no variance; use a larger batch or group",
+                  describe(name, step), workers == 1 ? "one worker" : std::to_string(workers) + " workers"));
 }
 
 void BatchNormPass::begin() {
@@ -98,11 +109,7 @@ void BatchNormPass::finish(std::span<const float> weight, std::span<const float>
   from_batch_ = true;
   finite_ = all_finite(message_);
   count_ = std::llround(message_[0]);
-  if (count_ == 1) {
-    throw Error(
-        fmt::format("{}one value per channel in the whole group of {} has no variance; use a larger batch or group",
-                    where(), group_.size() == 1 ? "one worker" : std::to_string(group_.size()) + " workers"));
-  }
+  require_variance(name_, step_, count_, group_.size());
   const double m = count_ ? message_[0] : 1;
   const double* sums = message_.data() + 1;
   const double* squares = sums + channels_;

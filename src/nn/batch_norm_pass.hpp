@@ -92,4 +92,7 @@ class BatchNormPass {
   ops::GradientMap gradient_;
 };
 
+/// Throws Error where a group of `workers` workers has `count` = 1 value per channel, which has no variance.
+void require_variance(const std::string& name, std::int64_t step, std::int64_t count, int workers);
+
 }  // namespace syncbn

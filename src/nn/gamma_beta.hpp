@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "nn/layer.hpp"
+#include "ops/device.hpp"
 
 namespace syncbn {
 
@@ -14,26 +15,41 @@ class GammaBeta {
   GammaBeta(const LayerContext& context, int layer)
       : context_(context), gamma_(context.state.weight_of(layer)), beta_(context.state.bias_of(layer)) {}
 
-  std::span<const float> gamma() const { return values(gamma_); }
-  std::span<const float> beta() const { return values(beta_); }
+  /// The processor's; on a device these wait for it.
+  std::span<const float> gamma() const { return values(gamma_, gamma_copy_); }
+  std::span<const float> beta() const { return values(beta_, beta_copy_); }
   void add_gradients(std::span<const double> d_gamma, std::span<const double> d_beta) {
     add(gamma_, d_gamma);
     add(beta_, d_beta);
   }
 
+  // ---- where they lie in the kernels' memory; null without affine parameters ----
+  const float* gamma_place() const { return place(gamma_); }
+  const float* beta_place() const { return place(beta_); }
+  float* gamma_gradient_place() const { return gradient_place(gamma_); }
+  float* beta_gradient_place() const { return gradient_place(beta_); }
+
  private:
-  std::span<const float> values(int parameter) const {
+  const float* place(int parameter) const {
+    return parameter < 0 ? nullptr : context_.state.kernels(context_.state.parameter(parameter)).data();
+  }
+  float* gradient_place(int parameter) const {
+    return parameter < 0 ? nullptr : context_.gradient.data() + context_.state.parameter(parameter).offset;
+  }
+  std::span<const float> values(int parameter, std::vector<float>& copy) const {
     if (parameter < 0) return {};
-    return context_.state.values(context_.state.parameter(parameter));
+    return readable(context_.backend, context_.state.kernels(context_.state.parameter(parameter)), copy);
   }
   void add(int parameter, std::span<const double> values) {
     if (parameter < 0) return;
-    float* out = context_.gradient.data() + context_.state.parameter(parameter).offset;
+    float* out = gradient_place(parameter);
+    if (const ops::Device* device = context_.backend.device()) return device->blend(values, 1, 1, out);
     for (std::size_t c = 0; c < values.size(); ++c) out[c] += static_cast<float>(values[c]);
   }
 
   LayerContext context_;
   int gamma_, beta_;
+  mutable std::vector<float> gamma_copy_, beta_copy_;
 };
 
 /// The ReLU inside a normalization layer's sweep: with an addition before it, its mask cannot be found again from x.

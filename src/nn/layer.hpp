@@ -55,7 +55,7 @@ class Layer {
 struct LayerContext {
   ModelState& state;
   const ops::Backend& backend;
-  std::span<float> gradient;  ///< this worker's flat gradient
+  std::span<float> gradient;  ///< this worker's flat gradient, in the kernels' memory
   Communicator group;         ///< for the normalization layers
   int groups = 1;             ///< number of groups in the world
   std::int64_t max_samples = 0;

@@ -21,7 +21,7 @@ struct WeightAndBias {
 
   const float* weight() const { return context_.state.weights(index_).data(); }
   const float* bias() const {
-    return bias_ < 0 ? nullptr : context_.state.values(context_.state.parameter(bias_)).data();
+    return bias_ < 0 ? nullptr : context_.state.kernels(context_.state.parameter(bias_)).data();
   }
   float* d_weight() { return gradient(weight_); }
   float* d_bias() { return bias_ < 0 ? nullptr : gradient(bias_); }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "nn/weight_norm.hpp"
+#include "ops/device.hpp"
 #include "syncbn/core/random.hpp"
 
 namespace syncbn {
@@ -17,7 +18,7 @@ ops::Conv2dGeometry conv2d_geometry(const Model& model, int layer, bool bias) {
 }
 
 ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend& backend)
-    : model_(std::move(model)), norm_(norm) {
+    : backend_(backend), model_(std::move(model)), norm_(norm) {
   const std::size_t layers = model_.layers.size();
   parameters_.resize(model_.parameters.size());
   exchanged_.resize(layers);
@@ -48,9 +49,9 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
   known_size_ = flat_size_;
   for (std::size_t l = 0; l < layers; ++l) place_parameter(gain_of_[l]);
   if (std::any_of(gain_of_.begin(), gain_of_.end(), [](int p) { return p >= 0; })) {
-    normalized_ = Buffer(static_cast<std::size_t>(exchanged_size_) * sizeof(float));
+    normalized_ = FlatBuffer(backend, exchanged_size_);
   }
-  values_ = Buffer(static_cast<std::size_t>(flat_size_) * sizeof(float));
+  values_ = FlatBuffer(backend, flat_size_);
   packed_.resize(layers);
   for (std::size_t l = 0; l < layers; ++l) {
     if (model_.layers[l].type != LayerType::conv2d) continue;
@@ -130,57 +131,97 @@ void ModelState::initialize(std::uint64_t seed) {
   }
 }
 
-std::span<float> ModelState::normalized(int layer) {
+void ModelState::send() {
+  values_.send();
+  pack(0, 1);
+  if (const ops::Device* device = backend_.device()) device->finish();  // before any worker's queue goes on
+}
+
+std::span<float> ModelState::normalized(int layer, std::span<float> all) {
   const FlatRange r = parameter(weight_of(layer));
-  return {normalized_.as<float>() + r.offset, static_cast<std::size_t>(r.count)};
+  return all.subspan(r.offset, r.count);
 }
 
 std::span<const float> ModelState::weights(int layer) {
-  return gain_of_[static_cast<std::size_t>(layer)] < 0 ? values(parameter(weight_of(layer))) : normalized(layer);
+  return gain_of_[static_cast<std::size_t>(layer)] < 0 ? kernels(parameter(weight_of(layer)))
+                                                       : normalized(layer, normalized_.kernels());
 }
 
 void ModelState::pack(int part, int parts) {
-  int number = 0;
-  for (std::size_t l = 0; l < packed_.size(); ++l) {
-    const int gain = gain_of_[l], layer = static_cast<int>(l);
-    if ((!packed_[l] && gain < 0) || number++ % parts != part) continue;
-    if (gain >= 0) weight_norm(values(parameter(gain)), values(parameter(weight_of(layer))), normalized(layer));
-    if (packed_[l]) packed_[l]->pack(weights(layer).data());
+  const auto each_of_part = [&](const auto& work) {
+    int number = 0;
+    for (std::size_t l = 0; l < packed_.size(); ++l) {
+      if ((packed_[l] || gain_of_[l] >= 0) && number++ % parts == part) work(l);
+    }
+  };
+  if (!normalized_.host().empty()) {  // by the processor
+    fetch();
+    each_of_part([&](std::size_t l) {
+      const int gain = gain_of_[l], layer = static_cast<int>(l);
+      if (gain < 0) return;
+      weight_norm(values(parameter(gain)), values(parameter(weight_of(layer))), normalized(layer, normalized_.host()));
+    });
+    normalized_.send();
   }
+  each_of_part([&](std::size_t l) {
+    if (packed_[l]) packed_[l]->pack(weights(static_cast<int>(l)).data());
+  });
 }
 
 void ModelState::finish_gradient(std::span<const float> summed, std::span<const float> own, std::span<float> gradient,
                                  int part, int parts) {
   const auto copy_share = [&](std::span<const float> from, const FlatRange& r) {
     const std::int64_t begin = r.offset + r.count * part / parts, end = r.offset + r.count * (part + 1) / parts;
-    std::copy(from.begin() + begin, from.begin() + end, gradient.begin() + begin);
+    copy(from.data() + begin, gradient.data() + begin, end - begin);
   };
   copy_share(own, {exchanged_size_, known_size_ - exchanged_size_});
+  if (backend_.device()) copy_share(summed, {0, exchanged_size_});  // where convolutions keep the canonical order
   int number = 0;
   for (std::size_t l = 0; l < packed_.size(); ++l) {
     const FlatRange& all = exchanged_[l];
     if (!packed_[l] && gain_of_[l] < 0) {
-      copy_share(summed, all);
+      if (!backend_.device()) copy_share(summed, all);
       continue;
     }
     if (number++ % parts != part) continue;
-    std::copy_n(summed.begin() + all.offset, all.count, gradient.begin() + all.offset);
-    const FlatRange weight = parameter(weight_of(static_cast<int>(l)));
-    const std::span<float> d_weight = gradient.subspan(weight.offset, weight.count);
-    if (packed_[l]) packed_[l]->unpack_gradient(summed.data() + weight.offset, d_weight.data());
-    if (gain_of_[l] < 0) continue;
-    const FlatRange gain = parameter(gain_of_[l]);
-    weight_norm_gradient(values(gain), values(weight), d_weight, gradient.subspan(gain.offset, gain.count));
+    if (!backend_.device()) {
+      std::copy_n(summed.begin() + all.offset, all.count, gradient.begin() + all.offset);
+      const FlatRange weight = parameter(weight_of(static_cast<int>(l)));
+      if (packed_[l]) packed_[l]->unpack_gradient(summed.data() + weight.offset, gradient.data() + weight.offset);
+    }
+    if (gain_of_[l] >= 0) finish_gain(static_cast<int>(l), gradient);
   }
+}
+
+void ModelState::finish_gain(int layer, std::span<float> gradient) {
+  const FlatRange gain = parameter(gain_of_[static_cast<std::size_t>(layer)]), weight = parameter(weight_of(layer));
+  const std::span<float> d_gain = gradient.subspan(gain.offset, gain.count);
+  const std::span<float> d_weight = gradient.subspan(weight.offset, weight.count);
+  if (!backend_.device()) return weight_norm_gradient(values(gain), values(weight), d_weight, d_gain);
+  // values() are as new as the last pack().
+  std::vector<float> weight_here(d_weight.size()), gain_here(d_gain.size());
+  backend_.download(d_weight.data(), weight_here.data(), d_weight.size_bytes());
+  weight_norm_gradient(values(gain), values(weight), weight_here, gain_here);
+  backend_.upload(weight_here.data(), d_weight.data(), d_weight.size_bytes());
+  backend_.upload(gain_here.data(), d_gain.data(), d_gain.size_bytes());
+}
+
+void ModelState::copy(const float* from, float* to, std::int64_t count) const {
+  if (const ops::Device* device = backend_.device()) return device->copy(from, to, count);
+  std::copy_n(from, count, to);
 }
 
 void ModelState::update_statistics(std::span<const float> gradient, std::int64_t batches) {
   for (NormState& s : norm_states_) {
-    const float kept = gradient[static_cast<std::size_t>(s.kept.offset)];
+    const float* kept = gradient.data() + s.kept.offset;
     for (const FlatRange& r : {s.mean, s.var}) {
-      const std::span<float> running = values(r);
+      const std::span<float> running = kernels(r);
       const std::span<const float> contribution = gradient.subspan(r.offset, r.count);
-      for (std::size_t c = 0; c < running.size(); ++c) running[c] = kept * running[c] + contribution[c];
+      if (const ops::Device* device = backend_.device()) {
+        device->update_running(kept, contribution.data(), running.data(), r.count);
+        continue;
+      }
+      for (std::size_t c = 0; c < running.size(); ++c) running[c] = *kept * running[c] + contribution[c];
     }
     s.batches_tracked += batches;
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nn/batch_renorm.hpp"
+#include "nn/flat_buffer.hpp"
 #include "ops/backend.hpp"
 #include "syncbn/nn/batch_norm.hpp"
 #include "syncbn/nn/model.hpp"
@@ -59,8 +60,16 @@ class ModelState {
   std::int64_t flat_size() const { return flat_size_; }
   /// Elements that the gradient exchange has to sum; [0, exchanged_size()).
   std::int64_t exchanged_size() const { return exchanged_size_; }
-  std::span<float> values() { return {values_.as<float>(), static_cast<std::size_t>(flat_size_)}; }
+  /// The processor's. On a device they are a copy: see fetch() and pack().
+  std::span<float> values() { return values_.host(); }
   std::span<float> values(FlatRange r) { return values().subspan(r.offset, r.count); }
+  /// The same for kernels.
+  std::span<float> kernels() { return values_.kernels(); }
+  std::span<float> kernels(FlatRange r) { return kernels().subspan(r.offset, r.count); }
+  /// Brings values() up to date. Waits.
+  void fetch() const { values_.fetch(); }
+  /// Lets kernels see what values() holds, and packs it; to be called after each change of values(). Waits.
+  void send();
 
   /// By index into model().parameters.
   FlatRange parameter(int i) const { return parameters_[static_cast<std::size_t>(i)]; }
@@ -68,7 +77,7 @@ class ModelState {
   int weight_of(int layer) const { return weight_of_[static_cast<std::size_t>(layer)]; }
   int bias_of(int layer) const { return bias_of_[static_cast<std::size_t>(layer)]; }
   /// What a convolution or linear layer multiplies with: its weight, normalized if it has a gain; as of the last
-  /// pack().
+  /// pack(). For kernels.
   std::span<const float> weights(int layer);
   /// The exchanged part of a layer's gradient; count 0 if there is none.
   FlatRange exchanged(int layer) const { return exchanged_[static_cast<std::size_t>(layer)]; }
@@ -76,15 +85,15 @@ class ModelState {
   /// nullptr for layers without running statistics.
   NormState* norm_state(int layer);
 
-  /// Random weights from (seed, parameter name); gamma, beta, biases and statistics to their start values.
+  /// Random weights from (seed, parameter name); gamma, beta, biases and statistics to their start values. Then send().
   void initialize(std::uint64_t seed);
   /// Brings the normalized and packed forms of part `part` of `parts` of the weights up to date; to be called after
-  /// each change of the values, while nobody computes.
+  /// each change of kernels(), while nobody computes.
   void pack(int part, int parts);
   const ops::Conv2dWeights& packed(int layer) const { return *packed_[static_cast<std::size_t>(layer)]; }
   /// Turns part `part` of `parts` of the sum of the workers' gradients into the gradient of the parameters: those of
   /// convolutions come in their kernels' order, those of normalized weights with respect to weights(). `summed`:
-  /// [exchanged_size()]; `own`, [flat_size()], has the rest, which every worker knows.
+  /// [exchanged_size()]; `own`, [flat_size()], has the rest, which every worker knows. All in the kernels' memory.
   void finish_gradient(std::span<const float> summed, std::span<const float> own, std::span<float> gradient, int part,
                        int parts);
   /// running = kept * running + contribution, from a summed gradient, and counts the batches.
@@ -93,9 +102,12 @@ class ModelState {
  private:
   FlatRange place(std::int64_t count);
   void place_parameter(int parameter);
-  std::span<float> normalized(int layer);
+  std::span<float> normalized(int layer, std::span<float> all);
+  void finish_gain(int layer, std::span<float> gradient);
+  void copy(const float* from, float* to, std::int64_t count) const;
   void place_norm(int layer);
 
+  const ops::Backend& backend_;
   Model model_;
   NormSettings norm_;
   std::int64_t flat_size_ = 0;
@@ -105,8 +117,8 @@ class ModelState {
   std::vector<int> weight_of_, gain_of_, bias_of_;
   std::vector<NormState> norm_states_;
   std::vector<std::unique_ptr<ops::Conv2dWeights>> packed_;
-  Buffer normalized_;  // where weights have gains: the normalized weights, at the places of v
-  Buffer values_;
+  FlatBuffer normalized_;  // where weights have gains: the normalized weights, at the places of v
+  FlatBuffer values_;
 };
 
 /// Geometry of a conv2d layer of a model.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "nn/arena.hpp"
+#include "ops/device.hpp"
 
 namespace syncbn {
 
@@ -137,7 +138,6 @@ void Network::plan_memory(std::int64_t max_samples) {
   }
   const ArenaPlan plan = plan_arena(blocks);
   memory_ = backend_->allocate(static_cast<std::size_t>(plan.bytes));
-  for (Buffer* copy : {&logits_, &logits_gradient_}) *copy = Buffer(tensors_.back().bytes());
   for (std::size_t l = 0; l < specs.size(); ++l) {
     tensors_[l].data = memory_.data() + plan.offsets[l];
     gradients_[l].data = l == 0 ? nullptr : memory_.data() + plan.offsets[specs.size() + l];
@@ -180,8 +180,8 @@ void Network::set_chunks(std::vector<Sweep>& sweeps) {
       const Tensor& t = tensors_[static_cast<std::size_t>(step.layer)];
       largest = std::max(largest, t.sample_stride() * static_cast<std::int64_t>(sizeof(float)));
     }
-    sweep.chunk = backend_->whole_batches() ? std::max<std::int64_t>(1, tensors_.front().shape.n())
-                                            : std::max<std::int64_t>(1, kChunkBytes / (2 * largest));
+    sweep.chunk = backend_->device() ? std::max<std::int64_t>(1, tensors_.front().shape.n())
+                                     : std::max<std::int64_t>(1, kChunkBytes / (2 * largest));
   }
 }
 
@@ -190,23 +190,30 @@ void Network::set_images(const float* images, std::int64_t n) {
   backend_->upload(images, input.data, static_cast<std::size_t>(n * input.sample_stride()) * sizeof(float));
 }
 
-LossResult Network::loss(std::span<const int> labels, double smoothing, double scale) {
-  Tensor logits = tensors_.back(), gradient;
-  const std::size_t bytes = labels.size() * static_cast<std::size_t>(logits.sample_stride()) * sizeof(float);
-  backend_->download(logits.data, logits_.data(), bytes);
-  logits.data = logits_.data();
-  if (scale != 0) {
-    gradient = logits;
-    gradient.data = logits_gradient_.data();
+void Network::start_loss(std::span<const int> labels, double smoothing, double scale) {
+  const Tensor gradient = scale != 0 ? gradients_.back() : Tensor{};
+  if (const ops::Device* device = backend_->device()) {
+    device->start_loss(tensors_.back(), labels, smoothing, scale, gradient);
+  } else {
+    loss_ = softmax_cross_entropy(tensors_.back(), labels, smoothing, scale, gradient);
   }
-  const LossResult result = softmax_cross_entropy(logits, labels, smoothing, scale, gradient);
-  if (gradient) backend_->upload(gradient.data, gradients_.back().data, bytes);
-  return result;
+}
+
+LossResult Network::finish_loss() {
+  if (const ops::Device* device = backend_->device()) {
+    const auto [sum, correct] = device->finish_loss();
+    loss_ = {sum, correct};
+  }
+  return loss_;
 }
 
 void Network::begin_update() {
-  for (const FlatRange& r : added_to_) std::fill_n(gradient_.begin() + r.offset, r.count, 0.0f);
-  accumulate_ = false;
+  if (const ops::Device* device = backend_->device()) {
+    device->clear(gradient_.data(), static_cast<std::int64_t>(gradient_.size()));
+  } else {
+    for (const FlatRange& r : added_to_) std::fill_n(gradient_.begin() + r.offset, r.count, 0.0f);
+  }
+  accumulate_ = backend_->device() != nullptr;
   for (const int l : norms_) norm(l).begin_update();
 }
 

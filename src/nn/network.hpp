@@ -20,7 +20,7 @@ namespace syncbn {
 /// message that ends it is under way.
 class Network {
  public:
-  /// `gradient`: this worker's flat gradient, as long as the state's flat buffers.
+  /// `gradient`: this worker's flat gradient, as long as the state's flat buffers, in the kernels' memory.
   Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups, std::int64_t max_samples,
           std::span<float> gradient);
   ~Network();
@@ -28,8 +28,9 @@ class Network {
   /// The images of the next forward(): n of them, channels_first, in the processor's memory.
   void set_images(const float* images, std::int64_t n);
   /// Loss of what forward() has computed, see softmax_cross_entropy(). With a scale other than 0 its gradient, times
-  /// scale, is what backward() starts from.
-  LossResult loss(std::span<const int> labels, double smoothing, double scale);
+  /// scale, is what backward() starts from. finish_loss(), best called after backward(), waits where a device computes.
+  void start_loss(std::span<const int> labels, double smoothing, double scale);
+  LossResult finish_loss();
 
   /// Starts to collect the gradient anew; then any number of forward / backward pairs.
   void begin_update();
@@ -45,6 +46,7 @@ class Network {
   const Tensor& input(int layer) const { return tensors_[static_cast<std::size_t>(spec(layer).input)]; }
   /// Of a layer that shares_statistics().
   BatchStatistics statistics(int layer) const { return norm(layer).statistics(); }
+  /// What computes this worker's part.
   const ops::Backend& backend() const { return *backend_; }
   /// Bytes of activations and their gradients.
   std::int64_t activation_bytes() const { return static_cast<std::int64_t>(memory_.size()); }
@@ -85,7 +87,7 @@ class Network {
   std::vector<int> norms_;
   std::vector<Sweep> forward_, backward_;
   ops::Memory memory_;
-  Buffer logits_, logits_gradient_;  // the processor's copies
+  LossResult loss_;
 };
 
 }  // namespace syncbn

@@ -14,8 +14,9 @@ RunningStatistics::RunningStatistics(const LayerContext& context, int layer)
 void RunningStatistics::begin_update() {
   batches_this_update_ = 0;
   if (!state_) return;
-  context_.gradient[static_cast<std::size_t>(state_->kept.offset)] =
-      speaks_ ? 1.0f / static_cast<float>(context_.groups) : 0.0f;
+  kept_ = speaks_ ? 1.0f / static_cast<float>(context_.groups) : 0.0f;
+  // On a device it goes with the contribution.
+  if (!context_.backend.device()) context_.gradient[static_cast<std::size_t>(state_->kept.offset)] = kept_;
 }
 
 double RunningStatistics::momentum(const Pass& pass) const {
@@ -26,23 +27,41 @@ double RunningStatistics::momentum(const Pass& pass) const {
   return 1 - std::pow(1 - norm.options.momentum, batches);
 }
 
+std::optional<RunningStatistics::Share> RunningStatistics::next(const Pass& pass, std::int64_t count) {
+  ++batches_this_update_;
+  if (count == 0 || !speaks_) return std::nullopt;
+  const double momentum = this->momentum(pass);
+  kept_ = static_cast<float>(kept_ * (1 - momentum));
+  return Share{momentum, momentum / context_.groups};
+}
+
 void RunningStatistics::contribute(const Pass& pass, std::int64_t count, std::span<const double> mean,
                                    std::span<const double> var, double unbiased) {
   if (!state_) return;
-  ++batches_this_update_;
-  if (count == 0 || !speaks_) return;
-  const double momentum = this->momentum(pass);
-  const double share = momentum / context_.groups;
-  float& kept = context_.gradient[static_cast<std::size_t>(state_->kept.offset)];
-  kept = static_cast<float>(kept * (1 - momentum));
+  const std::optional<Share> share = next(pass, count);
+  const ops::Device* device = context_.backend.device();
   const auto fold = [&](FlatRange range, std::span<const double> value, double factor) {
     float* out = context_.gradient.data() + range.offset;
+    if (device) return device->blend(value, 1 - share->momentum, share->share * factor, out);
     for (std::size_t c = 0; c < value.size(); ++c) {
-      out[c] = static_cast<float>((1 - momentum) * out[c] + share * factor * value[c]);
+      out[c] = static_cast<float>((1 - share->momentum) * out[c] + share->share * factor * value[c]);
     }
   };
-  fold(state_->mean, mean, 1);
-  fold(state_->var, var, unbiased);
+  if (share) {
+    fold(state_->mean, mean, 1);
+    fold(state_->var, var, unbiased);
+  }
+  const double kept = kept_;
+  if (device) return device->blend({&kept, 1}, 0, 1, context_.gradient.data() + state_->kept.offset);
+  context_.gradient[static_cast<std::size_t>(state_->kept.offset)] = kept_;
+}
+
+void RunningStatistics::contribute(const Pass& pass, std::int64_t count, ops::Normalization& statistics) {
+  if (!state_) return;
+  const Share share = next(pass, count).value_or(Share{0, 0});
+  float* gradient = context_.gradient.data();
+  statistics.fold_statistics(share.momentum, share.share, gradient + state_->mean.offset, gradient + state_->var.offset,
+                             gradient + state_->kept.offset, kept_);
 }
 
 }  // namespace syncbn

@@ -1,9 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "nn/layer.hpp"
+#include "ops/device.hpp"
 
 namespace syncbn {
 
@@ -15,22 +18,37 @@ class RunningStatistics {
   RunningStatistics(const LayerContext& context, int layer);
 
   bool tracked() const { return state_ != nullptr; }
-  std::span<const float> mean() const { return context_.state.values(state_->mean); }
-  std::span<const float> var() const { return context_.state.values(state_->var); }
+  /// The processor's; on a device these wait for it.
+  std::span<const float> mean() const { return readable(context_.backend, place(state_->mean), mean_copy_); }
+  std::span<const float> var() const { return readable(context_.backend, place(state_->var), var_copy_); }
+  /// Where they lie in the kernels' memory.
+  const float* mean_place() const { return place(state_->mean).data(); }
+  const float* var_place() const { return place(state_->var).data(); }
 
   /// Starts a new update; the gradient has been zeroed.
   void begin_update();
   /// Folds the statistics of a batch of `count` values in; `unbiased` is the factor of the variance.
   void contribute(const Pass& pass, std::int64_t count, std::span<const double> mean, std::span<const double> var,
                   double unbiased);
+  /// The same on a device, where the statistics are.
+  void contribute(const Pass& pass, std::int64_t count, ops::Normalization& statistics);
 
  private:
+  /// What a batch's statistics are multiplied with, and what is collected already.
+  struct Share {
+    double momentum, share;
+  };
+  std::span<const float> place(FlatRange range) const { return context_.state.kernels(range); }
   double momentum(const Pass& pass) const;
+  /// Counts a batch; none if it contributes nothing.
+  std::optional<Share> next(const Pass& pass, std::int64_t count);
 
   LayerContext context_;
   NormState* state_;
   bool speaks_;
   std::int64_t batches_this_update_ = 0;
+  float kept_ = 0;  // of the old running statistics
+  mutable std::vector<float> mean_copy_, var_copy_;
 };
 
 }  // namespace syncbn

@@ -1,6 +1,6 @@
 #pragma once
 
-// What computes. One interface, implemented on the CPU (ops/cpu) and meant to be implemented on GPUs side by side.
+// What computes. One interface, implemented on the CPU (ops/cpu) and on GPUs (ops/cuda).
 // Kernels never communicate. Samples are processed in ranges, so that on the CPU a caller can walk sample by sample
 // while data is in cache; results never depend on how a batch is cut into ranges unless a call says so. Tensors are f32
 // unless a call says otherwise. One object is used by one worker's thread at a time.
@@ -197,21 +197,25 @@ class Memory {
   std::size_t size_ = 0;
 };
 
-/// Makes kernels for one device. On a device with memory of its own, tensors, masks and workspaces lie there, in what
-/// allocate() gives; everything else that kernels are given, and what they give back, is the processor's.
+class Device;
+
+/// Makes kernels for one device. On a device with memory of its own, tensors, masks, workspaces, weights, biases and
+/// their gradients lie there, in what allocate() gives; everything else that kernels are given, and what they give
+/// back, is the processor's.
 class Backend {
  public:
   virtual ~Backend() = default;
   /// The same for one worker: on a device, with a queue of its own, in whose order its work is done.
   virtual std::unique_ptr<Backend> for_worker() const = 0;
-  /// Zeroed, aligned to 64 bytes; must not outlive this object.
+  /// Zeroed, aligned to 64 bytes, for all workers to use; must not outlive this object.
   virtual Memory allocate(std::size_t bytes) const = 0;
-  /// Copies between the processor's memory and what allocate() gave, in the order of the worker's calls; done on
-  /// return.
+  /// Copies between the processor's memory and what allocate() gave, in the order of the worker's calls. `from` may
+  /// be changed on return; so upload() need not wait for the device, download() does.
   virtual void upload(const void* from, void* to, std::size_t bytes) const = 0;
   virtual void download(const void* from, void* to, std::size_t bytes) const = 0;
-  /// Whether kernels want a whole batch in each call, rather than samples that stay in a processor's cache.
-  virtual bool whole_batches() const = 0;
+  /// What else a device with memory of its own can do, see ops/device.hpp; null for the processor. Kernels of a device
+  /// want a whole batch in each call, rather than samples that stay in a processor's cache.
+  virtual const Device* device() const { return nullptr; }
   /// "cpu: AVX-512, oneDNN 2.6.3"
   virtual std::string description() const = 0;
   /// The layout that convolutions here want between layers for this many channels (channels_first for c <= 4, i.e.

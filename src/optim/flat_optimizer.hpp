@@ -48,6 +48,9 @@ class FlatOptimizer : public Optimizer {
   void begin_update() override { ++updates_; }
   void update(std::span<float> parameters, std::span<const float> gradient, double lr, double gradient_scale, int part,
               int parts) override;
+  void squares(std::span<const float> gradient, std::span<double> squares, int part, int parts) override {
+    gradient_squares(slots_, gradient, squares, part, parts);
+  }
 
  protected:
   /// The parameters of a part, in order.

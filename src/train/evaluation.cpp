@@ -31,7 +31,8 @@ EvalResult evaluate_network(Network& network, const Dataset& dataset, const Augm
     pass.n = n;
     pass.step = step;
     network.forward(pass);
-    const LossResult r = network.loss(std::span(labels).first(static_cast<std::size_t>(n)), 0, 0);
+    network.start_loss(std::span(labels).first(static_cast<std::size_t>(n)), 0, 0);
+    const LossResult r = network.finish_loss();
     loss += r.loss_sum;
     counts[0] += r.correct;
     counts[1] += n;

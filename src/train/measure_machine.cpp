@@ -5,6 +5,7 @@
 #include "nn/network.hpp"
 #include "syncbn/train/cost_model.hpp"
 #include "train/compute.hpp"
+#include "train/device_optimizer.hpp"
 #include "train/experiment.hpp"
 #include "train/state_io.hpp"
 
@@ -59,12 +60,13 @@ MachineFigures measure_machine(World& world, const Config& config, MachineFigure
   const DataShape data = data_shape(config.data.kind);
   ModelState state(make_model(config, data.image, static_cast<int>(data.classes)), {}, *backend);
   state.initialize(config.seed);
-  state.pack(0, 1);
+  state.send();
   const int threads = world.local_workers();
   const std::int64_t n = config.batch_per_worker;
   const std::vector<int> labels(static_cast<std::size_t>(n));
-  std::vector<Buffer> gradients;
-  for (int w = 0; w < threads; ++w) gradients.emplace_back(static_cast<std::size_t>(state.flat_size()) * sizeof(float));
+  std::vector<ops::Memory> gradients;
+  for (int w = 0; w < threads; ++w)
+    gradients.push_back(backend->allocate(static_cast<std::size_t>(state.flat_size()) * sizeof(float)));
   const Explanation e = explain(config, 1);
   world.run([&](Worker& worker) {
     backend->prepare_thread();
@@ -81,8 +83,10 @@ MachineFigures measure_machine(World& world, const Config& config, MachineFigure
     const double step = median_seconds([&] {
       network.begin_update();
       network.forward(pass);
-      network.loss(labels, 0, 1);
+      network.start_loss(labels, 0, 1);
       network.backward(pass, [](int) {});
+      network.finish_loss();
+      if (backend->device()) network.backend().device()->finish();
     });
     // One worker of each rank speaks with the others.
     worker.all().barrier({"measured", 0});
@@ -95,12 +99,13 @@ MachineFigures measure_machine(World& world, const Config& config, MachineFigure
     }
     if (worker.local_index() == 0) f = own;
   });
-  const auto optimizer = make_optimizer(config.optimizer, parameter_slots(state), state.flat_size());
+  const auto optimizer = make_optimizer(config.optimizer, parameter_slots(state), state.flat_size(), *backend);
   const std::span<const float> gradient(gradients.front().as<float>(), static_cast<std::size_t>(state.flat_size()));
   f.update = median_seconds([&] {
     optimizer->begin_update();
-    optimizer->update(state.values(), gradient, 1e-6, 1, 0, 1);
+    optimizer->update(state.kernels(), gradient, 1e-6, 1, 0, 1);
     state.pack(0, 1);
+    if (backend->device()) backend->device()->finish();
   });
   // All ranks predict with the figures of the slowest.
   f.sample = world.max_over_ranks(f.sample);

@@ -28,6 +28,7 @@ std::string buffer_name(const std::string& buffer, const std::string& parameter)
 }  // namespace
 
 SafetensorsFile store_model(ModelState& state) {
+  state.fetch();
   SafetensorsFile file;
   file.metadata["format"] = "pt";
   for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>& shape, FlatRange range) {
@@ -43,10 +44,11 @@ void load_model(ModelState& state, const SafetensorsFile& file) {
     std::copy(values.begin(), values.end(), state.values(range).begin());
   });
   for (NormState& s : state.norm_states()) s.batches_tracked = file.i64(s.name + ".num_batches_tracked");
-  state.pack(0, 1);
+  state.send();
 }
 
 SafetensorsFile store_optimizer(const ModelState& state, Optimizer& optimizer) {
+  optimizer.fetch_state();
   SafetensorsFile file;
   const std::vector<ParameterSpec>& parameters = state.model().parameters;
   const std::vector<std::string> names = optimizer.state_names();
@@ -70,6 +72,7 @@ void load_optimizer(const ModelState& state, Optimizer& optimizer, const Safeten
       std::copy(values.begin(), values.end(), buffer.begin() + state.parameter(static_cast<int>(i)).offset);
     }
   }
+  optimizer.send_state();
 }
 
 std::vector<ParameterSlot> parameter_slots(const ModelState& state) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "train/device_optimizer.hpp"
 #include "train/state_io.hpp"
 
 namespace syncbn {
@@ -51,17 +52,19 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       experiment_(make_experiment(world, request.config, backend)),
       state_(experiment_.model, experiment_.norm, backend),
       slots_(parameter_slots(state_)),
-      optimizer_(make_optimizer(experiment_.optimizer, slots_, state_.flat_size())),
+      optimizer_(make_optimizer(experiment_.optimizer, slots_, state_.flat_size(), backend)),
       buckets_(plan_buckets(state_, request.config.bucket_kib * 1024)),
-      exchange_(world, buckets_.buckets, request.config.overlap),
-      total_gradient_(static_cast<std::size_t>(state_.flat_size()) * sizeof(float)),
+      device_gradients_(backend.device() ? std::make_shared<DeviceGradients>(backend, world.local_workers()) : nullptr),
+      updated_(backend.device() ? backend.device()->make_mark() : nullptr),
+      exchange_(world, buckets_.buckets, request.config.overlap, device_gradients_),
+      total_gradient_(backend.allocate(static_cast<std::size_t>(state_.flat_size()) * sizeof(float))),
       squares_(slots_.size()),
       loader_(experiment_.train_set, loader_options(world, experiment_)) {
-  for (int w = 0; w < world.local_workers(); ++w) gradients_.emplace_back(total_gradient_.size());
+  for (int w = 0; w < world.local_workers(); ++w) gradients_.push_back(backend.allocate(total_gradient_.size()));
   open_directory(request);
   state_.initialize(experiment_.config.seed);
   restore();
-  state_.pack(0, 1);
+  state_.send();
   const std::int64_t position = first_step_ * experiment_.config.train.accumulate;
   loader_.seek(position / experiment_.batches_per_epoch, position % experiment_.batches_per_epoch);
   steps_done_ = first_step_;

@@ -14,6 +14,7 @@
 #include "syncbn/train/run_directory.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/buckets.hpp"
+#include "train/device_gradients.hpp"
 #include "train/experiment.hpp"
 #include "train/probes/probes.hpp"
 #include "train/reporter.hpp"
@@ -42,7 +43,12 @@ class TrainingRun {
   TrainStatistics share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own);
   [[noreturn]] void report_nonfinite(WorkerState& w, std::int64_t step);
   void update_weights(WorkerState& w, std::int64_t step);
-  double clip_scale(const Worker& worker);
+  double clip_scale(WorkerState& w, std::span<const float> gradient);
+  void show_gradient(WorkerState& w, std::span<const float> gradient);
+  /// work(part, parts) on what the rank's workers share, each its part, on a device the first worker all; then waits
+  /// until all have done theirs.
+  template <class Work>
+  void together(WorkerState& w, Work work);
   /// True if the accuracy is the best so far.
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
@@ -57,10 +63,14 @@ class TrainingRun {
   std::vector<ParameterSlot> slots_;
   std::unique_ptr<Optimizer> optimizer_;
   BucketPlan buckets_;
+  std::shared_ptr<DeviceGradients> device_gradients_;  // null: gradients are in the processor's memory
+  std::unique_ptr<ops::Mark> updated_;                 // on a device: the weights are new
   GradientExchange exchange_;
-  std::vector<Buffer> gradients_;  // one per local worker; here, because a worker's neighbours read it until run() ends
-  Buffer total_gradient_;          // summed over all workers
-  std::vector<double> squares_;    // of each parameter's gradient, for clipping
+  // One per local worker; here, because a worker's neighbours read it until run() ends.
+  std::vector<ops::Memory> gradients_;
+  std::vector<float> probed_exchanged_, probed_gradient_;  // copies from a device, for probes
+  ops::Memory total_gradient_;                             // summed over all workers
+  std::vector<double> squares_;                            // of each parameter's gradient, for clipping
   Loader loader_;
   std::map<std::string, std::string> probe_state_;  // as of the last checkpoint; later, on worker 0's rank, the newest
   std::int64_t first_step_ = 0;

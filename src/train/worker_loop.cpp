@@ -22,8 +22,14 @@ struct TrainingRun::WorkerState {
         gradient(run.gradients_[static_cast<std::size_t>(w.local_index())].as<float>(),
                  static_cast<std::size_t>(run.state_.flat_size())),
         groups(count_groups()),
-        network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient),
-        probes(make_probes(run)) {}
+        network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient) {
+    if (const ops::Device* device = network.backend().device()) {
+      run.device_gradients_->attach(w.local_index(), *device);
+      computed = device->make_mark();
+      if (!run.experiment_.config.probes.names.empty()) gradient_here.resize(gradient.size());
+    }
+    probes = make_probes(run);
+  }
 
   bool is_first() const { return worker.index() == 0; }
   int part() const { return worker.local_index(); }
@@ -42,7 +48,15 @@ struct TrainingRun::WorkerState {
       const std::string obstacle = probe_obstacle(name, run.experiment_.model, worker.world().workers(), groups);
       if (!obstacle.empty()) run.reporter_->message(fmt::format("probe {} has nothing to measure: {}", name, obstacle));
     }
-    return Probes::make({run.state_, network, gradient, metrics, group, groups, options}, run.probe_state_);
+    const std::span<const float> shown = gradient_here.empty() ? gradient : std::span<const float>(gradient_here);
+    return Probes::make({run.state_, network, shown, metrics, group, groups, options}, run.probe_state_);
+  }
+
+  /// Copies a part of a gradient on a device for the probes.
+  void fetch_gradient(FlatRange r) {
+    if (gradient_here.empty() || r.count == 0) return;
+    network.backend().download(gradient.data() + r.offset, gradient_here.data() + r.offset,
+                               static_cast<std::size_t>(r.count) * sizeof(float));
   }
 
   Worker& worker;
@@ -51,9 +65,11 @@ struct TrainingRun::WorkerState {
   std::span<float> gradient;
   int groups;
   Network network;
-  std::unique_ptr<Probes> probes;  ///< nullptr: none
-  bool probing = false;            ///< in this update
-  WaitShares waits;                ///< averages over all workers
+  std::unique_ptr<ops::Mark> computed;  ///< on a device: this worker's gradient of the step
+  std::vector<float> gradient_here;     ///< of a gradient on a device, what probes want to see
+  std::unique_ptr<Probes> probes;       ///< nullptr: none
+  bool probing = false;                 ///< in this update
+  WaitShares waits;                     ///< averages over all workers
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
 };
 
@@ -88,6 +104,8 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   exchange_.wait(w.worker);
   update_weights(w, step);
   if (w.probing) {
+    if (w.part() == 0) state_.fetch();
+    w.worker.local_barrier();
     const std::vector<Measurement> rows = w.probes->measure();
     if (w.is_first()) {
       reporter_->probes(step + 1, rows);
@@ -115,16 +133,20 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
     pass.seed = experiment_.config.seed;
     pass.sample_ids = std::span(batch.ids).first(static_cast<std::size_t>(batch.n));
     w.network.forward(pass);
-    const LossResult loss = w.network.loss(std::span(batch.labels).first(static_cast<std::size_t>(batch.n)),
-                                           experiment_.config.label_smoothing, scale);
-    own.add(loss.loss_sum, loss.correct, batch.n);
+    w.network.start_loss(std::span(batch.labels).first(static_cast<std::size_t>(batch.n)),
+                         experiment_.config.label_smoothing, scale);
     const bool last = m + 1 == accumulate;
     w.network.backward(pass, [&](int layer) {
       if (!last) return;
-      if (w.probing) w.probes->gradient_ready(layer);
+      if (w.probing) {
+        w.fetch_gradient(state_.exchanged(layer));
+        w.probes->gradient_ready(layer);
+      }
       const int bucket = buckets_.completed_by[static_cast<std::size_t>(layer)];
       if (bucket >= 0) exchange_.ready(w.worker, bucket);
     });
+    const LossResult loss = w.network.finish_loss();
+    own.add(loss.loss_sum, loss.correct, batch.n);
     if (last && w.probing) {
       const Slice slice = slice_of(pass.batch_samples, world_.workers(), w.worker.index());
       w.probes->batch_done({step + 1, own.samples, experiment_.samples_in_step(step), pass, slice.begin});
@@ -178,33 +200,65 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
                   step, where));
 }
 
-double TrainingRun::clip_scale(const Worker& worker) {
+template <class Work>
+void TrainingRun::together(WorkerState& w, Work work) {
+  const bool on_device = backend_.device() != nullptr;
+  if (!on_device) {
+    work(w.part(), w.parts());
+  } else if (w.part() == 0) {
+    work(0, 1);
+  }
+  w.worker.local_barrier();
+}
+
+double TrainingRun::clip_scale(WorkerState& w, std::span<const float> gradient) {
   const double limit = experiment_.config.clip_norm;
   if (limit <= 0) return 1;
-  const std::span<const float> gradient(total_gradient_.as<float>(), static_cast<std::size_t>(state_.flat_size()));
-  gradient_squares(slots_, gradient, squares_, worker.local_index(), world_.local_workers());
-  worker.local_barrier();
+  together(w, [&](int part, int parts) { optimizer_->squares(gradient, squares_, part, parts); });
   double sum = 0;
   for (const double s : squares_) sum += s;
   return std::min(1.0, limit / (std::sqrt(sum) + 1e-6));
 }
 
+/// To the probes, which look at what is in the processor's memory.
+void TrainingRun::show_gradient(WorkerState& w, std::span<const float> gradient) {
+  std::span<const float> exchanged = exchange_.result();
+  if (backend_.device()) {
+    together(w, [&](int, int) {
+      state_.fetch();
+      exchanged = readable(backend_, exchanged, probed_exchanged_);
+      gradient = readable(backend_, gradient, probed_gradient_);
+    });
+    exchanged = probed_exchanged_;
+    gradient = probed_gradient_;
+  }
+  w.probes->gradient_summed(exchanged, gradient);
+  w.worker.local_barrier();  // nobody changes the weights while they are looked at
+}
+
 void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
   const std::span<float> gradient(total_gradient_.as<float>(), static_cast<std::size_t>(state_.flat_size()));
-  if (w.part() == 0) optimizer_->begin_update();
-  state_.finish_gradient(exchange_.result(), w.gradient, gradient, w.part(), w.parts());
-  w.worker.local_barrier();
-  if (w.probing) {
-    w.probes->gradient_summed(exchange_.result(), gradient);
-    w.worker.local_barrier();  // nobody changes the weights while they are looked at
+  const ops::Device* device = w.network.backend().device();
+  if (device) {
+    device->set(*w.computed);
+    backend_.device()->follow(*w.computed);
+    w.worker.local_barrier();
   }
-  const double scale = clip_scale(w.worker);
+  if (w.part() == 0) optimizer_->begin_update();
+  together(w,
+           [&](int part, int parts) { state_.finish_gradient(exchange_.result(), w.gradient, gradient, part, parts); });
+  if (w.probing) show_gradient(w, gradient);
+  const double scale = clip_scale(w, gradient);
   const double lr = learning_rate(experiment_.schedule, step, experiment_.total_steps);
-  optimizer_->update(state_.values(), gradient, lr, scale, w.part(), w.parts());
-  if (w.part() == 0) state_.update_statistics(gradient, experiment_.config.train.accumulate);
-  w.worker.local_barrier();
-  state_.pack(w.part(), w.parts());
-  w.worker.local_barrier();
+  together(w, [&](int part, int parts) {
+    optimizer_->update(state_.kernels(), gradient, lr, scale, part, parts);
+    if (part == 0) state_.update_statistics(gradient, experiment_.config.train.accumulate);
+  });
+  together(w, [&](int part, int parts) {
+    state_.pack(part, parts);
+    if (device) backend_.device()->set(*updated_);
+  });
+  if (device) device->follow(*updated_);
 }
 
 bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {

@@ -108,7 +108,7 @@ struct DeviceWorker {
         with_add(p.with_add) {
     if (with_add) add.set(in.add);
   }
-  ops::cuda::Affine affine() const { return {gamma.data(), beta.data()}; }
+  ops::Affine affine() const { return {gamma.data(), beta.data()}; }
   void apply() { norm.apply(x, with_add ? add.view() : Tensor{}, y, n, relu, mask.data()); }
   void backward_sums() { norm.backward_sums(x, dy, n, relu, mask.data()); }
   void backward() { norm.backward(x, dy, dx, d_add, n, relu, mask.data(), false, false); }

@@ -8,7 +8,6 @@
 #include "nn/loss.hpp"
 #include "ops/cuda/kernels.cuh"
 #include "syncbn/core/random.hpp"
-#include "syncbn/optim/optimizer.hpp"
 
 namespace syncbn::test {
 namespace {
@@ -265,85 +264,25 @@ TEST(CudaLoss, EqualsTheCpu) {
   }
 }
 
-/// Five updates by the device and by the optimizers of the CPU. Roots of the latter are not always rounded exactly.
-class CudaOptimizers : public ::testing::Test {
- protected:
-  static constexpr std::size_t kCount = 1000;
-  template <class Update>
-  void compare(const OptimizerOptions& options, Update update) {
-    const auto cpu = make_optimizer(options, {{"w", 0, kCount, false}}, kCount);
-    std::vector<float> parameters = floats(kCount, 1);
-    const DeviceArray<float> on_device(queue, parameters);
-    const DeviceArray<float> first(queue, kCount), second(queue, kCount);
-    for (std::uint64_t step = 1; step <= 5; ++step) {
-      const std::vector<float> gradient = floats(kCount, 10 + step);
-      const DeviceArray<float> device_gradient(queue, gradient);
-      cpu->begin_update();
-      cpu->update(parameters, gradient, 0.1, 0.5, 0, 1);
-      update(static_cast<double>(step), on_device.data(), device_gradient.data(), first.data(), second.data());
-      queue.synchronize();
-    }
-    const std::vector<float> got = on_device.get();
-    expect_near({got.begin(), got.end()}, {parameters.begin(), parameters.end()}, tolerance, options.name);
-  }
-  double tolerance = 1e-6;
-  Queue queue{0};
-};
-
-TEST_F(CudaOptimizers, SgdHasTheBitsOfTheCpu) {
-  tolerance = 0;
-  for (const bool nesterov : {false, true}) {
-    OptimizerOptions options;
-    options.nesterov = nesterov;
-    options.weight_decay = 0.01;
-    compare(options, [&](double, float* p, const float* g, float* momentum, float*) {
-      cuda::sgd(queue, {0.1F, 0.5F, 0.01F, 0.9F, nesterov}, p, g, momentum, kCount);
-    });
-  }
-}
-
-TEST_F(CudaOptimizers, AdamAndAdamwEqualTheCpu) {
-  for (const bool decoupled : {false, true}) {
-    OptimizerOptions options;
-    options.name = decoupled ? "adamw" : "adam";
-    options.weight_decay = 0.01;
-    compare(options, [&](double t, float* p, const float* g, float* mean, float* square) {
-      cuda::AdamStep step{};
-      step.rate = static_cast<float>(0.1 / (1 - std::pow(0.9, t)));
-      step.correction = static_cast<float>(std::sqrt(1 - std::pow(0.999, t)));
-      step.scale = 0.5F;
-      step.weight_decay = decoupled ? 0 : 0.01F;
-      step.shrink = decoupled ? static_cast<float>(1 - 0.1 * 0.01) : 1;
-      step.beta1 = 0.9F, step.one_minus_beta1 = static_cast<float>(1 - 0.9);
-      step.beta2 = 0.999F, step.one_minus_beta2 = static_cast<float>(1 - 0.999);
-      step.eps = 1e-8F;
-      cuda::adam(queue, step, p, g, mean, square, kCount);
-    });
-  }
-}
-
-TEST_F(CudaOptimizers, AdagradEqualsTheCpu) {
-  OptimizerOptions options;
-  options.name = "adagrad";
-  options.weight_decay = 0.01;
-  compare(options, [&](double, float* p, const float* g, float* sum, float*) {
-    cuda::adagrad(queue, 0.1F, 0.5F, 0.01F, 1e-8F, p, g, sum, kCount);
-  });
-}
-
-TEST(CudaFlat, SumsOfGradientsAndOfSquares) {
+TEST(CudaFlat, SumsOfGradientsAndOfTheProcessors) {
   Queue queue(0);
   for (const std::size_t count : {std::size_t{1}, std::size_t{255}, std::size_t{100000}}) {
     const std::vector<float> a = floats(count, 1), b = floats(count, 2);
     const DeviceArray<float> left(queue, a), right(queue, b), to(queue, count);
     cuda::add_flat(queue, left.data(), right.data(), to.data(), static_cast<std::int64_t>(count));
     std::vector<float> want = a;
-    double squares = 0;
-    for (std::size_t i = 0; i < count; ++i) want[i] += b[i], squares += static_cast<double>(a[i]) * a[i];
+    for (std::size_t i = 0; i < count; ++i) want[i] += b[i];
     EXPECT_EQ(to.get(), want);
-    const DeviceArray<double> sum(queue, 1);
-    cuda::sum_of_squares(queue, left.data(), static_cast<std::int64_t>(count), sum.data());
-    EXPECT_NEAR(sum.get()[0], squares, 1e-12 * squares);
+
+    const DeviceArray<double> values(queue, std::vector<double>(b.begin(), b.end()));
+    cuda::blend(queue, values.data(), 0.25, 3, left.data(), static_cast<std::int64_t>(count));
+    for (std::size_t i = 0; i < count; ++i) want[i] = static_cast<float>(0.25 * a[i] + 3.0 * b[i]);
+    EXPECT_EQ(left.get(), want);
+
+    const DeviceArray<float> kept(queue, std::vector<float>{0.75F}), running(queue, a);
+    cuda::update_running(queue, kept.data(), right.data(), running.data(), static_cast<std::int64_t>(count));
+    for (std::size_t i = 0; i < count; ++i) want[i] = 0.75F * a[i] + b[i];
+    EXPECT_EQ(running.get(), want);
   }
 }
 

@@ -107,8 +107,9 @@ NetworkResult run_small_network(World& world, const NetworkRun& run) {
     pass.batch_samples = samples;
     pass.sample_ids = batch.ids;
     network.forward(pass);
-    LossResult loss = network.loss(batch.labels, 0.1, 1.0 / samples);
+    network.start_loss(batch.labels, 0.1, 1.0 / samples);
     network.backward(pass, [](int) {});
+    LossResult loss = network.finish_loss();
     worker.all().all_reduce(std::span<double>(&loss.loss_sum, 1), Reduce::sum, {"loss", 0});
     const std::int64_t exchanged = state.exchanged_size();
     worker.all().all_reduce(std::span<float>(gradient).first(static_cast<std::size_t>(exchanged)), Reduce::sum,

@@ -9,6 +9,33 @@
 
 namespace syncbn {
 
+/// Where gradients lie that are not in the processor's memory, and how they are added there. Every local worker has a
+/// queue of its own there, in whose order its work is done; so has the exchange (kExchange). A mark is a place in a
+/// queue, numbered from 0; calls for different queues may come from different threads at once.
+class GradientMemory {
+ public:
+  static constexpr int kExchange = -1;
+  virtual ~GradientMemory() = default;
+  /// Before any other call, once: how many marks there will be, and the length of the gradient.
+  virtual void prepare(int marks, std::int64_t length) = 0;
+  /// [length] for the sums over all workers.
+  virtual float* result() = 0;
+  /// The mark is behind all that has been queued for `queue` so far.
+  virtual void set(int mark, int queue) = 0;
+  /// What is queued for `queue` from now on comes after the mark.
+  virtual void follow(int mark, int queue) = 0;
+  /// Whether the mark has been passed.
+  virtual bool passed(int mark) = 0;
+  /// to = left + right; `to` may be one of them.
+  virtual void add(const float* left, const float* right, float* to, std::int64_t count, int queue) = 0;
+  virtual void copy(const float* from, float* to, std::int64_t count, int queue) = 0;
+  /// From and to the processor's memory, which must stay untouched until a mark set behind it has been passed.
+  virtual void download(const float* from, float* to, std::int64_t count, int queue) = 0;
+  virtual void upload(const float* from, float* to, std::int64_t count, int queue) = 0;
+  /// Makes copies from and to this memory of the processor's fast as long as the result lives, if that is possible.
+  virtual std::shared_ptr<void> pin(void* data, std::size_t bytes) = 0;
+};
+
 /// Sums the workers' gradients, bucket by bucket, while their backward passes still run. One object per rank.
 ///
 /// Each worker owns a flat gradient of the same length; a bucket is a range of it. When a worker has finished a
@@ -23,8 +50,10 @@ class GradientExchange {
     std::int64_t count = 0;
   };
 
-  /// `buckets` in the order in which backward completes them. Collective over ranks; called outside World::run.
-  GradientExchange(World& world, std::vector<Bucket> buckets, bool overlap);
+  /// `buckets` in the order in which backward completes them. `memory`: where the gradients and the result lie, null
+  /// for the processor's. Collective over ranks; called outside World::run.
+  GradientExchange(World& world, std::vector<Bucket> buckets, bool overlap,
+                   std::shared_ptr<GradientMemory> memory = nullptr);
   ~GradientExchange();
   GradientExchange(const GradientExchange&) = delete;
   GradientExchange& operator=(const GradientExchange&) = delete;
@@ -34,7 +63,8 @@ class GradientExchange {
   void begin(const Worker& worker, std::span<float> gradient, std::int64_t step);
   /// The worker will not write this bucket again in this step. Every bucket exactly once per step.
   void ready(const Worker& worker, int bucket);
-  /// Blocks until all buckets are reduced; then result() holds the sums over all workers. All workers.
+  /// Blocks until all buckets are reduced; then result() holds the sums over all workers (for what is queued behind
+  /// the exchange, if there is a `memory`). All workers.
   void wait(const Worker& worker);
   /// The summed gradient of this rank; valid from wait() until the next begin(). Read-only sharing between local
   /// workers is safe; so is writing disjoint parts (the optimizer does, when clipping).

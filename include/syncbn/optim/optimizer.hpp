@@ -34,7 +34,11 @@ class Optimizer {
   virtual ~Optimizer() = default;
   /// Names of the state buffers ("momentum"; "exp_avg", "exp_avg_sq"; ...), each as long as the flat parameters.
   virtual std::vector<std::string> state_names() const = 0;
+  /// In the processor's memory. Where the state lies on a device, it is a copy: fetch_state() brings it up to date,
+  /// send_state() is to be called after changes. Both wait for the device.
   virtual std::span<float> state(int i) = 0;
+  virtual void fetch_state() {}
+  virtual void send_state() {}
   /// Number of updates made (bias correction); part of a checkpoint.
   virtual std::int64_t updates() const = 0;
   virtual void set_updates(std::int64_t n) = 0;
@@ -44,6 +48,8 @@ class Optimizer {
   /// on different threads. gradient is scaled by gradient_scale first (clipping).
   virtual void update(std::span<float> parameters, std::span<const float> gradient, double lr, double gradient_scale,
                       int part, int parts) = 0;
+  /// gradient_squares() of this optimizer's parameters.
+  virtual void squares(std::span<const float> gradient, std::span<double> squares, int part, int parts) = 0;
 };
 
 /// Throws Error(usage) for unknown names and values out of range, with the nearest valid name.

@@ -15,7 +15,6 @@ class CpuBackend final : public Backend {
   }
   void upload(const void* from, void* to, std::size_t bytes) const override { copy(from, to, bytes); }
   void download(const void* from, void* to, std::size_t bytes) const override { copy(from, to, bytes); }
-  bool whole_batches() const override { return false; }
   std::string description() const override { return "cpu: " + cpu::vector_target() + ", " + cpu::onednn_version(); }
   Layout preferred_layout(std::int64_t channels) const override { return cpu::preferred_layout(channels); }
   void prepare_thread() const override { cpu::use_one_thread(); }

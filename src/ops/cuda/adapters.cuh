@@ -7,11 +7,15 @@
 #include "ops/backend.hpp"
 #include "ops/cuda/libraries.cuh"
 #include "ops/cuda/runtime.cuh"
+#include "ops/device.hpp"
 
 namespace syncbn::ops::cuda {
 
 std::unique_ptr<BatchNormKernels> make_batch_norm(Queue& queue);
 std::unique_ptr<Elementwise> make_elementwise(Queue& queue);
+std::unique_ptr<Device> make_device(Queue& queue);
+std::unique_ptr<Normalization> make_normalization(Queue& queue, std::int64_t channels, double eps);
+std::unique_ptr<Updates> make_updates(Queue& queue, const std::vector<Updates::Slot>& slots);
 std::unique_ptr<Pool> make_pool(Queue& queue, const PoolGeometry& g);
 std::unique_ptr<Conv2dWeights> make_conv2d_weights(Libraries& libraries, const Conv2dGeometry& g);
 std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g);
@@ -35,9 +39,8 @@ class Staging {
   }
   /// The processor's values, on the device. They have been taken when the call returns.
   const T* upload(const T* values, std::size_t count) {
-    if (!values) return nullptr;
     T* to = room(count);
-    queue_.copy(to, values, count * sizeof(T), cudaMemcpyHostToDevice);
+    queue_.upload(to, values, count * sizeof(T));
     return to;
   }
 

@@ -1,5 +1,4 @@
-// The backend's interface on a device. Tensors lie in device memory; parameters, their gradients and the per-channel
-// numbers of batch normalization come from and go to the processor, so these calls wait for the device.
+// The backend's interface on a device.
 
 #include <fmt/format.h>
 
@@ -24,23 +23,22 @@ class CudaBackend final : public Backend {
   explicit CudaBackend(int device)
       : queue_(device),
         libraries_(queue_),
+        device_(make_device(queue_)),
         batch_norm_(make_batch_norm(queue_)),
         elementwise_(make_elementwise(queue_)) {}
 
   std::unique_ptr<Backend> for_worker() const override { return std::make_unique<CudaBackend>(queue_.device()); }
   Memory allocate(std::size_t bytes) const override {
     auto memory = std::make_shared<DeviceMemory>(queue_, bytes);
+    queue_.synchronize();  // other queues may use it
     return {std::shared_ptr<std::byte>(memory, memory->as<std::byte>()), bytes};
   }
-  void upload(const void* from, void* to, std::size_t bytes) const override {
-    queue_.copy(to, from, bytes, cudaMemcpyHostToDevice);
-    queue_.synchronize();
-  }
+  void upload(const void* from, void* to, std::size_t bytes) const override { queue_.upload(to, from, bytes); }
   void download(const void* from, void* to, std::size_t bytes) const override {
     queue_.copy(to, from, bytes, cudaMemcpyDeviceToHost);
     queue_.synchronize();
   }
-  bool whole_batches() const override { return true; }
+  const Device* device() const override { return device_.get(); }
 
   std::string description() const override {
     cudaDeviceProp device{};
@@ -66,6 +64,7 @@ class CudaBackend final : public Backend {
  private:
   mutable Queue queue_;
   mutable Libraries libraries_;
+  std::unique_ptr<Device> device_;
   std::unique_ptr<BatchNormKernels> batch_norm_;
   std::unique_ptr<Elementwise> elementwise_;
 };

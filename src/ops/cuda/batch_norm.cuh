@@ -11,24 +11,15 @@
 // Numbers: sums of at most kRun values in f32 about a pivot (the mean of a few values of the same channel, exact in
 // f32), everything above in f64; per value there is no f64 arithmetic. The variance is right to 1e-7 whatever the mean.
 //
-// How the layers use it. Everything between the sweeps - partial sums, the group's statistics, the map, the gradient's
-// coefficients - stays in device memory and belongs to this object. What travels is one array of f64, `message()`
-// forward and `backward_message()` backward, in exactly the form that the CPU's workers send. So an ops::Normalization
-// interface that both devices implement needs no more than
-//
-//     begin / accumulate(x, samples)            partial sums of this worker
-//     partials() -> span of f64                 on the host: the CPU's own array; here one copy to page-locked memory
-//     finish(group's sums, weight, bias)        statistics, map
-//     apply(x, add, y, relu, mask)
-//     and the same three for the backward pass,
-//
-// with BatchNormPass reduced to sending the partials; a transport between devices takes message() instead of the copy.
-// A group of one skips the message (`alone`): the sweep's last block derives statistics and map by itself.
+// How the layers use it (see ops::Normalization). Everything between the sweeps - partial sums, the group's statistics,
+// the map, the gradient's coefficients - stays in device memory and belongs to this object. What travels is one array
+// of f64, `message()` forward and `backward_message()` backward, in exactly the form that the CPU's workers send. A
+// group of one skips the message (`alone`): the sweep's last block derives statistics and map by itself.
 
 #include <initializer_list>
 
-#include "ops/backend.hpp"
 #include "ops/cuda/runtime.cuh"
+#include "ops/device.hpp"
 
 namespace syncbn::ops::cuda {
 
@@ -42,12 +33,6 @@ struct ChannelArrays {
   float *center, *scale, *shift;  ///< [C] y = (x - center) * scale + shift
   float *p, *q, *r;               ///< [C] dx = p * g + q * (x - center) + r
   unsigned* arrived;              ///< [C] of add_up_blocks()
-};
-
-/// Affine parameters, in device memory; null: gamma = 1, beta = 0.
-struct Affine {
-  const float* weight = nullptr;
-  const float* bias = nullptr;
 };
 
 /// One normalization layer of one worker. Tensors: [N, C, spatial...] of f32, f16 or bf16 (all alike in one call),
@@ -83,8 +68,9 @@ class BatchNorm {
                 FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add);
 
   /// Adds this batch to what a step contributes to the running statistics: c <- (1 - momentum) * c + share * value, for
-  /// the mean and for the unbiased variance. A count of 0 contributes nothing.
-  void fold_statistics(double momentum, double share, float* mean, float* var);
+  /// the mean and for the unbiased variance. A count of 0 contributes nothing. Then *kept = kept_value, if wanted.
+  void fold_statistics(double momentum, double share, float* mean, float* var, float* kept = nullptr,
+                       float kept_value = 0);
 
   /// Takes the map, or the gradient's coefficients, from the processor instead of finish() and finish_backward().
   void set_map(const ChannelMap& map);

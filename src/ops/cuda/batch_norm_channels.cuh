@@ -25,8 +25,8 @@ __device__ inline void write_message(const ChannelArrays& a, unsigned channels, 
 __device__ inline void derive_map(const ChannelArrays& a, unsigned c, double mean, double var, double eps,
                                   const Affine& affine) {
   const double invstd = 1 / sqrt(var + eps > 0 ? var + eps : -1.0);
-  const double gain = affine.weight ? affine.weight[c] * invstd : invstd;
-  const double shift = affine.bias ? affine.bias[c] : 0.0;
+  const double gain = affine.gamma ? affine.gamma[c] * invstd : invstd;
+  const double shift = affine.beta ? affine.beta[c] : 0.0;
   const float center = static_cast<float>(mean);
   a.mean[c] = mean;
   a.var[c] = var;

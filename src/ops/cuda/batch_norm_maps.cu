@@ -138,9 +138,10 @@ __global__ void parameter_gradients_kernel(ChannelArrays arrays, unsigned channe
 }
 
 __global__ void fold_kernel(ChannelArrays arrays, unsigned channels, double momentum, double share, float* mean,
-                            float* var) {
+                            float* var, float* kept, float kept_value) {
   const unsigned c = blockIdx.x * blockDim.x + threadIdx.x;
   const double m = *arrays.count;
+  if (c == 0 && kept) *kept = kept_value;
   if (c >= channels || m == 0) return;
   const double unbiased = m > 1 ? m / (m - 1) : 1;
   mean[c] = static_cast<float>((1 - momentum) * mean[c] + share * arrays.mean[c]);
@@ -177,10 +178,10 @@ void BatchNorm::add_parameter_gradients(const double* sums, float* d_weight, flo
                 arrays_, c, sums, d_weight, d_bias);
 }
 
-void BatchNorm::fold_statistics(double momentum, double share, float* mean, float* var) {
+void BatchNorm::fold_statistics(double momentum, double share, float* mean, float* var, float* kept, float kept_value) {
   const auto c = static_cast<unsigned>(channels_);
   queue_.launch("batch norm: running statistics", fold_kernel, blocks_for(channels_, 128), 128, arrays_, c, momentum,
-                share, mean, var);
+                share, mean, var, kept, kept_value);
 }
 
 void BatchNorm::apply(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu,

@@ -58,29 +58,13 @@ struct Change {
 void load_images(Queue& queue, const std::uint8_t* images, const float* table, const std::int64_t* indices,
                  const Change* changes, const Tensor& out, std::int64_t n);
 
-// ---- flat buffers of parameters, f32; `scale` multiplies the gradient first. Formulas as in src/optim ----
-
-struct SgdStep {
-  float lr, scale, weight_decay, momentum;
-  bool nesterov;
-};
-void sgd(Queue& queue, const SgdStep& step, float* parameters, const float* gradient, float* momentum,
-         std::int64_t count);
-
-struct AdamStep {
-  float rate;        ///< lr / (1 - beta1^t)
-  float correction;  ///< sqrt(1 - beta2^t)
-  float scale, weight_decay, shrink, beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
-};
-/// Adam with `shrink` = 1; AdamW with `weight_decay` = 0 and `shrink` = 1 - lr * weight decay.
-void adam(Queue& queue, const AdamStep& step, float* parameters, const float* gradient, float* mean, float* square,
-          std::int64_t count);
-void adagrad(Queue& queue, float lr, float scale, float weight_decay, float eps, float* parameters,
-             const float* gradient, float* sum, std::int64_t count);
+// ---- flat buffers of f32 ----
 
 /// Sum of the same range of several workers' gradients in the order of a tree over them: to = left + right.
 void add_flat(Queue& queue, const float* left, const float* right, float* to, std::int64_t count);
-/// sum[0] = sum of squares in f64, in one order that follows from the count.
-void sum_of_squares(Queue& queue, const float* values, std::int64_t count, double* sum);
+/// to = keep * to + share * values
+void blend(Queue& queue, const double* values, double keep, double share, float* to, std::int64_t count);
+/// running = kept[0] * running + contribution
+void update_running(Queue& queue, const float* kept, const float* contribution, float* running, std::int64_t count);
 
 }  // namespace syncbn::ops::cuda

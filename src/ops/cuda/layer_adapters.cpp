@@ -1,6 +1,3 @@
-#include <algorithm>
-#include <vector>
-
 #include "ops/cuda/adapters.cuh"
 #include "ops/cuda/kernels.cuh"
 
@@ -76,75 +73,33 @@ class CudaConv2dWeights final : public Conv2dWeights {
   CudaConv2dWeights(Libraries& libraries, const Conv2dGeometry& g)
       : queue_(libraries.queue()),
         shape_{g.c_out, g.c_in, g.kernel_h, g.kernel_w},
-        canonical_(queue_),
         packed_(queue_, static_cast<std::size_t>(shape_.elements()) * sizeof(float)) {}
 
-  /// Waits: other workers' queues use the packed weights next.
   void pack(const float* weight) override {
-    const float* canonical = canonical_.upload(weight, static_cast<std::size_t>(shape_.elements()));
-    const Tensor from{const_cast<float*>(canonical), shape_, DataType::f32, Layout::channels_first};
+    const Tensor from{const_cast<float*>(weight), shape_, DataType::f32, Layout::channels_first};
     reorder(queue_, from, {packed_.as<void>(), shape_, DataType::f32, Layout::channels_last}, shape_.n(), false);
-    queue_.synchronize();
   }
   /// Gradients come in canonical order already.
   void unpack_gradient(const float* packed, float* canonical) override {
-    std::copy_n(packed, shape_.elements(), canonical);
+    queue_.copy(canonical, packed, packed_.size(), cudaMemcpyDeviceToDevice);
   }
   const void* packed() const { return packed_.as<void>(); }
 
  private:
   Queue& queue_;
   Shape shape_;
-  Staging<float> canonical_;
   DeviceMemory packed_;
-};
-
-/// Gradients of a layer's parameters: summed on the device, then assigned or added to the processor's.
-class ParameterGradients {
- public:
-  explicit ParameterGradients(Queue& queue) : queue_(queue), device_(queue) {}
-
-  /// compute(d_weight, d_bias) adds to zeros in device memory.
-  template <class Compute>
-  void collect(float* d_weight, std::size_t weights, float* d_bias, std::size_t biases, bool accumulate,
-               Compute compute) {
-    const std::size_t count = weights + (d_bias ? biases : 0);
-    const std::size_t bias_at = (weights + 63) / 64 * 64;
-    float* sums = device_.room(bias_at + biases);
-    queue_.clear(sums, (bias_at + biases) * sizeof(float));
-    compute(sums, d_bias ? sums + bias_at : nullptr);
-    host_.resize(count);
-    queue_.copy(host_.data(), sums, weights * sizeof(float), cudaMemcpyDeviceToHost);
-    if (d_bias) queue_.copy(host_.data() + weights, sums + bias_at, biases * sizeof(float), cudaMemcpyDeviceToHost);
-    queue_.synchronize();
-    const auto give = [&](const float* from, float* to, std::size_t values) {
-      for (std::size_t i = 0; i < values; ++i) to[i] = accumulate ? to[i] + from[i] : from[i];
-    };
-    give(host_.data(), d_weight, weights);
-    if (d_bias) give(host_.data() + weights, d_bias, biases);
-  }
-
- private:
-  Queue& queue_;
-  Staging<float> device_;
-  std::vector<float> host_;
 };
 
 class CudaConv2d final : public ops::Conv2d {
  public:
   CudaConv2d(Libraries& libraries, const Conv2dGeometry& g)
-      : queue_(libraries.queue()),
-        geometry_(g),
-        conv_(libraries, g, {}),
-        bias_(queue_),
-        images_(queue_),
-        gradients_(queue_) {}
+      : queue_(libraries.queue()), geometry_(g), conv_(libraries, g, {}), images_(queue_) {}
 
   void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) override {
     if (s.count() == 0) return;
-    const float* device_bias = bias_.upload(bias, static_cast<std::size_t>(geometry_.c_out));
-    conv_.forward(channels_last(from_sample(x, s.begin), s.count()), packed(weight), device_bias,
-                  from_sample(y, s.begin), s.count());
+    conv_.forward(channels_last(from_sample(x, s.begin), s.count()), packed(weight), bias, from_sample(y, s.begin),
+                  s.count());
   }
   void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
                      bool accumulate) override {
@@ -152,11 +107,11 @@ class CudaConv2d final : public ops::Conv2d {
   }
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
                         bool accumulate) override {
-    const auto weights = static_cast<std::size_t>(conv_.packed_count());
-    const auto biases = static_cast<std::size_t>(geometry_.c_out);
-    gradients_.collect(d_weight, weights, d_bias, biases, accumulate, [&](float* device_weight, float* device_bias) {
-      if (n > 0) conv_.backward_weights(channels_last(x, n), dy, n, device_weight, device_bias);
-    });
+    if (!accumulate) {
+      queue_.clear(d_weight, static_cast<std::size_t>(conv_.packed_count()) * sizeof(float));
+      if (d_bias) queue_.clear(d_bias, static_cast<std::size_t>(geometry_.c_out) * sizeof(float));
+    }
+    if (n > 0) conv_.backward_weights(channels_last(x, n), dy, n, d_weight, d_bias);
   }
 
  private:
@@ -176,42 +131,34 @@ class CudaConv2d final : public ops::Conv2d {
   Queue& queue_;
   Conv2dGeometry geometry_;
   cuda::Conv2d conv_;
-  Staging<float> bias_, images_;
-  ParameterGradients gradients_;
+  Staging<float> images_;
 };
 
 class CudaLinear final : public ops::Linear {
  public:
   CudaLinear(Libraries& libraries, std::int64_t in, std::int64_t out)
-      : in_(static_cast<std::size_t>(in)),
-        out_(static_cast<std::size_t>(out)),
-        linear_(libraries, in, out, {}),
-        weight_(libraries.queue()),
-        bias_(libraries.queue()),
-        gradients_(libraries.queue()) {}
+      : queue_(libraries.queue()), in_(in), out_(out), linear_(libraries, in, out, {}) {}
 
   void forward(const Tensor& x, const float* weight, const float* bias, const Tensor& y, std::int64_t n) override {
-    if (n == 0) return;
-    const float* device_bias = bias_.upload(bias, out_);
-    linear_.forward(x, weight_.upload(weight, in_ * out_), device_bias, y, n);
+    linear_.forward(x, weight, bias, y, n);
   }
   void backward_data(const Tensor& dy, const float* weight, const Tensor& dx, std::int64_t n,
                      bool accumulate) override {
-    if (n > 0) linear_.backward_data(dy, weight_.upload(weight, in_ * out_), dx, n, accumulate);
+    linear_.backward_data(dy, weight, dx, n, accumulate);
   }
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
                         bool accumulate) override {
-    const std::size_t weights = in_ * out_;
-    gradients_.collect(d_weight, weights, d_bias, out_, accumulate, [&](float* device_weight, float* device_bias) {
-      linear_.backward_weights(x, dy, n, device_weight, device_bias);
-    });
+    if (!accumulate) {
+      queue_.clear(d_weight, static_cast<std::size_t>(in_ * out_) * sizeof(float));
+      if (d_bias) queue_.clear(d_bias, static_cast<std::size_t>(out_) * sizeof(float));
+    }
+    linear_.backward_weights(x, dy, n, d_weight, d_bias);
   }
 
  private:
-  std::size_t in_, out_;
+  Queue& queue_;
+  std::int64_t in_, out_;
   cuda::Linear linear_;
-  Staging<float> weight_, bias_;
-  ParameterGradients gradients_;
 };
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <cstring>
+
 #include "ops/cuda/runtime.cuh"
 #include "syncbn/core/error.hpp"
 
@@ -55,7 +57,7 @@ DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
   return *this;
 }
 
-PinnedMemory::PinnedMemory(std::size_t bytes) {
+PinnedMemory::PinnedMemory(std::size_t bytes) : size_(bytes) {
   if (bytes > 0) check(cudaMallocHost(&data_, bytes), "taking page-locked memory");
 }
 
@@ -63,8 +65,25 @@ PinnedMemory::~PinnedMemory() {
   if (data_) cudaFreeHost(data_);
 }
 
-Queue::Queue(int device) : device_(device) {
-  use_device();
+Event::Event() {
+  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event");
+}
+
+Event::~Event() {
+  cudaEventDestroy(event_);
+}
+
+void Event::wait() const {
+  check(cudaEventSynchronize(event_), "waiting for the device");
+}
+
+bool Event::passed() const {
+  const cudaError_t code = cudaEventQuery(event_);
+  if (code != cudaErrorNotReady) check(code, "asking how far the device is");
+  return code == cudaSuccess;
+}
+
+Queue::Queue(int device) : device_((check(cudaSetDevice(device), "choosing the device"), device)) {
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   // What has been given back is kept for the next request, instead of returning it to the driver at each wait.
   cudaMemPool_t pool{};
@@ -89,6 +108,28 @@ void Queue::copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind k
 
 void Queue::clear(void* data, std::size_t bytes) {
   if (bytes > 0) check(cudaMemsetAsync(data, 0, bytes, stream_), "clearing memory");
+}
+
+void Queue::upload(void* to, const void* from, std::size_t bytes) {
+  constexpr std::size_t kLargestStage = std::size_t{64} << 20;
+  if (bytes > kLargestStage) {
+    copy(to, from, bytes, cudaMemcpyHostToDevice);
+    return synchronize();
+  }
+  Stage& stage = stages_[next_stage_++ % stages_.size()];
+  stage.done.wait();
+  if (stage.memory.size() < bytes) stage.memory = PinnedMemory(bytes);
+  if (bytes > 0) std::memcpy(stage.memory.as<void>(), from, bytes);
+  copy(to, stage.memory.as<void>(), bytes, cudaMemcpyHostToDevice);
+  record(stage.done);
+}
+
+void Queue::record(const Event& event) {
+  check(cudaEventRecord(event.get(), stream_), "marking a place in the queue");
+}
+
+void Queue::follow(const Event& event) {
+  check(cudaStreamWaitEvent(stream_, event.get()), "ordering two queues");
 }
 
 void Queue::synchronize() {

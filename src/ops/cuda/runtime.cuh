@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -44,11 +45,14 @@ class PinnedMemory {
   PinnedMemory() = default;
   explicit PinnedMemory(std::size_t bytes);
   ~PinnedMemory();
-  PinnedMemory(PinnedMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  PinnedMemory(PinnedMemory&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   PinnedMemory& operator=(PinnedMemory&& other) noexcept {
     std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
     return *this;
   }
+  std::size_t size() const { return size_; }
   template <class T>
   T* as() const {
     return static_cast<T*>(data_);
@@ -56,10 +60,26 @@ class PinnedMemory {
 
  private:
   void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// A place in a queue. Until it is recorded it has been passed.
+class Event {
+ public:
+  Event();  ///< on the device in use
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  cudaEvent_t get() const { return event_; }
+  void wait() const;
+  bool passed() const;
+
+ private:
+  cudaEvent_t event_ = nullptr;
 };
 
 /// The work of one worker, done by the device in the order of the calls; queues of one device run side by side. Calls
-/// return at once, except synchronize(). Used by one thread at a time.
+/// return at once, except synchronize(). Used by one thread at a time, follow() by any.
 class Queue {
  public:
   explicit Queue(int device);
@@ -73,6 +93,11 @@ class Queue {
   /// Host memory must be page-locked to make it asynchronous.
   void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
   void clear(void* data, std::size_t bytes);
+  /// Copies from any of the processor's memory, which may be changed on return.
+  void upload(void* to, const void* from, std::size_t bytes);
+  void record(const Event& event);
+  /// What comes from now on is done after the event.
+  void follow(const Event& event);
   /// Waits until everything is done, and throws what went wrong since, naming the last thing that was launched.
   void synchronize();
 
@@ -104,6 +129,14 @@ class Queue {
   cudaStream_t stream_ = nullptr;
   const char* last_launch_ = "nothing yet";
   DeviceMemory scratch_;
+
+  /// On the way of an upload; several, so that one need not wait for the one before.
+  struct Stage {
+    PinnedMemory memory;
+    Event done;
+  };
+  std::array<Stage, 4> stages_;
+  std::size_t next_stage_ = 0;
 };
 
 /// As many blocks of this size as cover `count`.

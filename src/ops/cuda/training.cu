@@ -1,4 +1,4 @@
-// The ends of a step: images in, loss out, new weights.
+// The ends of a step: images in, loss out, sums over flat buffers.
 
 #include <algorithm>
 
@@ -98,71 +98,20 @@ __global__ void images_kernel(const std::uint8_t* images, const float* table, co
   out[k] = from_float<T>(table[c * 256 + byte]);
 }
 
-__global__ void sgd_kernel(SgdStep s, float* p, const float* gradient, float* momentum, std::int64_t count) {
-  const std::int64_t i = this_thread();
-  if (i >= count) return;
-  float g = s.scale * gradient[i];
-  g += s.weight_decay * p[i];
-  if (momentum) {
-    const float buffer = s.momentum * momentum[i] + g;
-    momentum[i] = buffer;
-    g = s.nesterov ? g + s.momentum * buffer : buffer;
-  }
-  p[i] -= s.lr * g;
-}
-
-__global__ void adam_kernel(AdamStep s, float* p, const float* gradient, float* mean, float* square,
-                            std::int64_t count) {
-  const std::int64_t i = this_thread();
-  if (i >= count) return;
-  float g = s.scale * gradient[i];
-  float value = p[i] * s.shrink;
-  g += s.weight_decay * value;
-  const float m = s.beta1 * mean[i] + s.one_minus_beta1 * g;
-  const float v = s.beta2 * square[i] + s.one_minus_beta2 * (g * g);
-  mean[i] = m;
-  square[i] = v;
-  value -= s.rate * (m / (sqrtf(v) / s.correction + s.eps));
-  p[i] = value;
-}
-
-__global__ void adagrad_kernel(float lr, float scale, float weight_decay, float eps, float* p, const float* gradient,
-                               float* sum, std::int64_t count) {
-  const std::int64_t i = this_thread();
-  if (i >= count) return;
-  float g = scale * gradient[i];
-  g += weight_decay * p[i];
-  const float total = sum[i] + g * g;
-  sum[i] = total;
-  p[i] -= lr * (g / (sqrtf(total) + eps));
-}
-
 __global__ void add_flat_kernel(const float* left, const float* right, float* to, std::int64_t count) {
   const std::int64_t i = this_thread();
   if (i < count) to[i] = left[i] + right[i];
 }
 
-/// Blocks' shares of a sum of squares: block b adds up values b * kThreads + thread, and so on in strides of the grid.
-__global__ void __launch_bounds__(kThreads) squares_kernel(const float* values, std::int64_t count, double* shares) {
-  __shared__ double of_warps[kThreads / kWarp];
-  double sum = 0;
-  for (std::int64_t i = this_thread(); i < count; i += static_cast<std::int64_t>(gridDim.x) * blockDim.x) {
-    sum += static_cast<double>(values[i]) * values[i];
-  }
-  sum = warp_sum(sum);
-  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = sum;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  double total = 0;
-  for (unsigned w = 0; w < kThreads / kWarp; ++w) total += of_warps[w];
-  shares[blockIdx.x] = total;
+/// to = keep * to + share * values
+__global__ void blend_kernel(const double* values, double keep, double share, float* to, std::int64_t count) {
+  const std::int64_t i = this_thread();
+  if (i < count) to[i] = static_cast<float>(keep * to[i] + share * values[i]);
 }
 
-__global__ void add_shares_kernel(const double* shares, unsigned count, double* sum) {
-  double value = 0;
-  for (unsigned i = threadIdx.x; i < count; i += kWarp) value += shares[i];
-  value = warp_sum(value);
-  if (threadIdx.x == 0) *sum = value;
+__global__ void running_kernel(const float* kept, const float* contribution, float* running, std::int64_t count) {
+  const std::int64_t i = this_thread();
+  if (i < count) running[i] = *kept * running[i] + contribution[i];
 }
 
 }  // namespace
@@ -189,33 +138,18 @@ void load_images(Queue& queue, const std::uint8_t* images, const float* table, c
   });
 }
 
-void sgd(Queue& queue, const SgdStep& step, float* parameters, const float* gradient, float* momentum,
-         std::int64_t count) {
-  queue.launch("sgd", sgd_kernel, blocks_for(count, kThreads), kThreads, step, parameters, gradient, momentum, count);
-}
-
-void adam(Queue& queue, const AdamStep& step, float* parameters, const float* gradient, float* mean, float* square,
-          std::int64_t count) {
-  queue.launch("adam", adam_kernel, blocks_for(count, kThreads), kThreads, step, parameters, gradient, mean, square,
-               count);
-}
-
-void adagrad(Queue& queue, float lr, float scale, float weight_decay, float eps, float* parameters,
-             const float* gradient, float* sum, std::int64_t count) {
-  queue.launch("adagrad", adagrad_kernel, blocks_for(count, kThreads), kThreads, lr, scale, weight_decay, eps,
-               parameters, gradient, sum, count);
-}
-
 void add_flat(Queue& queue, const float* left, const float* right, float* to, std::int64_t count) {
   queue.launch("sum of gradients", add_flat_kernel, blocks_for(count, kThreads), kThreads, left, right, to, count);
 }
 
-void sum_of_squares(Queue& queue, const float* values, std::int64_t count, double* sum) {
-  constexpr std::int64_t kMostBlocks = 256;
-  const unsigned blocks = std::max(1U, std::min(blocks_for(count, kThreads), static_cast<unsigned>(kMostBlocks)));
-  double* shares = queue.scratch<double>(blocks);
-  queue.launch("sum of squares", squares_kernel, blocks, kThreads, values, count, shares);
-  queue.launch("sum of squares, shares", add_shares_kernel, 1, kWarp, shares, blocks, sum);
+void blend(Queue& queue, const double* values, double keep, double share, float* to, std::int64_t count) {
+  queue.launch("sum with the processor's", blend_kernel, blocks_for(count, kThreads), kThreads, values, keep, share, to,
+               count);
+}
+
+void update_running(Queue& queue, const float* kept, const float* contribution, float* running, std::int64_t count) {
+  queue.launch("running statistics", running_kernel, blocks_for(count, kThreads), kThreads, kept, contribution, running,
+               count);
 }
 
 }  // namespace syncbn::ops::cuda

@@ -219,16 +219,6 @@ cudaError_t cudaGetDevice(int* device) {
 cudaError_t cudaSetDevice(int) {
   return cudaSuccess;
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = nullptr;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) {
-  return cudaSuccess;
-}
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
   *pool = nullptr;
   return cudaSuccess;
@@ -238,29 +228,5 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) {
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *free = *total = std::size_t{1} << 30;
-  return cudaSuccess;
-}
-cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t) {
-  constexpr std::size_t kLargest = std::size_t{1} << 40;
-  if (bytes > kLargest || ::posix_memalign(data, 256, bytes) != 0) return cudaErrorMemoryAllocation;
-  std::memset(*data, 0xFF, bytes);  // NaN: nobody may count on what is there
-  return cudaSuccess;
-}
-cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
-  std::free(data);
-  return cudaSuccess;
-}
-cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
-  return cudaMallocAsync(data, bytes, nullptr);
-}
-cudaError_t cudaFreeHost(void* data) {
-  return cudaFreeAsync(data, nullptr);
-}
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream_t) {
-  std::memset(data, value, bytes);
   return cudaSuccess;
 }

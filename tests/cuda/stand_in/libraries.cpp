@@ -3,6 +3,10 @@
 #include "cublasLt.h"
 #include "cudnn.h"
 
+struct StandInCudnn {
+  cudaStream_t stream = nullptr;
+};
+
 const char* cudnnGetErrorString(cudnnStatus_t code) {
   return code == CUDNN_STATUS_SUCCESS ? "success" : "not what the stand-in can do";
 }
@@ -10,13 +14,15 @@ std::size_t cudnnGetVersion() {
   return 90000;
 }
 cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
-  *handle = nullptr;
+  *handle = new StandInCudnn;
   return CUDNN_STATUS_SUCCESS;
 }
-cudnnStatus_t cudnnDestroy(cudnnHandle_t) {
+cudnnStatus_t cudnnDestroy(cudnnHandle_t handle) {
+  delete handle;
   return CUDNN_STATUS_SUCCESS;
 }
-cudnnStatus_t cudnnSetStream(cudnnHandle_t, cudaStream_t) {
+cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
+  handle->stream = stream;
   return CUDNN_STATUS_SUCCESS;
 }
 cudnnStatus_t cudnnCreateTensorDescriptor(cudnnTensorDescriptor_t* descriptor) {
@@ -72,38 +78,37 @@ cudnnStatus_t workspace(int algorithm, std::size_t* bytes) {
   return algorithm == 1 ? CUDNN_STATUS_SUCCESS : CUDNN_STATUS_BAD_PARAM;
 }
 
-/// visit(place in x, place in w, place in y) for every product of the convolution.
-template <class Visit>
-cudnnStatus_t convolve(const StandInShape& x, const StandInShape& w, const StandInConvolution& g, const StandInShape& y,
-                       int algorithm, void* memory, std::size_t bytes, Visit visit) {
-  const bool fits = x.n == y.n && w.c == x.c && w.n == y.c && y.h == (x.h + 2 * g.padding - w.h) / g.stride + 1 &&
-                    y.w == (x.w + 2 * g.padding - w.w) / g.stride + 1 && algorithm == 1 && bytes == kWorkspace;
-  if (!fits) return CUDNN_STATUS_BAD_PARAM;
-  std::memset(memory, 0xFF, bytes);
-  for (int n = 0; n < y.n; ++n)
-    for (int row = 0; row < y.h; ++row)
-      for (int column = 0; column < y.w; ++column)
-        for (int i = 0; i < w.h; ++i)
-          for (int j = 0; j < w.w; ++j) {
-            const int h = row * g.stride - g.padding + i, v = column * g.stride - g.padding + j;
-            if (h < 0 || h >= x.h || v < 0 || v >= x.w) continue;
-            for (int k = 0; k < y.c; ++k)
-              for (int c = 0; c < x.c; ++c)
-                visit(((n * x.h + h) * x.w + v) * x.c + c, ((k * w.h + i) * w.w + j) * w.c + c,
-                      ((n * y.h + row) * y.w + column) * y.c + k);
-          }
-  return CUDNN_STATUS_SUCCESS;
-}
-
 float value(const void* scalar) {
   return *static_cast<const float*>(scalar);
 }
 
-/// result = beta * result, where 0 forgets even a NaN.
-float* begin(void* result, const void* beta, const StandInShape& s) {
-  float* values = static_cast<float*>(result);
-  for (int i = 0; i < s.n * s.c * s.h * s.w; ++i) values[i] = value(beta) == 0 ? 0 : value(beta) * values[i];
-  return values;
+/// Queues: result = beta * result, where 0 forgets even a NaN; then visit(place in x, place in w, place in y) for every
+/// product of the convolution.
+template <class Visit>
+cudnnStatus_t convolve(cudnnHandle_t handle, const StandInShape& x, const StandInShape& w, const StandInConvolution& g,
+                       const StandInShape& y, int algorithm, void* memory, std::size_t bytes, float* result,
+                       const StandInShape& result_shape, float beta, Visit visit) {
+  const bool fits = x.n == y.n && w.c == x.c && w.n == y.c && y.h == (x.h + 2 * g.padding - w.h) / g.stride + 1 &&
+                    y.w == (x.w + 2 * g.padding - w.w) / g.stride + 1 && algorithm == 1 && bytes == kWorkspace;
+  if (!fits) return CUDNN_STATUS_BAD_PARAM;
+  stand_in::queue(handle->stream, [=] {
+    std::memset(memory, 0xFF, bytes);
+    for (int i = 0; i < result_shape.n * result_shape.c * result_shape.h * result_shape.w; ++i)
+      result[i] = beta == 0 ? 0 : beta * result[i];
+    for (int n = 0; n < y.n; ++n)
+      for (int row = 0; row < y.h; ++row)
+        for (int column = 0; column < y.w; ++column)
+          for (int i = 0; i < w.h; ++i)
+            for (int j = 0; j < w.w; ++j) {
+              const int h = row * g.stride - g.padding + i, v = column * g.stride - g.padding + j;
+              if (h < 0 || h >= x.h || v < 0 || v >= x.w) continue;
+              for (int k = 0; k < y.c; ++k)
+                for (int c = 0; c < x.c; ++c)
+                  visit(((n * x.h + h) * x.w + v) * x.c + c, ((k * w.h + i) * w.w + j) * w.c + c,
+                        ((n * y.h + row) * y.w + column) * y.c + k);
+            }
+  });
+  return CUDNN_STATUS_SUCCESS;
 }
 
 }  // namespace
@@ -127,35 +132,35 @@ cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t, cudn
                                                              std::size_t* bytes) {
   return workspace(algorithm, bytes);
 }
-cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t, const void*, cudnnTensorDescriptor_t x_shape, const void* x,
+cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t handle, const void*, cudnnTensorDescriptor_t x_shape, const void* x,
                                       cudnnFilterDescriptor_t w_shape, const void* w,
                                       cudnnConvolutionDescriptor_t convolution, cudnnConvolutionFwdAlgo_t algorithm,
                                       void* memory, std::size_t bytes, const void* beta,
                                       cudnnTensorDescriptor_t y_shape, void* y) {
-  float* sums = begin(y, beta, *y_shape);
+  auto* sums = static_cast<float*>(y);
   const auto *xs = static_cast<const float*>(x), *ws = static_cast<const float*>(w);
-  return convolve(*x_shape, *w_shape, *convolution, *y_shape, algorithm, memory, bytes,
-                  [&](int a, int b, int c) { sums[c] += xs[a] * ws[b]; });
+  return convolve(handle, *x_shape, *w_shape, *convolution, *y_shape, algorithm, memory, bytes, sums, *y_shape,
+                  value(beta), [=](int a, int b, int c) { sums[c] += xs[a] * ws[b]; });
 }
-cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t, const void*, cudnnFilterDescriptor_t w_shape, const void* w,
-                                           cudnnTensorDescriptor_t y_shape, const void* dy,
+cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t handle, const void*, cudnnFilterDescriptor_t w_shape,
+                                           const void* w, cudnnTensorDescriptor_t y_shape, const void* dy,
                                            cudnnConvolutionDescriptor_t convolution,
                                            cudnnConvolutionBwdDataAlgo_t algorithm, void* memory, std::size_t bytes,
                                            const void* beta, cudnnTensorDescriptor_t x_shape, void* dx) {
-  float* sums = begin(dx, beta, *x_shape);
+  auto* sums = static_cast<float*>(dx);
   const auto *dys = static_cast<const float*>(dy), *ws = static_cast<const float*>(w);
-  return convolve(*x_shape, *w_shape, *convolution, *y_shape, algorithm, memory, bytes,
-                  [&](int a, int b, int c) { sums[a] += dys[c] * ws[b]; });
+  return convolve(handle, *x_shape, *w_shape, *convolution, *y_shape, algorithm, memory, bytes, sums, *x_shape,
+                  value(beta), [=](int a, int b, int c) { sums[a] += dys[c] * ws[b]; });
 }
-cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t, const void*, cudnnTensorDescriptor_t x_shape, const void* x,
-                                             cudnnTensorDescriptor_t y_shape, const void* dy,
+cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t handle, const void*, cudnnTensorDescriptor_t x_shape,
+                                             const void* x, cudnnTensorDescriptor_t y_shape, const void* dy,
                                              cudnnConvolutionDescriptor_t convolution,
                                              cudnnConvolutionBwdFilterAlgo_t algorithm, void* memory, std::size_t bytes,
                                              const void* beta, cudnnFilterDescriptor_t w_shape, void* dw) {
-  float* sums = begin(dw, beta, *w_shape);
+  auto* sums = static_cast<float*>(dw);
   const auto *dys = static_cast<const float*>(dy), *xs = static_cast<const float*>(x);
-  return convolve(*x_shape, *w_shape, *convolution, *y_shape, algorithm, memory, bytes,
-                  [&](int a, int b, int c) { sums[b] += dys[c] * xs[a]; });
+  return convolve(handle, *x_shape, *w_shape, *convolution, *y_shape, algorithm, memory, bytes, sums, *w_shape,
+                  value(beta), [=](int a, int b, int c) { sums[b] += dys[c] * xs[a]; });
 }
 
 const char* cublasLtGetStatusString(cublasStatus_t code) {
@@ -216,7 +221,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
                               cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                               const void* beta, const void*, cublasLtMatrixLayout_t, void* d,
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void*,
-                              std::size_t, cudaStream_t) {
+                              std::size_t, cudaStream_t stream) {
   const bool a_turned = product->a == CUBLAS_OP_T, b_turned = product->b == CUBLAS_OP_T;
   const std::uint64_t m = a_turned ? a_layout->columns : a_layout->rows,
                       k = a_turned ? a_layout->rows : a_layout->columns;
@@ -228,15 +233,17 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
     if (turned) std::swap(row, column);
     return static_cast<const float*>(values)[column * static_cast<std::uint64_t>(s.stride) + row];
   };
-  for (std::uint64_t column = 0; column < n; ++column) {
-    for (std::uint64_t row = 0; row < m; ++row) {
-      float sum = 0;
-      for (std::uint64_t i = 0; i < k; ++i) {
-        sum += at(a, *a_layout, a_turned, row, i) * at(b, *b_layout, b_turned, i, column);
+  stand_in::queue(stream, [=, a_shape = *a_layout, b_shape = *b_layout, d_shape = *d_layout, keep = value(beta)] {
+    for (std::uint64_t column = 0; column < n; ++column) {
+      for (std::uint64_t row = 0; row < m; ++row) {
+        float sum = 0;
+        for (std::uint64_t i = 0; i < k; ++i) {
+          sum += at(a, a_shape, a_turned, row, i) * at(b, b_shape, b_turned, i, column);
+        }
+        float& out = static_cast<float*>(d)[column * static_cast<std::uint64_t>(d_shape.stride) + row];
+        out = sum + (keep == 0 ? 0 : keep * out);
       }
-      float& out = static_cast<float*>(d)[column * static_cast<std::uint64_t>(d_layout->stride) + row];
-      out = sum + (value(beta) == 0 ? 0 : value(beta) * out);
     }
-  }
+  });
   return CUBLAS_STATUS_SUCCESS;
 }

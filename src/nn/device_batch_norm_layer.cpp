@@ -1,0 +1,85 @@
+#include "nn/device_batch_norm_layer.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "nn/batch_norm_pass.hpp"
+
+namespace syncbn {
+
+DeviceBatchNormLayer::DeviceBatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors)
+    : t_(tensors),
+      name_(context.spec(index).name),
+      group_(context.group),
+      whole_world_(context.state.norm().whole_world),
+      alone_(group_.size() == 1),
+      exchanges_(!alone_ && (tensors.dx || whole_world_)),
+      parameters_(context, index),
+      running_(context, index),
+      relu_(fused_relu(context.spec(index))),
+      mask_(relu_mask(context, relu_, tensors.x)),
+      norm_(context.backend.device()->normalization(tensors.x.shape.c(), context.state.norm().options.eps)) {}
+
+void DeviceBatchNormLayer::begin(const Pass& pass) {
+  if (!uses_batch(pass)) norm_->use_statistics(running_.mean_place(), running_.var_place(), affine());
+}
+
+void DeviceBatchNormLayer::accumulate(const Pass&, ops::Samples samples) {
+  norm_->sums(t_.x, samples.count(), alone_, affine());
+}
+
+void DeviceBatchNormLayer::exchange(const Pass& pass) {
+  if (pass.n == 0) accumulate(pass, {0, 0});
+  std::int64_t count = pass.n * t_.x.shape.spatial();
+  if (!alone_) {
+    norm_->fetch();
+    const std::span<double> message = norm_->message();
+    group_.all_reduce(message, Reduce::sum, {name_, pass.step});
+    count = std::llround(message[0]);
+    norm_->finish(affine());
+  }
+  require_variance(name_, pass.step, count, group_.size());
+  count_ = count;
+  if (pass.mode == Mode::train) running_.contribute(pass, count, *norm_);
+}
+
+void DeviceBatchNormLayer::accumulate_backward(const Pass&, ops::Samples samples) {
+  norm_->backward_sums(t_.x, t_.dy, samples.count(), relu_, mask_.as<std::uint8_t>(), alone_);
+}
+
+// The weight gradients that are queued next run while the message is under way.
+void DeviceBatchNormLayer::start_exchange_backward(const Pass& pass) {
+  if (pass.n == 0) accumulate_backward(pass, {0, 0});
+  if (exchanges_) norm_->fetch_backward();
+}
+
+void DeviceBatchNormLayer::finish_exchange_backward(const Pass& pass) {
+  if (!exchanges_) return;
+  group_.all_reduce(norm_->backward_message(), Reduce::sum, {name_, pass.step});
+  norm_->finish_backward();
+}
+
+void DeviceBatchNormLayer::backward(const Pass&, ops::Samples samples) {
+  if (!t_.dx && !t_.dr) return;
+  norm_->backward(t_.x, t_.dy, t_.dx, t_.dr, samples.count(), relu_, mask_.as<std::uint8_t>(), t_.accumulate_dx,
+                  t_.accumulate_dr);
+}
+
+void DeviceBatchNormLayer::backward_parameters(const Pass&) {
+  norm_->add_parameter_gradients(whole_world_, parameters_.gamma_gradient_place(), parameters_.beta_gradient_place());
+}
+
+BatchStatistics DeviceBatchNormLayer::statistics() const {
+  const auto channels = static_cast<std::size_t>(t_.x.shape.c());
+  BatchStatistics result{count_, std::vector<double>(channels), std::vector<double>(channels)};
+  norm_->statistics(result.mean, result.var);
+  return result;
+}
+
+bool DeviceBatchNormLayer::local_finite() const {
+  norm_->fetch();
+  const std::span<const double> own = norm_->message();
+  return std::all_of(own.begin(), own.end(), [](double v) { return std::isfinite(v); });
+}
+
+}  // namespace syncbn

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <memory>
+
+#include "nn/gamma_beta.hpp"
+#include "nn/norm_layer.hpp"
+#include "nn/running_statistics.hpp"
+#include "ops/device.hpp"
+
+namespace syncbn {
+
+/// BatchNormLayer on a device with memory of its own: only the messages leave it, and a worker that is alone in its
+/// group never waits for it.
+class DeviceBatchNormLayer : public NormLayer {
+ public:
+  DeviceBatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors);
+
+  void begin_update() override { running_.begin_update(); }
+  bool uses_batch(const Pass& pass) const override { return pass.mode == Mode::train || !running_.tracked(); }
+  void begin(const Pass& pass) override;
+  void accumulate(const Pass&, ops::Samples samples) override;
+  void exchange(const Pass& pass) override;
+  void forward(const Pass&, ops::Samples samples) override {
+    norm_->apply(t_.x, t_.r, t_.y, samples.count(), relu_, mask_.as<std::uint8_t>());
+  }
+
+  void accumulate_backward(const Pass&, ops::Samples samples) override;
+  void start_exchange_backward(const Pass& pass) override;
+  void finish_exchange_backward(const Pass& pass) override;
+  void backward(const Pass&, ops::Samples samples) override;
+  void backward_parameters(const Pass&) override;
+
+  /// Waits for the device.
+  bool local_finite() const override;
+  /// Waits for the device.
+  BatchStatistics statistics() const override;
+
+ private:
+  ops::Affine affine() const { return {parameters_.gamma_place(), parameters_.beta_place()}; }
+
+  LayerTensors t_;
+  std::string name_;
+  Communicator group_;
+  bool whole_world_, alone_, exchanges_;  // whether backward sends its message
+  GammaBeta parameters_;
+  RunningStatistics running_;
+  ops::FusedRelu relu_;
+  ops::Memory mask_;
+  std::unique_ptr<ops::Normalization> norm_;
+  std::int64_t count_ = 0;  // of the group, in the last training forward
+};
+
+}  // namespace syncbn

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ops/backend.hpp"
+
+namespace syncbn {
+
+/// Zeroed f32 values where kernels work. On a device with memory of its own the processor has a copy, which is as old
+/// as the last fetch() or send(); else the two are the same memory, and these calls do nothing. The backend must
+/// outlive it.
+class FlatBuffer {
+ public:
+  FlatBuffer() = default;
+  FlatBuffer(const ops::Backend& backend, std::int64_t count)
+      : backend_(&backend), host_(static_cast<std::size_t>(count) * sizeof(float)) {
+    if (backend.device()) device_ = backend.allocate(host_.size());
+  }
+  /// For kernels, and only for them on a device.
+  std::span<float> kernels() const { return {device_.data() ? device_.as<float>() : host_.as<float>(), count()}; }
+  /// For the processor.
+  std::span<float> host() const { return {host_.as<float>(), count()}; }
+  /// Brings host() up to date. Waits.
+  void fetch() const {
+    if (device_.data()) backend_->download(device_.data(), host_.data(), host_.size());
+  }
+  /// Lets kernels see what host() holds.
+  void send() const {
+    if (device_.data()) backend_->upload(host_.data(), device_.data(), host_.size());
+  }
+
+ private:
+  std::size_t count() const { return host_.size() / sizeof(float); }
+
+  const ops::Backend* backend_ = nullptr;
+  Buffer host_;
+  ops::Memory device_;
+};
+
+/// Values in the kernels' memory, for the processor to read: themselves, or `copy`, which gets them. Waits.
+inline std::span<const float> readable(const ops::Backend& backend, std::span<const float> values,
+                                       std::vector<float>& copy) {
+  if (!backend.device()) return values;
+  copy.resize(values.size());
+  backend.download(values.data(), copy.data(), values.size_bytes());
+  return copy;
+}
+
+}  // namespace syncbn

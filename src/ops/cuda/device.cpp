@@ -1,0 +1,103 @@
+#include "ops/device.hpp"
+
+#include "ops/cuda/adapters.cuh"
+#include "ops/cuda/kernels.cuh"
+
+namespace syncbn::ops::cuda {
+
+namespace {
+
+class CudaMark final : public Mark {
+ public:
+  void wait() const override { event.wait(); }
+  bool passed() const override { return event.passed(); }
+  Event event;
+};
+
+std::size_t bytes_of(std::int64_t count) {
+  return static_cast<std::size_t>(count) * sizeof(float);
+}
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(Queue& queue)
+      : queue_(queue),
+        labels_(queue),
+        values_(queue),
+        loss_(queue, 2 * sizeof(double)),
+        loss_here_(2 * sizeof(double)) {}
+
+  std::unique_ptr<Mark> make_mark() const override {
+    check(cudaSetDevice(queue_.device()), "choosing the device");
+    return std::make_unique<CudaMark>();
+  }
+  void set(Mark& mark) const override { queue_.record(static_cast<CudaMark&>(mark).event); }
+  void follow(const Mark& mark) const override { queue_.follow(static_cast<const CudaMark&>(mark).event); }
+
+  void finish() const override { queue_.synchronize(); }
+
+  std::shared_ptr<void> pin(void* data, std::size_t bytes) const override {
+    if (bytes == 0 || cudaHostRegister(data, bytes, cudaHostRegisterDefault) != cudaSuccess) {
+      static_cast<void>(cudaGetLastError());
+      return nullptr;
+    }
+    return {data, [](void* pinned) { cudaHostUnregister(pinned); }};
+  }
+  void start_download(const void* from, void* to, std::size_t bytes) const override {
+    queue_.copy(to, from, bytes, cudaMemcpyDeviceToHost);
+  }
+  void start_upload(const void* from, void* to, std::size_t bytes) const override {
+    queue_.copy(to, from, bytes, cudaMemcpyHostToDevice);
+  }
+
+  void clear(float* values, std::int64_t count) const override { queue_.clear(values, bytes_of(count)); }
+  void copy(const float* from, float* to, std::int64_t count) const override {
+    queue_.copy(to, from, bytes_of(count), cudaMemcpyDeviceToDevice);
+  }
+  void add(const float* left, const float* right, float* to, std::int64_t count) const override {
+    add_flat(queue_, left, right, to, count);
+  }
+  void blend(std::span<const double> values, double keep, double share, float* to) const override {
+    cuda::blend(queue_, values_.upload(values.data(), values.size()), keep, share, to,
+                static_cast<std::int64_t>(values.size()));
+  }
+  void update_running(const float* kept, const float* contribution, float* running, std::int64_t count) const override {
+    cuda::update_running(queue_, kept, contribution, running, count);
+  }
+
+  void start_loss(const Tensor& logits, std::span<const int> labels, double smoothing, double scale,
+                  const Tensor& d_logits) const override {
+    queue_.clear(loss_.as<void>(), loss_.size());
+    softmax_loss(queue_, logits, labels_.upload(labels.data(), labels.size()), static_cast<std::int64_t>(labels.size()),
+                 smoothing, scale, d_logits, loss_.as<double>());
+    queue_.copy(loss_here_.as<void>(), loss_.as<void>(), loss_.size(), cudaMemcpyDeviceToHost);
+    queue_.record(loss_arrived_);
+  }
+  Loss finish_loss() const override {
+    loss_arrived_.wait();
+    return {loss_here_.as<double>()[0], static_cast<std::int64_t>(loss_here_.as<double>()[1])};
+  }
+
+  std::unique_ptr<Normalization> normalization(std::int64_t channels, double eps) const override {
+    return make_normalization(queue_, channels, eps);
+  }
+  std::unique_ptr<Updates> updates(const std::vector<Updates::Slot>& slots) const override {
+    return make_updates(queue_, slots);
+  }
+
+ private:
+  Queue& queue_;
+  mutable Staging<int> labels_;
+  mutable Staging<double> values_;
+  DeviceMemory loss_;
+  PinnedMemory loss_here_;
+  Event loss_arrived_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_device(Queue& queue) {
+  return std::make_unique<CudaDevice>(queue);
+}
+
+}  // namespace syncbn::ops::cuda

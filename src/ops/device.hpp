@@ -1,0 +1,157 @@
+#pragma once
+
+// What a device with memory of its own does besides the layers' kernels, so that the numbers of a training stay there:
+// flat buffers of parameters and gradients, their updates, batch normalization from sums to maps, the loss. On the
+// processor other modules do these by themselves, in the memory that they share with the kernels.
+//
+// Pointers and tensors are in the device's memory unless a call says otherwise. Calls are queued, in the order of the
+// worker whose backend it is, and return at once unless they say that they wait.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "ops/backend.hpp"
+
+namespace syncbn::ops {
+
+/// A place in a queue, which other queues and the processor can wait for. Until it is set it has been passed.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  /// Waits until the device has come to it.
+  virtual void wait() const = 0;
+  virtual bool passed() const = 0;
+};
+
+/// Learned scale and shift of a normalization, [C] each; null: 1 and 0.
+struct Affine {
+  const float* gamma = nullptr;
+  const float* beta = nullptr;
+};
+
+/// One batch normalization layer of one worker. Only the messages leave the device, in the form in which all workers
+/// send them: count, sums and sums of squares about zero forward, sum(g) and sum(g * (x - mean)) backward. A worker
+/// that is alone in its group sends none, and has its statistics at once.
+class Normalization {
+ public:
+  virtual ~Normalization() = default;
+
+  /// This worker's sums over n samples, of which there may be 0; `alone` derives statistics and map from them.
+  virtual void sums(const Tensor& x, std::int64_t n, bool alone, Affine affine) = 0;
+  /// Starts the copy of the message to the processor.
+  virtual void fetch() = 0;
+  /// Waits for it. [1 + 2C] in the processor's memory, for the caller to replace by the group's.
+  virtual std::span<double> message() = 0;
+  /// Statistics and map from what message() holds now.
+  virtual void finish(Affine affine) = 0;
+  /// The group's statistics of the last batch, [C] each, in the processor's memory; var: biased. Waits.
+  virtual void statistics(std::span<double> mean, std::span<double> var) = 0;
+  /// Evaluation: from given statistics, [C] each.
+  virtual void use_statistics(const float* mean, const float* var, Affine affine) = 0;
+  virtual void apply(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu,
+                     std::uint8_t* mask) = 0;
+  /// c <- (1 - momentum) * c + share * statistic, for the mean and the unbiased variance; nothing if the group is
+  /// empty. Then *kept = kept_value.
+  virtual void fold_statistics(double momentum, double share, float* mean, float* var, float* kept,
+                               float kept_value) = 0;
+
+  /// The same steps backward; g = dy where the ReLU passed, else 0.
+  virtual void backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu,
+                             const std::uint8_t* mask, bool alone) = 0;
+  virtual void fetch_backward() = 0;
+  virtual std::span<double> backward_message() = 0;  ///< [2C]
+  virtual void finish_backward() = 0;
+  /// Adds this worker's share of d(gamma) and d(beta), or those of the whole group; either may be null.
+  virtual void add_parameter_gradients(bool of_group, float* d_gamma, float* d_beta) = 0;
+  virtual void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
+                        FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) = 0;
+};
+
+/// Update rules on flat buffers, slot by slot; formulas as in src/optim. `scale` multiplies the gradient first. What no
+/// slot covers stays untouched.
+class Updates {
+ public:
+  struct Slot {
+    std::int64_t offset = 0;  ///< a multiple of 16; slots ascend and do not overlap
+    std::int64_t count = 0;
+    double weight_decay = 0;
+  };
+  struct Sgd {
+    float lr, scale, momentum;
+    bool nesterov;
+  };
+  struct Adam {
+    float rate;        ///< lr / (1 - beta1^t); LAMB: 1 - beta1^t
+    float correction;  ///< sqrt(1 - beta2^t)
+    float scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
+    double lr;       ///< of decoupled weight decay
+    bool decoupled;  ///< AdamW: weight decay shrinks the parameters; else it is part of the gradient
+  };
+
+  virtual ~Updates() = default;
+  /// squares[i] = sum of the squares of slot i, f64, in one order that follows from the slot's length. Waits.
+  virtual void squares(const float* values, std::span<double> squares) = 0;
+  /// `momentum` may be null.
+  virtual void sgd(const Sgd& step, float* parameters, const float* gradient, float* momentum) = 0;
+  virtual void adagrad(float lr, float scale, float eps, float* parameters, const float* gradient, float* sum) = 0;
+  virtual void adam(const Adam& step, float* parameters, const float* gradient, float* mean, float* square) = 0;
+  /// v = momentum * v + rates[slot] * (scale * g + decay * p), p -= v; rates: [slots], the processor's.
+  virtual void lars(float momentum, float scale, std::span<const float> rates, float* parameters, const float* gradient,
+                    float* velocity) = 0;
+  /// direction = Adam's + decay * p
+  virtual void lamb_direction(const Adam& step, const float* parameters, const float* gradient, float* mean,
+                              float* square, float* direction) = 0;
+  /// p -= rates[slot] * direction; rates: [slots], the processor's.
+  virtual void descend(std::span<const float> rates, float* parameters, const float* direction) = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual std::unique_ptr<Mark> make_mark() const = 0;
+  /// The mark is behind everything that has been queued here so far.
+  virtual void set(Mark& mark) const = 0;
+  /// What is queued here from now on comes after the mark. May be called by any thread.
+  virtual void follow(const Mark& mark) const = 0;
+
+  /// Waits until everything that has been queued here is done.
+  virtual void finish() const = 0;
+
+  /// Page-locks memory of the processor as long as the result lives, so that copies need not wait; does nothing where
+  /// that is not to be had.
+  virtual std::shared_ptr<void> pin(void* data, std::size_t bytes) const = 0;
+  /// As Backend::download(), without waiting: `to` is complete when a mark set afterwards has been passed.
+  virtual void start_download(const void* from, void* to, std::size_t bytes) const = 0;
+  /// As Backend::upload() from page-locked memory, which must stay untouched until a mark set afterwards has been
+  /// passed.
+  virtual void start_upload(const void* from, void* to, std::size_t bytes) const = 0;
+
+  virtual void clear(float* values, std::int64_t count) const = 0;
+  virtual void copy(const float* from, float* to, std::int64_t count) const = 0;
+  /// to = left + right; `to` may be one of them.
+  virtual void add(const float* left, const float* right, float* to, std::int64_t count) const = 0;
+  /// to = keep * to + share * values; the values are the processor's.
+  virtual void blend(std::span<const double> values, double keep, double share, float* to) const = 0;
+  /// running = kept[0] * running + contribution
+  virtual void update_running(const float* kept, const float* contribution, float* running,
+                              std::int64_t count) const = 0;
+
+  /// Softmax cross-entropy as syncbn::softmax_cross_entropy(); `labels` are the processor's. `d_logits` may be absent.
+  virtual void start_loss(const Tensor& logits, std::span<const int> labels, double smoothing, double scale,
+                          const Tensor& d_logits) const = 0;
+  struct Loss {
+    double sum = 0;
+    std::int64_t correct = 0;
+  };
+  /// Waits for the loss that was started last.
+  virtual Loss finish_loss() const = 0;
+
+  virtual std::unique_ptr<Normalization> normalization(std::int64_t channels, double eps) const = 0;
+  virtual std::unique_ptr<Updates> updates(const std::vector<Updates::Slot>& slots) const = 0;
+};
+
+}  // namespace syncbn::ops

@@ -1,0 +1,187 @@
+// The streams, events and memory that cuda_runtime.h stands in for. What is queued in a stream is done as late as CUDA
+// allows, or at some time before, by chance: when somebody waits for it, or another stream comes to a place that must
+// be behind it. So a missing wait shows up in results.
+
+#include <algorithm>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+struct StandInStream {
+  struct Work {
+    std::function<void()> run;
+    StandInStream* other = nullptr;  // or a place that must be passed first
+    std::uint64_t place = 0;
+  };
+  std::deque<Work> work;
+  std::uint64_t queued = 0, done = 0;
+};
+
+struct StandInEvent {
+  StandInStream* stream = nullptr;
+  std::uint64_t place = 0;
+};
+
+namespace {
+
+std::recursive_mutex device;
+
+/// Streams stay until the process ends, because events may outlive them.
+std::vector<std::unique_ptr<StandInStream>>& streams() {
+  static auto& all = *new std::vector<std::unique_ptr<StandInStream>>;
+  return all;
+}
+
+void run_until(StandInStream& stream, std::uint64_t place) {
+  while (stream.done < place) {
+    const StandInStream::Work next = std::move(stream.work.front());
+    stream.work.pop_front();
+    if (next.other) run_until(*next.other, next.place);
+    if (next.run) next.run();
+    ++stream.done;
+  }
+}
+
+/// Some stream may go some steps further at any time.
+void go_on_by_chance() {
+  static std::minstd_rand random(1);
+  StandInStream& stream = *streams()[random() % streams().size()];
+  run_until(stream, std::min<std::uint64_t>(stream.queued, stream.done + random() % 3));
+}
+
+void push(StandInStream& stream, StandInStream::Work work) {
+  const std::lock_guard lock(device);
+  stream.work.push_back(std::move(work));
+  ++stream.queued;
+  go_on_by_chance();
+}
+
+/// Page-locked memory: from the first byte to the end.
+std::map<const std::byte*, const std::byte*>& pinned() {
+  static auto& all = *new std::map<const std::byte*, const std::byte*>;
+  return all;
+}
+
+bool is_pinned(const void* data) {
+  const auto* place = static_cast<const std::byte*>(data);
+  const auto behind = pinned().upper_bound(place);
+  return behind != pinned().begin() && place < std::prev(behind)->second;
+}
+
+void pin(void* data, std::size_t bytes) {
+  const std::lock_guard lock(device);
+  pinned()[static_cast<std::byte*>(data)] = static_cast<std::byte*>(data) + bytes;
+}
+
+void unpin(void* data) {
+  const std::lock_guard lock(device);
+  pinned().erase(static_cast<std::byte*>(data));
+}
+
+cudaError_t allocate(void** data, std::size_t bytes) {
+  constexpr std::size_t kLargest = std::size_t{1} << 40;
+  return bytes > kLargest || ::posix_memalign(data, 256, bytes) != 0 ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+}  // namespace
+
+void stand_in::queue(cudaStream_t stream, std::function<void()> work) {
+  push(*stream, {std::move(work)});
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const std::lock_guard lock(device);
+  streams().push_back(std::make_unique<StandInStream>());
+  *stream = streams().back().get();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const std::lock_guard lock(device);
+  run_until(*stream, stream->queued);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  return cudaStreamSynchronize(stream);
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
+  const std::lock_guard lock(device);
+  if (event->stream) push(*stream, {{}, event->stream, event->place});
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new StandInEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const std::lock_guard lock(device);
+  *event = {stream, stream->queued};
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const std::lock_guard lock(device);
+  if (event->stream) run_until(*event->stream, event->place);
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const std::lock_guard lock(device);
+  if (!event->stream || event->stream->done >= event->place) return cudaSuccess;
+  run_until(*event->stream, event->stream->done + 1);
+  return cudaErrorNotReady;
+}
+
+cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream) {
+  const cudaError_t code = allocate(data, bytes);
+  if (code != cudaSuccess) return code;
+  // NaN: nobody may count on what is there.
+  stand_in::queue(stream, [place = *data, bytes] { std::memset(place, 0xFF, bytes); });
+  return code;
+}
+cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  stand_in::queue(stream, [data] { std::free(data); });
+  return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void** data, std::size_t bytes) {
+  const cudaError_t code = allocate(data, bytes);
+  if (code == cudaSuccess) pin(*data, bytes);
+  return code;
+}
+cudaError_t cudaFreeHost(void* data) {
+  unpin(data);
+  std::free(data);
+  return cudaSuccess;
+}
+cudaError_t cudaHostRegister(void* data, std::size_t bytes, unsigned) {
+  pin(data, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaHostUnregister(void* data) {
+  unpin(data);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  const std::lock_guard lock(device);
+  if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {  // has been read when the call returns
+    const auto* first = static_cast<const std::byte*>(from);
+    stand_in::queue(stream, [to, values = std::vector<std::byte>(first, first + bytes)] {
+      std::memcpy(to, values.data(), values.size());
+    });
+    return cudaSuccess;
+  }
+  stand_in::queue(stream, [to, from, bytes] { std::memcpy(to, from, bytes); });
+  return kind == cudaMemcpyDeviceToHost && !is_pinned(to) ? cudaStreamSynchronize(stream) : cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream_t stream) {
+  stand_in::queue(stream, [data, value, bytes] { std::memset(data, value, bytes); });
+  return cudaSuccess;
+}
