@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "ops/backend.hpp"
+#include "ops/device.hpp"
 
 namespace syncbn {
 

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "nn/layer.hpp"
-#include "ops/device.hpp"
 #include "syncbn/comm/gradient_exchange.hpp"
 
 namespace syncbn {

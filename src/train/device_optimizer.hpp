@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "nn/flat_buffer.hpp"
-#include "ops/device.hpp"
 #include "syncbn/optim/optimizer.hpp"
 
 namespace syncbn {
