@@ -1,6 +1,6 @@
 # The CUDA backend is a library of its own that the program opens at start-up. SYNCBN_CUDA: AUTO builds it where the
 # toolkit and cuDNN are found; ON makes it an error that they are not; OFF never builds it.
-# Sets SYNCBN_HAVE_CUDA, and the targets CUDA::* and syncbn_cudnn.
+# Sets SYNCBN_HAVE_CUDA, and the targets CUDA::*, syncbn_cudnn and, where NCCL is found, syncbn_nccl_library.
 set(SYNCBN_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO, ON or OFF")
 set_property(CACHE SYNCBN_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(SYNCBN_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "Compute capabilities of the CUDA backend (Ampere, Hopper and PTX)")
@@ -33,6 +33,15 @@ else()
     else()
       string(APPEND cuda_missing " cuDNN")
     endif()
+    # Nor has NCCL, without which gradients go by way of the processors.
+    find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+    find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+    mark_as_advanced(NCCL_INCLUDE_DIR NCCL_LIBRARY)
+    if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
+      add_library(syncbn_nccl_library INTERFACE IMPORTED GLOBAL)
+      target_include_directories(syncbn_nccl_library SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
+      target_link_libraries(syncbn_nccl_library INTERFACE ${NCCL_LIBRARY})
+    endif()
     # CMake before 3.26 does not know that nvcc 12 and later speak C++20.
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
@@ -46,7 +55,13 @@ endif()
 
 if(NOT cuda_missing)
   set(SYNCBN_HAVE_CUDA ON)
-  message(STATUS "CUDA backend: ${CMAKE_CUDA_COMPILER_VERSION}, compute capabilities ${SYNCBN_CUDA_ARCHITECTURES}")
+  if(TARGET syncbn_nccl_library)
+    set(nccl "NCCL")
+  else()
+    set(nccl "without NCCL (package libnccl-dev)")
+  endif()
+  message(STATUS
+    "CUDA backend: ${CMAKE_CUDA_COMPILER_VERSION}, compute capabilities ${SYNCBN_CUDA_ARCHITECTURES}, ${nccl}")
 elseif(SYNCBN_CUDA STREQUAL "ON")
   message(FATAL_ERROR "SYNCBN_CUDA=ON, but the CUDA backend cannot be built; missing:${cuda_missing}\n"
     "Install NVIDIA's packages cuda-nvcc, cuda-cudart-dev, libcublas-dev and libcudnn-dev.")

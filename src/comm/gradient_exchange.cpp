@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "comm/channel.hpp"
-#include "comm/staged_link.hpp"
+#include "comm/device_link.hpp"
 #include "comm/world_state.hpp"
 
 namespace syncbn {
@@ -168,7 +168,7 @@ void GradientExchange::Impl::prepare_memory() {
   if (!link) return;
   std::int64_t longest = 0;
   for (const Bucket& bucket : buckets) longest = std::max(longest, bucket.count);
-  link = std::make_unique<detail::StagedLink>(std::move(link), *memory, marks, rest.size(), longest);
+  link = detail::connect_devices(*context, std::move(link), *memory, marks, rest.size(), longest);
 }
 
 void GradientExchange::Impl::begin(int local, std::span<float> gradient, std::int64_t step) {
@@ -326,6 +326,7 @@ void GradientExchange::Impl::communicate() {
     }
   } catch (...) {
     context->fail(std::current_exception());  // reaches the workers in wait()
+    link->give_up();
   }
 }
 

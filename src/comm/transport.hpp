@@ -34,6 +34,8 @@ class Link {
   virtual bool poll() = 0;
   /// Whether the operations are a matter of memory alone: poll() is then cheap, and no thread need wait for a network.
   virtual bool in_memory() const { return false; }
+  /// After a failure: frees whoever waits for an operation that will never end.
+  virtual void give_up() noexcept {}
   /// The ranks whose messages have not arrived ("rank 2 (node3, workers 4-5)").
   virtual std::string missing() const = 0;
 };

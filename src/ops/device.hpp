@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "ops/backend.hpp"
@@ -111,6 +112,12 @@ class Updates {
 class Device {
  public:
   virtual ~Device() = default;
+
+  /// Its address on the host's bus, by which devices are told apart, and its number for this process.
+  virtual std::string name() const = 0;
+  virtual int index() const = 0;
+  /// The queue as the device's own libraries know it (a cudaStream_t).
+  virtual void* native_queue() const = 0;
 
   virtual std::unique_ptr<Mark> make_mark() const = 0;
   /// The mark is behind everything that has been queued here so far.

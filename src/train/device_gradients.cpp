@@ -18,6 +18,11 @@ void DeviceGradients::prepare(int marks, std::int64_t length) {
   result_ = rank_.allocate(bytes_of(length));
 }
 
+float* DeviceGradients::scratch(std::int64_t count) {
+  scratch_ = rank_.allocate(bytes_of(count));
+  return scratch_.as<float>();
+}
+
 void DeviceGradients::download(const float* from, float* to, std::int64_t count, int queue) {
   device(queue).start_download(from, to, bytes_of(count));
 }

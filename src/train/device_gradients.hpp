@@ -31,6 +31,10 @@ class DeviceGradients final : public GradientMemory {
   void download(const float* from, float* to, std::int64_t count, int queue) override;
   void upload(const float* from, float* to, std::int64_t count, int queue) override;
   std::shared_ptr<void> pin(void* data, std::size_t bytes) override { return rank_.device()->pin(data, bytes); }
+  float* scratch(std::int64_t count) override;
+  std::string device_name() override { return rank_.device()->name(); }
+  int device_index() override { return rank_.device()->index(); }
+  void* native_queue() override { return rank_.device()->native_queue(); }
 
  private:
   const ops::Device& device(int queue) const {
@@ -41,7 +45,7 @@ class DeviceGradients final : public GradientMemory {
   const ops::Backend& rank_;
   std::vector<const ops::Device*> workers_;
   std::vector<std::unique_ptr<ops::Mark>> marks_;
-  ops::Memory result_;
+  ops::Memory result_, scratch_;
 };
 
 }  // namespace syncbn

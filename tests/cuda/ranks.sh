@@ -1,22 +1,40 @@
 #!/bin/bash
-# Usage: ranks.sh PROGRAM MODULE MPIRUN
+# Usage: ranks.sh PROGRAM CUDA_MODULE NCCL_MODULE MPIRUN
 #
-# Trains with `device: cuda` and the given CUDA backend on 1, 2 and 3 ranks, of which some share a device, and compares
-# the weights to the bit.
+# Trains with `device: cuda` on 1, 2 and 3 ranks, which share a device or have stand-ins of their own, and compares the
+# weights to the bit.
 set -euo pipefail
-program=$1 mpirun=$3
-export SYNCBN_CUDA_MODULE=$2
+program=$1 mpirun=$4
+export SYNCBN_CUDA_MODULE=$2 SYNCBN_NCCL_MODULE=$3
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
 train() { # RANKS NAME OVERRIDE...
   timeout -k 5 120 "$mpirun" -n "$1" "$program" train quickstart device=cuda workers=3 batch_per_worker=1 \
     data.train_limit=5 data.test_limit=3 train.epochs=1 bucket_kib=64 "output.dir=$dir/$2" "${@:3}" \
-    > "$dir/log" 2>&1 || { cat "$dir/log" && exit 1; }
+    > "$dir/$2.log" 2>&1 || { cat "$dir/$2.log" && exit 1; }
+}
+
+same() { # NAME...
+  local name
+  for name in "$@"; do cmp "$dir/one/final.safetensors" "$dir/$name/final.safetensors"; done
+}
+
+by_way_of_processors() { # NAME REASON
+  grep -q "gradients go by way of the processors' memory.*$2" "$dir/$1.log" || { cat "$dir/$1.log" && exit 1; }
 }
 
 train 1 one
 train 2 two overlap=true
 train 3 three overlap=false
-cmp "$dir/one/final.safetensors" "$dir/two/final.safetensors"
-cmp "$dir/one/final.safetensors" "$dir/three/final.safetensors"
+by_way_of_processors two 'ranks 0 and 1 share a device'
+by_way_of_processors three 'ranks 0 and 1 share a device'
+export STAND_IN_DEVICES=own
+train 2 two-direct
+train 3 three-direct overlap=false
+train 2 two-native reduction=native
+! grep 'by way of' "$dir"/*-direct.log "$dir"/two-native.log || exit 1
+export SYNCBN_NCCL_MODULE=/nowhere
+train 2 two-without
+by_way_of_processors two-without 'this build has no NCCL (/nowhere does not exist)'
+same two three two-direct three-direct two-without

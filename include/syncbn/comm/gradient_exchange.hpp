@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "syncbn/comm/world.hpp"
@@ -34,6 +35,34 @@ class GradientMemory {
   virtual void upload(const float* from, float* to, std::int64_t count, int queue) = 0;
   /// Makes copies from and to this memory of the processor's fast as long as the result lives, if that is possible.
   virtual std::shared_ptr<void> pin(void* data, std::size_t bytes) = 0;
+
+  // ---- for exchange between the devices of several ranks ----
+  /// Room for `count` values, until the next call.
+  virtual float* scratch(std::int64_t count) = 0;
+  /// Tells the devices of a host apart.
+  virtual std::string device_name() = 0;
+  virtual int device_index() = 0;
+  /// The exchange's queue as CUDA knows it (a cudaStream_t).
+  virtual void* native_queue() = 0;
+};
+
+/// Direct exchange between the devices of all ranks, in the order of the exchange's queue.
+class DevicePeers {
+ public:
+  struct Transfer {
+    int peer;  ///< a rank
+    float* values;
+    std::int64_t count;
+  };
+  virtual ~DevicePeers() = default;
+  /// All at once; between two ranks in the order given.
+  virtual void exchange(std::span<const Transfer> sends, std::span<const Transfer> receives) = 0;
+  /// values = sum over the ranks, in an order of the library's own.
+  virtual void all_reduce(float* values, std::int64_t count) = 0;
+  /// Whether what was asked for last has been queued; only then may more be. Throws Error when another rank is lost.
+  virtual bool queued() = 0;
+  /// Ends what is under way, so that the queue goes on; nothing may be asked for afterwards.
+  virtual void abandon() noexcept = 0;
 };
 
 /// Sums the workers' gradients, bucket by bucket, while their backward passes still run. One object per rank.

@@ -27,6 +27,15 @@ class CudaDevice final : public Device {
         loss_(queue, 2 * sizeof(double)),
         loss_here_(2 * sizeof(double)) {}
 
+  std::string name() const override {
+    std::array<char, 32> address{};
+    check(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), queue_.device()),
+          "asking where the device is");
+    return address.data();
+  }
+  int index() const override { return queue_.device(); }
+  void* native_queue() const override { return queue_.stream(); }
+
   std::unique_ptr<Mark> make_mark() const override {
     check(cudaSetDevice(queue_.device()), "choosing the device");
     return std::make_unique<CudaMark>();

@@ -1,0 +1,189 @@
+#include "comm/device_link.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "comm/nccl_module.hpp"
+#include "comm/rank_context.hpp"
+#include "comm/staged_link.hpp"
+
+namespace syncbn::detail {
+
+namespace {
+
+constexpr int kQueue = GradientMemory::kExchange;
+/// Shards begin at multiples of this many elements, so that they stay aligned.
+constexpr std::int64_t kShardGrain = 16;
+
+}  // namespace
+
+DeviceLink::DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> peers, GradientMemory& memory, int mark,
+                       const Layout& layout, Reduction reduction, std::int64_t max_count)
+    : link_(std::move(link)),
+      peers_(std::move(peers)),
+      memory_(memory),
+      mark_(mark),
+      rank_(layout.rank),
+      ranks_(layout.ranks),
+      reduction_(reduction) {
+  std::vector<Block> all;
+  for (int rank = 0; rank < ranks_; ++rank) {
+    const WorkerRange range = layout.of_rank(rank);
+    const FoldPlan plan = fold_plan(layout.workers, leaves(range.first, range.last));
+    blocks_of_.push_back(static_cast<int>(plan.rest.size()));
+    for (Block block : plan.rest) {
+      block.item = static_cast<int>(all.size());
+      all.push_back(block);
+    }
+  }
+  plan_ = fold_plan(layout.workers, all);
+  // The shard of the last rank is the longest.
+  const std::int64_t longest = max_count - max_count / ranks_ * (ranks_ - 1) + ranks_ * kShardGrain;
+  inbox_ = memory_.scratch(longest * static_cast<std::int64_t>(all.size()));
+}
+
+DeviceLink::~DeviceLink() {
+  if (stage_ != Stage::idle) peers_->abandon();
+}
+
+DeviceLink::Shard DeviceLink::shard_of(int rank) const {
+  const auto begin = [this](int r) {
+    return r == ranks_ ? header_.count : header_.count / ranks_ * r / kShardGrain * kShardGrain;
+  };
+  return {begin(rank), begin(rank + 1) - begin(rank)};
+}
+
+void DeviceLink::start(const Header& header, std::span<std::byte* const> blocks, const Target& result) {
+  header_ = header;
+  result_ = reinterpret_cast<float*>(result.data);
+  blocks_.clear();
+  for (std::byte* block : blocks) blocks_.push_back(reinterpret_cast<float*>(block));
+  // Nothing but the header: how many values there are goes as the root.
+  Header bare = header;
+  bare.operation = Operation::barrier;
+  bare.root = static_cast<std::int32_t>(header.count);
+  bare.count = 0;
+  link_->start(bare, {}, {});
+  stage_ = Stage::comparing;
+}
+
+bool DeviceLink::poll() {
+  switch (stage_) {
+    case Stage::idle:
+      return true;
+    case Stage::comparing:
+      if (!link_->poll()) return false;
+      exchange();
+      return poll();
+    case Stage::exchanging:
+      if (!peers_->queued()) return false;
+      fold();
+      spread();
+      return poll();
+    case Stage::spreading:
+      if (!peers_->queued()) return false;
+      memory_.set(mark_, kQueue);
+      stage_ = Stage::running;
+      return poll();
+    case Stage::running:
+      if (!peers_->queued() || !memory_.passed(mark_)) return false;
+      stage_ = Stage::idle;
+      return true;
+  }
+  return false;
+}
+
+void DeviceLink::exchange() {
+  if (reduction_ == Reduction::native) {
+    for (std::size_t i = 1; i < blocks_.size(); ++i)
+      memory_.add(blocks_[0], blocks_[i], blocks_[0], header_.count, kQueue);
+    memory_.copy(blocks_[0], result_, header_.count, kQueue);
+    peers_->all_reduce(result_, header_.count);
+    stage_ = Stage::spreading;
+    return;
+  }
+  const Shard mine = shard_of(rank_);
+  std::vector<DevicePeers::Transfer> sends, receives;
+  values_.clear();
+  float* room = inbox_;
+  for (int rank = 0; rank < ranks_; ++rank) {
+    const Shard theirs = shard_of(rank);
+    for (int i = 0; i < blocks_of_[static_cast<std::size_t>(rank)]; ++i) {
+      if (rank == rank_) {
+        values_.push_back(blocks_[static_cast<std::size_t>(i)] + mine.begin);
+        continue;
+      }
+      values_.push_back(room);
+      if (mine.count > 0) receives.push_back({rank, room, mine.count});
+      room += (mine.count + kShardGrain - 1) / kShardGrain * kShardGrain;
+    }
+    if (rank == rank_ || theirs.count == 0) continue;
+    for (float* block : blocks_) sends.push_back({rank, block + theirs.begin, theirs.count});
+  }
+  peers_->exchange(sends, receives);
+  stage_ = Stage::exchanging;
+}
+
+void DeviceLink::fold() {
+  const Shard mine = shard_of(rank_);
+  if (mine.count == 0) return;
+  for (const Fold& fold : plan_.folds) {
+    float* into = values_[static_cast<std::size_t>(fold.into)];
+    memory_.add(into, values_[static_cast<std::size_t>(fold.from)], into, mine.count, kQueue);
+  }
+  memory_.copy(values_[0], result_ + mine.begin, mine.count, kQueue);
+}
+
+void DeviceLink::spread() {
+  std::vector<DevicePeers::Transfer> sends, receives;
+  const Shard mine = shard_of(rank_);
+  for (int rank = 0; rank < ranks_; ++rank) {
+    const Shard theirs = shard_of(rank);
+    if (rank == rank_) continue;
+    if (mine.count > 0) sends.push_back({rank, result_ + mine.begin, mine.count});
+    if (theirs.count > 0) receives.push_back({rank, result_ + theirs.begin, theirs.count});
+  }
+  peers_->exchange(sends, receives);
+  stage_ = Stage::spreading;
+}
+
+std::string DeviceLink::missing() const {
+  return stage_ == Stage::comparing ? link_->missing() : "the devices of other ranks";
+}
+
+std::unique_ptr<Link> connect_devices(RankContext& context, std::unique_ptr<Link> link, GradientMemory& memory,
+                                      int mark, std::size_t blocks, std::int64_t max_count) {
+  const Layout& layout = context.layout();
+  const NcclModule nccl = open_nccl_module();
+  // Everybody must decide alike: each says what it has, or why it cannot.
+  const auto own = static_cast<std::size_t>(layout.rank);
+  const std::string mine = nccl.problem.empty() ? layout.hosts[own] + " " + memory.device_name() : "";
+  const std::vector<std::string> devices = context.all_gather(mine, "devices");
+  const std::vector<std::string> problems = context.all_gather(nccl.problem, "NCCL");
+  std::string reason;
+  for (std::size_t rank = 0; rank < devices.size() && reason.empty(); ++rank) {
+    const auto same =
+        static_cast<std::size_t>(std::find(devices.begin(), devices.end(), devices[rank]) - devices.begin());
+    if (devices[rank].empty())
+      reason = fmt::format("{}: {}", layout.describe_rank(static_cast<int>(rank)), problems[rank]);
+    else if (same < rank)
+      reason = fmt::format("ranks {} and {} share a device, which NCCL does not allow", same, rank);
+  }
+  if (!reason.empty()) {
+    if (layout.rank == 0)
+      fmt::print(stderr, "syncbn: gradients go by way of the processors' memory, not directly between devices: {}\n",
+                 reason);
+    return std::make_unique<StagedLink>(std::move(link), memory, mark, blocks, max_count);
+  }
+  std::string id;
+  if (layout.rank == 0) nccl.make_id(&id);
+  id = context.all_gather(id, "NCCL's id").front();
+  std::unique_ptr<DevicePeers> peers(
+      nccl.connect(id, layout.rank, layout.ranks, memory.device_index(), memory.native_queue(), context.timeout_s()));
+  return std::make_unique<DeviceLink>(std::move(link), std::move(peers), memory, mark, layout, context.reduction(),
+                                      max_count);
+}
+
+}  // namespace syncbn::detail
