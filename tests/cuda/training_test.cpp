@@ -87,7 +87,7 @@ TEST_F(CudaTraining, AgreesWithTheCpuForEveryKindOfUpdate) {
 }
 
 TEST_F(CudaTraining, ProbesSeeTheSame) {
-  const std::vector<std::string> options = {"probes.names=all", "probes.every=1", "probes.units=8", "norm.group=2"};
+  const std::vector<std::string> options = {"probes.names=[all]", "probes.every=1", "probes.units=8", "norm.group=2"};
   run("cpu", options);
   std::vector<std::string> on_device = options;
   on_device.emplace_back("device=cuda");

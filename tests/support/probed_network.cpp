@@ -84,7 +84,7 @@ Probed run_probed_network(World& world, const ProbedRun& run) {
     network.begin_update();
     network.set_images(batch.images.data(), n);
     network.forward(pass);
-    network.loss(batch.labels, 0.1, 1.0 / samples);
+    network.start_loss(batch.labels, 0.1, 1.0 / samples);
     network.backward(pass, [&](int layer) { probes->gradient_ready(layer); });
     probes->batch_done({1, n, samples, pass, first});
     Seen& seen = result.workers[static_cast<std::size_t>(worker.local_index())];
