@@ -28,9 +28,10 @@ ExitCode run_eval(const EvalOptions& options) {
   if (weights.empty()) weights = options.config + "/final.safetensors";
 
   World world = job.make_world(config);
-  EvalResult result;
-  run_guarded(world, [&] { result = evaluate(world, config, weights, options.split); });
-  if (job.first()) {
+  std::vector<EvalResult> results;
+  run_guarded(world, [&] { results = evaluate(world, config, weights, options.split); });
+  for (const EvalResult& result : job.first() ? results : std::vector<EvalResult>{}) {
+    if (results.size() > 1) fmt::print("{} statistics\n", result.statistics);
     fmt::print("accuracy  {:.4f}\n", result.accuracy);
     fmt::print("loss      {:.4f}\n", result.loss);
     fmt::print("correct   {}\n", result.correct);

@@ -24,6 +24,10 @@ void require_free(const std::string& run_dir) {
 
 void print_result(const TrainResult& result, const std::string& run_dir) {
   fmt::print("test_accuracy       {:.4f}\n", result.test_accuracy);
+  for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
+    const EvalResult& further = result.evaluations[i];
+    fmt::print("{:20}{:.4f}\n", "accuracy_" + further.statistics, further.accuracy);
+  }
   fmt::print("best_test_accuracy  {:.4f}\n", result.best_test_accuracy);
   fmt::print("test_loss           {:.4f}\n", result.test_loss);
   fmt::print("steps               {}\n", result.steps);

@@ -174,6 +174,7 @@ void BatchNorm::forward(Mode mode, const Tensor& x, const Tensor& y, Context& co
     pass.accumulate(x, samples);
     pass.start(step);
     pass.finish(self.weight, self.bias);
+    pass.require_variance();
     if (mode == Mode::train && self.options.track_running_stats) self.update_running(pass);
   } else {
     pass.use_statistics(self.running_mean, self.running_var, self.weight, self.bias);

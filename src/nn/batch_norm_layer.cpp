@@ -7,6 +7,7 @@ BatchNormLayer::BatchNormLayer(const LayerContext& context, int index, const Lay
       t_(tensors),
       parameters_(context, index),
       running_(context, index),
+      population_(context, index),
       relu_(fused_relu(context.spec(index))),
       mask_(relu_mask(context, relu_, tensors.x)),
       pass_(context.backend.batch_norm(), context.spec(index).name, tensors.x.shape.c(),
@@ -17,6 +18,8 @@ BatchNormLayer::BatchNormLayer(const LayerContext& context, int index, const Lay
 void BatchNormLayer::begin(const Pass& pass) {
   if (uses_batch(pass)) {
     pass_.begin();
+  } else if (pass.statistics == Statistics::precise) {
+    pass_.use_statistics(population_.mean(), population_.moments(), parameters_.gamma(), parameters_.beta());
   } else {
     pass_.use_statistics(running_.mean(), running_.var(), parameters_.gamma(), parameters_.beta());
   }
@@ -30,7 +33,9 @@ void BatchNormLayer::exchange(const Pass& pass) {
     reference = RenormReference{running_.mean(), running_.var(), renorm_limits(*renorm, pass.progress)};
   }
   pass_.finish(parameters_.gamma(), parameters_.beta(), reference);
+  if (pass.population) population_.add(pass_.count(), pass_.mean(), pass_.var());
   if (pass.mode == Mode::train) {
+    pass_.require_variance();
     running_.contribute(pass, pass_.count(), pass_.mean(), pass_.var(), pass_.unbiased_factor());
   }
 }

@@ -15,7 +15,7 @@ class BatchNormLayer : public NormLayer {
   BatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors);
 
   void begin_update() override { running_.begin_update(); }
-  bool uses_batch(const Pass& pass) const override { return pass.mode == Mode::train || !running_.tracked(); }
+  bool uses_batch(const Pass& pass) const override { return running_.uses_batch(pass); }
   void begin(const Pass& pass) override;
   void accumulate(const Pass&, ops::Samples samples) override { pass_.accumulate(t_.x, samples); }
   void exchange(const Pass& pass) override;
@@ -32,6 +32,7 @@ class BatchNormLayer : public NormLayer {
   void backward(const Pass& pass, ops::Samples samples) override;
   void backward_parameters(const Pass& pass) override;
 
+  PopulationStatistics& population() override { return population_; }
   bool local_finite() const override { return pass_.local_finite(); }
   BatchStatistics statistics() const override;
 
@@ -40,6 +41,7 @@ class BatchNormLayer : public NormLayer {
   LayerTensors t_;
   GammaBeta parameters_;
   RunningStatistics running_;
+  PopulationStatistics population_;
   ops::FusedRelu relu_;
   ops::Memory mask_;
   BatchNormPass pass_;

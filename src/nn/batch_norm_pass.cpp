@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <utility>
 
+#include "nn/variance.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -17,10 +17,6 @@ namespace {
 std::int64_t padded(std::int64_t channels) {
   return (std::max<std::int64_t>(channels, 1) + 15) / 16 * 16;
 }
-
-// Relative rounding of the two f64 sums whose difference is the variance, with room for the additions of a deep tree. A
-// variance below it is that of a constant channel, and is exactly zero (mean / std would be above 2e7).
-constexpr double kVarianceRounding = 8 * std::numeric_limits<double>::epsilon();
 
 std::string describe(const std::string& name, std::int64_t step) {
   return fmt::format("batch_norm '{}' (step {}): ", name, step);
@@ -109,17 +105,14 @@ void BatchNormPass::finish(std::span<const float> weight, std::span<const float>
   from_batch_ = true;
   finite_ = all_finite(message_);
   count_ = std::llround(message_[0]);
-  require_variance(name_, step_, count_, group_.size());
   const double m = count_ ? message_[0] : 1;
   const double* sums = message_.data() + 1;
   const double* squares = sums + channels_;
   for (std::int64_t c = 0; c < channels_; ++c) {
     const auto i = static_cast<std::size_t>(c);
     const double mean = sums[c] / m;
-    const double square = squares[c] / m;
-    const double var = square - mean * mean;
     mean_[i] = mean;
-    var_[i] = var < square * kVarianceRounding ? 0 : var;  // a NaN stays one
+    var_[i] = variance(mean, squares[c] / m);
   }
   if (count_ == 0) {
     invstd_.assign(invstd_.size(), 0);
@@ -128,6 +121,10 @@ void BatchNormPass::finish(std::span<const float> weight, std::span<const float>
     return;
   }
   derive_map(weight, bias, renorm);
+}
+
+void BatchNormPass::require_variance() const {
+  syncbn::require_variance(name_, step_, count_, group_.size());
 }
 
 void BatchNormPass::use_statistics(std::span<const float> mean, std::span<const float> var,

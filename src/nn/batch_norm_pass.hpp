@@ -32,11 +32,13 @@ class BatchNormPass {
   /// Sends this worker's partials: one message of 1 + 2C f64 (count, sums, squared sums). Collective.
   void start(std::int64_t step);
   /// Waits for the group's sums and derives mean, var and the map. Empty spans mean gamma = 1, beta = 0. Collective.
-  /// Throws on all members alike when the group's count is 1, or when a variance of 0 meets eps = 0. A count of 0 is
-  /// no error: mean, var and the map are zero then. NaN and infinities pass to all members, see finite().
+  /// Throws on all members alike when a variance of 0 meets eps = 0. A count of 0 is no error: mean, var and the map
+  /// are zero then. NaN and infinities pass to all members, see finite().
   /// With a `renorm`, the map is that of batch renormalization.
   void finish(std::span<const float> weight, std::span<const float> bias,
               const std::optional<RenormReference>& renorm = std::nullopt);
+  /// Throws, after finish() on all members alike, when the group's count is 1: nothing could be learned from it.
+  void require_variance() const;
   /// Evaluation: normalize with given statistics. No message.
   void use_statistics(std::span<const float> mean, std::span<const float> var, std::span<const float> weight,
                       std::span<const float> bias);

@@ -8,7 +8,8 @@
 namespace syncbn {
 
 DeviceBatchNormLayer::DeviceBatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors)
-    : t_(tensors),
+    : backend_(context.backend),
+      t_(tensors),
       name_(context.spec(index).name),
       group_(context.group),
       whole_world_(context.state.norm().whole_world),
@@ -16,12 +17,22 @@ DeviceBatchNormLayer::DeviceBatchNormLayer(const LayerContext& context, int inde
       exchanges_(!alone_ && (tensors.dx || whole_world_)),
       parameters_(context, index),
       running_(context, index),
+      population_(context, index),
+      population_mean_(backend_.allocate(population_.mean().size_bytes())),
+      population_var_(backend_.allocate(population_.moments().size_bytes())),
       relu_(fused_relu(context.spec(index))),
       mask_(relu_mask(context, relu_, tensors.x)),
       norm_(context.backend.device()->normalization(tensors.x.shape.c(), context.state.norm().options.eps)) {}
 
 void DeviceBatchNormLayer::begin(const Pass& pass) {
-  if (!uses_batch(pass)) norm_->use_statistics(running_.mean_place(), running_.var_place(), affine());
+  if (uses_batch(pass)) return;
+  if (pass.statistics == Statistics::precise) {
+    backend_.upload(population_.mean().data(), population_mean_.data(), population_.mean().size_bytes());
+    backend_.upload(population_.moments().data(), population_var_.data(), population_.moments().size_bytes());
+    norm_->use_statistics(population_mean_.as<float>(), population_var_.as<float>(), affine());
+  } else {
+    norm_->use_statistics(running_.mean_place(), running_.var_place(), affine());
+  }
 }
 
 void DeviceBatchNormLayer::accumulate(const Pass&, ops::Samples samples) {
@@ -38,8 +49,12 @@ void DeviceBatchNormLayer::exchange(const Pass& pass) {
     count = std::llround(message[0]);
     norm_->finish(affine());
   }
-  require_variance(name_, pass.step, count, group_.size());
+  if (pass.mode == Mode::train) require_variance(name_, pass.step, count, group_.size());
   count_ = count;
+  if (pass.population) {
+    const BatchStatistics batch = statistics();
+    population_.add(count, batch.mean, batch.var);
+  }
   if (pass.mode == Mode::train) running_.contribute(pass, count, *norm_);
 }
 

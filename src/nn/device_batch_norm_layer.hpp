@@ -16,7 +16,7 @@ class DeviceBatchNormLayer : public NormLayer {
   DeviceBatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors);
 
   void begin_update() override { running_.begin_update(); }
-  bool uses_batch(const Pass& pass) const override { return pass.mode == Mode::train || !running_.tracked(); }
+  bool uses_batch(const Pass& pass) const override { return running_.uses_batch(pass); }
   void begin(const Pass& pass) override;
   void accumulate(const Pass&, ops::Samples samples) override;
   void exchange(const Pass& pass) override;
@@ -30,6 +30,7 @@ class DeviceBatchNormLayer : public NormLayer {
   void backward(const Pass&, ops::Samples samples) override;
   void backward_parameters(const Pass&) override;
 
+  PopulationStatistics& population() override { return population_; }
   /// Waits for the device.
   bool local_finite() const override;
   /// Waits for the device.
@@ -38,12 +39,15 @@ class DeviceBatchNormLayer : public NormLayer {
  private:
   ops::Affine affine() const { return {parameters_.gamma_place(), parameters_.beta_place()}; }
 
+  const ops::Backend& backend_;
   LayerTensors t_;
   std::string name_;
   Communicator group_;
   bool whole_world_, alone_, exchanges_;  // whether backward sends its message
   GammaBeta parameters_;
   RunningStatistics running_;
+  PopulationStatistics population_;
+  ops::Memory population_mean_, population_var_;  // its copies, f32 [C]
   ops::FusedRelu relu_;
   ops::Memory mask_;
   std::unique_ptr<ops::Normalization> norm_;

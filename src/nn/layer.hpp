@@ -11,9 +11,18 @@
 
 namespace syncbn {
 
+/// What layers that share statistics normalize with in evaluation.
+enum class Statistics {
+  running,  ///< moving averages of training; the batch's where none are kept
+  precise,  ///< those of many training images, see Network::finish_population()
+  batch     ///< the batch's own, shared by the same groups as in training; a batch of one value becomes beta
+};
+
 /// What a layer needs to know of the batch it works on.
 struct Pass {
   Mode mode = Mode::train;
+  Statistics statistics = Statistics::running;  ///< evaluation only
+  bool population = false;         ///< evaluation by batch statistics: they become a part of the precise ones
   std::int64_t n = 0;              ///< samples of this worker; may be 0
   std::int64_t step = 0;           ///< micro-batch number: keys dropout, names messages
   std::int64_t batch_samples = 0;  ///< of all workers

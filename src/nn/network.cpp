@@ -245,6 +245,26 @@ void Network::backward(const Pass& given, const std::function<void(int)>& finish
   }
 }
 
+void Network::begin_population() {
+  for (const int l : norms_) norm(l).population().begin();
+}
+
+void Network::finish_population(const Communicator& all, std::int64_t step) {
+  std::vector<double> sums;
+  for (const int l : norms_) {
+    const std::span<double> own = norm(l).population().sums();
+    sums.insert(sums.end(), own.begin(), own.end());
+  }
+  all.all_reduce(std::span<double>(sums), Reduce::sum, {"population statistics", step});
+  auto next = sums.cbegin();
+  for (const int l : norms_) {
+    PopulationStatistics& population = norm(l).population();
+    std::copy_n(next, population.sums().size(), population.sums().begin());
+    next += static_cast<std::ptrdiff_t>(population.sums().size());
+    population.finish();
+  }
+}
+
 void Network::run(const Sweep& sweep, const Pass& pass) {
   const auto whole = [&](const Step& s) { return layers_[static_cast<std::size_t>(s.layer)]->whole_batch(); };
   for (auto step = sweep.steps.begin(); step != sweep.steps.end();) {

@@ -39,6 +39,15 @@ class Network {
   /// `finished(layer)` is called once a layer's share of the gradient is complete. Collective over the group.
   void backward(const Pass& pass, const std::function<void(int)>& finished);
 
+  /// Starts to gather the statistics of precise evaluation anew; then any number of forward passes with
+  /// Pass::population, which are evaluations by batch statistics.
+  void begin_population();
+  /// From here on Statistics::precise means what these passes have seen, over all groups: the same on all workers. One
+  /// message. Collective over `all`, every worker of the network.
+  void finish_population(const Communicator& all, std::int64_t step);
+  /// Of a layer whose type shares_statistics(), as of the last finish_population().
+  const PopulationStatistics& population(int layer) const { return norm(layer).population(); }
+
   /// Name of the first batch norm layer that met a value that is not a finite number on this worker in the last
   /// training forward; index into the model's layers, -1 if there is none.
   int first_nonfinite_layer() const;

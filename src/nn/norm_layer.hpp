@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "nn/layer.hpp"
+#include "nn/population_statistics.hpp"
 
 namespace syncbn {
 
@@ -34,6 +35,9 @@ class NormLayer : public Layer {
   virtual void finish_exchange_backward(const Pass& pass) = 0;
   // backward_parameters() adds d(gamma), d(beta) to the gradient, after finish_exchange_backward().
   bool has_parameters() const override { return true; }
+
+  /// What passes with Pass::population have gathered, and Statistics::precise normalizes with.
+  virtual PopulationStatistics& population() = 0;
 
   /// Whether this worker's own partial sums of the last training forward were all finite numbers.
   virtual bool local_finite() const = 0;

@@ -17,7 +17,11 @@ class RunningStatistics {
  public:
   RunningStatistics(const LayerContext& context, int layer);
 
-  bool tracked() const { return state_ != nullptr; }
+  /// Whether a pass normalizes with the batch's own statistics.
+  bool uses_batch(const Pass& pass) const {
+    return pass.mode == Mode::train || pass.statistics == Statistics::batch ||
+           (pass.statistics == Statistics::running && !state_);
+  }
   /// The processor's; on a device these wait for it.
   std::span<const float> mean() const { return readable(context_.backend, place(state_->mean), mean_copy_); }
   std::span<const float> var() const { return readable(context_.backend, place(state_->var), var_copy_); }

@@ -6,6 +6,7 @@ WhiteningLayer::WhiteningLayer(const LayerContext& context, int index, const Lay
     : t_(tensors),
       parameters_(context, index),
       running_(context, index),
+      population_(context, index),
       pass_(context.backend, context.spec(index).name, tensors.x.shape.c(),
             tensors.x.shape.c() / context.spec(index).groups, context.state.norm().options.eps, context.group),
       whole_world_(context.state.norm().whole_world),
@@ -16,6 +17,8 @@ WhiteningLayer::WhiteningLayer(const LayerContext& context, int index, const Lay
 void WhiteningLayer::begin(const Pass& pass) {
   if (uses_batch(pass)) {
     pass_.begin();
+  } else if (pass.statistics == Statistics::precise) {
+    pass_.use_statistics(population_.mean(), population_.moments(), parameters_.gamma(), parameters_.beta());
   } else {
     pass_.use_statistics(running_.mean(), running_.var(), parameters_.gamma(), parameters_.beta());
   }
@@ -24,7 +27,9 @@ void WhiteningLayer::begin(const Pass& pass) {
 void WhiteningLayer::exchange(const Pass& pass) {
   pass_.start(pass.step);
   pass_.finish(parameters_.gamma(), parameters_.beta());
+  if (pass.population) population_.add(pass_.count(), pass_.mean(), pass_.cov());
   if (pass.mode == Mode::train) {
+    pass_.require_variance();
     running_.contribute(pass, pass_.count(), pass_.mean(), pass_.cov(), pass_.unbiased_factor());
   }
 }

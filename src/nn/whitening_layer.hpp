@@ -15,7 +15,7 @@ class WhiteningLayer : public NormLayer {
   WhiteningLayer(const LayerContext& context, int index, const LayerTensors& tensors);
 
   void begin_update() override { running_.begin_update(); }
-  bool uses_batch(const Pass& pass) const override { return pass.mode == Mode::train || !running_.tracked(); }
+  bool uses_batch(const Pass& pass) const override { return running_.uses_batch(pass); }
   void begin(const Pass& pass) override;
   void accumulate(const Pass&, ops::Samples samples) override { pass_.accumulate(t_.x, samples); }
   void exchange(const Pass& pass) override;
@@ -36,6 +36,7 @@ class WhiteningLayer : public NormLayer {
   }
   void backward_parameters(const Pass& pass) override;
 
+  PopulationStatistics& population() override { return population_; }
   bool local_finite() const override { return pass_.local_finite(); }
   BatchStatistics statistics() const override;
 
@@ -43,6 +44,7 @@ class WhiteningLayer : public NormLayer {
   LayerTensors t_;
   GammaBeta parameters_;
   RunningStatistics running_;
+  PopulationStatistics population_;
   WhiteningPass pass_;
   bool whole_world_, exchanges_;  // whether backward sends its message
   std::vector<double> d_gamma_, d_beta_;

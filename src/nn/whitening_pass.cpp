@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "nn/variance.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -27,9 +28,6 @@ void store(const Matrix& matrix, std::int64_t first, std::vector<double>& blocks
 bool all_finite(const std::vector<double>& values) {
   return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
 }
-
-// As in batch normalization: below it a variance is the rounding of a constant channel's sums.
-constexpr double kVarianceRounding = 8 * std::numeric_limits<double>::epsilon();
 
 }  // namespace
 
@@ -97,10 +95,6 @@ void WhiteningPass::start(std::int64_t step) {
 void WhiteningPass::finish(std::span<const float> gamma, std::span<const float> beta) {
   group_.finish_all_reduce();
   count_ = std::llround(message_[0]);
-  if (count_ == 1) {
-    throw Error(fmt::format("{}one value per channel in the whole group has no variance; use a larger batch or group",
-                            where()));
-  }
   const double m = count_ ? message_[0] : 1;
   const double *sums = message_.data() + 1, *squares = sums + channels_;
   for (std::int64_t c = 0; c < channels_; ++c) mean_[static_cast<std::size_t>(c)] = sums[c] / m;
@@ -108,13 +102,19 @@ void WhiteningPass::finish(std::span<const float> gamma, std::span<const float> 
     for (std::int64_t j = 0; j <= c % width_; ++j) {
       const std::int64_t other = c - c % width_ + j;
       const double square = *squares++ / m;
-      double cov = square - mean_[static_cast<std::size_t>(c)] * mean_[static_cast<std::size_t>(other)];
-      if (c == other && cov < square * kVarianceRounding) cov = 0;  // a NaN stays one
+      const double a = mean_[static_cast<std::size_t>(c)], b = mean_[static_cast<std::size_t>(other)];
+      const double cov = c == other ? variance(a, square) : square - a * b;
       cov_[static_cast<std::size_t>(c * width_ + j)] = cov;
       cov_[static_cast<std::size_t>(other * width_ + c % width_)] = cov;
     }
   }
   if (count_ > 0) derive_map(gamma, beta);
+}
+
+void WhiteningPass::require_variance() const {
+  if (count_ != 1) return;
+  throw Error(
+      fmt::format("{}one value per channel in the whole group has no variance; use a larger batch or group", where()));
 }
 
 void WhiteningPass::use_statistics(std::span<const float> mean, std::span<const float> cov,

@@ -26,6 +26,7 @@ class WhiteningPass {
   void start(std::int64_t step);
   /// Derives mean, covariance and W; errors as BatchNormPass::finish(). Collective.
   void finish(std::span<const float> gamma, std::span<const float> beta);
+  void require_variance() const;
   /// Evaluation: no message. `cov`: [C / width, width, width].
   void use_statistics(std::span<const float> mean, std::span<const float> cov, std::span<const float> gamma,
                       std::span<const float> beta);

@@ -22,6 +22,7 @@ class Checker {
     normalization();
     renormalization();
     model();
+    evaluation();
     schedule();
   }
 
@@ -71,6 +72,19 @@ class Checker {
     require(!c_.optimizer.nesterov || c_.optimizer.name == "sgd", "optimizer.nesterov",
             fmt::format("is for sgd, not {}", c_.optimizer.name));
     require(!c_.optimizer.nesterov || c_.optimizer.momentum > 0, "optimizer.nesterov", "needs optimizer.momentum > 0");
+  }
+
+  void evaluation() const {
+    const std::vector<std::string>& list = c_.train.eval_statistics;
+    require(!list.empty(), "train.eval_statistics", "needs at least one of running, precise, batch");
+    for (auto name = list.begin(); name != list.end(); ++name) {
+      require(std::find(list.begin(), name, *name) == name, "train.eval_statistics",
+              fmt::format("names {} twice", *name));
+    }
+    // Alone it stands for the batch's then, as the default does.
+    require(
+        c_.norm.track_running_stats || list.size() == 1 || std::find(list.begin(), list.end(), "running") == list.end(),
+        "train.eval_statistics", "norm.track_running_stats: false leaves no running ones; remove one of the two");
   }
 
   void schedule() const {

@@ -178,6 +178,12 @@ std::vector<Key<Config>> make_config_schema() {
        "epoch, or a number of steps; 0: at the end only"},
       {"train.eval_split", [](C& c) -> Field { return &c.train.eval_split; }, one_of({"test", "train"}),
        "images to evaluate on"},
+      {"train.eval_statistics", [](C& c) -> Field { return &c.train.eval_statistics; },
+       one_of({"running", "precise", "batch"}),
+       "list of what evaluations normalize with: running averages, precise (of training images, by the weights as "
+       "they are), the batch's own; the first gives the accuracy, the others are reported besides"},
+      {"train.precise_samples", [](C& c) -> Field { return &c.train.precise_samples; }, integer(1),
+       "training images for precise statistics, in whole global batches, all at most"},
       {"train.log_every", [](C& c) -> Field { return &c.train.log_every; }, integer(1),
        "steps per line of metrics.jsonl", kRunOnly},
 

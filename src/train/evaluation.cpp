@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 #include <vector>
 
 #include "syncbn/train/checkpoint.hpp"
@@ -12,22 +13,51 @@
 
 namespace syncbn {
 
-EvalResult evaluate_network(Network& network, const Dataset& dataset, const Augmentation& augmentation,
-                            std::int64_t max_samples, const Communicator& all, std::int64_t step) {
+namespace {
+
+Statistics statistics_of(const std::string& name) {
+  return name == "precise" ? Statistics::precise : name == "batch" ? Statistics::batch : Statistics::running;
+}
+
+}  // namespace
+
+Evaluator::Evaluator(const World& world, const Experiment& experiment) : experiment_(experiment) {
+  const std::vector<std::string> wanted = experiment.eval_statistics();
+  if (std::find(wanted.begin(), wanted.end(), "precise") == wanted.end()) return;
+  train_images_.emplace(experiment.train_set, loader_options(world, experiment));
+}
+
+std::vector<EvalResult> Evaluator::run(Network& network, const Dataset& dataset, Worker& worker,
+                                       const Communicator& all, std::int64_t step) {
+  if (train_images_) measure_population(network, worker, all, step);
+  std::vector<EvalResult> results;
+  for (const std::string& name : experiment_.eval_statistics()) {
+    results.push_back(evaluate(network, dataset, all, step, statistics_of(name)));
+    results.back().statistics = name;
+  }
+  return results;
+}
+
+EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const Communicator& all, std::int64_t step,
+                               Statistics statistics) const {
+  const std::int64_t max_samples = experiment_.config.batch_per_worker;
   const Slice slice = slice_of(dataset.size(), all.size(), all.rank());
   const std::int64_t longest = slice_of(dataset.size(), all.size(), 0).count;
+  // Everybody makes the same number of passes, because statistics of batches are shared; of about the same size,
+  // because those of a small rest would be poor.
+  const auto passes = static_cast<int>((longest + max_samples - 1) / max_samples);
   std::vector<int> labels(static_cast<std::size_t>(max_samples));
   const std::int64_t pixels = dataset.channels() * dataset.height() * dataset.width();
   std::vector<float> images(static_cast<std::size_t>(max_samples * pixels));
   double loss = 0;
   std::array<std::int64_t, 2> counts{};
-  // Everybody makes the same number of passes, because layers without running statistics communicate.
-  for (std::int64_t done = 0; done < longest; done += max_samples) {
-    const std::int64_t n = std::clamp<std::int64_t>(slice.count - done, 0, max_samples);
-    load_plain(dataset, slice.begin + done, n, augmentation, images.data(), labels.data());
+  for (int i = 0; i < passes; ++i) {
+    const auto [begin, n] = slice_of(slice.count, passes, i);
+    load_plain(dataset, slice.begin + begin, n, experiment_.augmentation, images.data(), labels.data());
     network.set_images(images.data(), n);
     Pass pass;
     pass.mode = Mode::eval;
+    pass.statistics = statistics;
     pass.n = n;
     pass.step = step;
     network.forward(pass);
@@ -47,21 +77,44 @@ EvalResult evaluate_network(Network& network, const Dataset& dataset, const Augm
   return result;
 }
 
-EvalResult evaluate(World& world, const Config& config, const std::string& weights_path, const std::string& split) {
+// As the published implementations do it: the first batches of an epoch, augmented and grouped as in training. Always
+// those of the first epoch, so that the statistics are a function of the weights alone.
+void Evaluator::measure_population(Network& network, Worker& worker, const Communicator& all, std::int64_t step) {
+  if (worker.local_index() == 0) train_images_->seek(0, 0);
+  worker.local_barrier();
+  network.begin_population();
+  const std::int64_t batches = experiment_.precise_batches();
+  for (std::int64_t i = 0; i < batches; ++i) {
+    const Batch& batch = train_images_->next(worker.local_index());
+    network.set_images(batch.images.data(), batch.n);
+    Pass pass;
+    pass.mode = Mode::eval;
+    pass.statistics = Statistics::batch;
+    pass.population = true;
+    pass.n = batch.n;
+    pass.step = step;
+    network.forward(pass);
+    worker.local_barrier();  // the loader cannot give one worker batches that its neighbours are far from needing
+  }
+  network.finish_population(all, step);
+}
+
+std::vector<EvalResult> evaluate(World& world, const Config& config, const std::string& weights_path,
+                                 const std::string& split) {
   const auto backend = make_backend(world, config.device);
   const Experiment experiment = make_experiment(world, config, *backend);
   ModelState state(experiment.model, experiment.norm, *backend);
   load_model(state, CheckpointStore::load(weights_path).model);
-  EvalResult result;
+  Evaluator evaluator(world, experiment);
+  std::vector<EvalResult> results;
   world.run([&](Worker& worker) {
     backend->prepare_thread();
     const Communicator group = make_norm_group(worker, config.norm);
     Network network(state, *backend, group, world.workers() / group.size(), config.batch_per_worker, {});
-    const EvalResult r = evaluate_network(network, experiment.split(split), experiment.augmentation,
-                                          config.batch_per_worker, worker.all(), 0);
-    if (worker.local_index() == 0) result = r;
+    const std::vector<EvalResult> r = evaluator.run(network, experiment.split(split), worker, worker.all(), 0);
+    if (worker.local_index() == 0) results = r;
   });
-  return result;
+  return results;
 }
 
 }  // namespace syncbn

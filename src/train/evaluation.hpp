@@ -1,16 +1,33 @@
 #pragma once
 
-#include <string>
+#include <optional>
+#include <vector>
 
 #include "nn/network.hpp"
 #include "syncbn/comm/world.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/experiment.hpp"
 
 namespace syncbn {
 
-/// Exact accuracy and mean loss of the network on a whole data set, each worker on its slice. Sends one message,
-/// besides the statistics of layers without running ones. Collective over the workers of `all`.
-EvalResult evaluate_network(Network& network, const Dataset& dataset, const Augmentation& augmentation,
-                            std::int64_t max_samples, const Communicator& all, std::int64_t step);
+/// Evaluates the networks of a rank's workers by each of the statistics that train.eval_statistics names. Changes
+/// nothing that training knows of.
+class Evaluator {
+ public:
+  Evaluator(const World& world, const Experiment& experiment);
+
+  /// Exact accuracy and mean loss on a whole data set, each worker on its slice; one result per statistics, in the
+  /// order of the configuration. Collective over all workers; `all` is theirs.
+  std::vector<EvalResult> run(Network& network, const Dataset& dataset, Worker& worker, const Communicator& all,
+                              std::int64_t step);
+
+ private:
+  EvalResult evaluate(Network& network, const Dataset& dataset, const Communicator& all, std::int64_t step,
+                      Statistics statistics) const;
+  void measure_population(Network& network, Worker& worker, const Communicator& all, std::int64_t step);
+
+  const Experiment& experiment_;
+  std::optional<Loader> train_images_;  // where precise statistics are asked for
+};
 
 }  // namespace syncbn

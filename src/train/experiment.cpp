@@ -80,6 +80,30 @@ bool Experiment::due(const std::string& every, std::int64_t step) const {
   return n > 0 && step % n == 0;
 }
 
+std::vector<std::string> Experiment::eval_statistics() const {
+  // Where statistics are those of single samples there is nothing to choose from.
+  return shares_statistics(config.norm.type) ? config.train.eval_statistics : std::vector<std::string>{"running"};
+}
+
+std::int64_t Experiment::precise_batches() const {
+  return std::min(batches_per_epoch, (config.train.precise_samples + micro_batch() - 1) / micro_batch());
+}
+
+LoaderOptions loader_options(const World& world, const Experiment& e) {
+  LoaderOptions options;
+  options.workers = world.workers();
+  options.first_worker = world.first_worker();
+  options.local_workers = world.local_workers();
+  options.batch_per_worker = e.config.batch_per_worker;
+  options.seed = e.config.seed;
+  options.shuffle = e.config.data.shuffle;
+  options.drop_last = e.config.data.drop_last;
+  options.augmentation = e.augmentation;
+  // A worker may take all batches of an update before another one of its thread takes its first.
+  options.prefetch = std::max<int>(e.config.data.prefetch, static_cast<int>(e.config.train.accumulate));
+  return options;
+}
+
 Model make_model(const Config& config, const Shape& image, int classes) {
   return make_model(model_options(config, image, classes));
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "nn/model_state.hpp"
 #include "syncbn/comm/world.hpp"
@@ -33,11 +34,18 @@ struct Experiment {
   std::int64_t epochs_after(std::int64_t step) const { return step * config.train.accumulate / batches_per_epoch; }
   /// Whether something due `every` ("epoch", a number of steps, 0 = never) is due after `step` updates.
   bool due(const std::string& every, std::int64_t step) const;
+  /// What an evaluation normalizes with, see train.eval_statistics: the same for all if no layer shares any.
+  std::vector<std::string> eval_statistics() const;
+  /// Global micro-batches whose images make the precise statistics.
+  std::int64_t precise_batches() const;
   const Dataset& split(const std::string& name) const { return name == "train" ? *train_set : *test_set; }
 };
 
 /// Reads the data and builds the model. Collective over ranks: they compare what they have read.
 Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend);
+
+/// What feeds this rank's workers in training.
+LoaderOptions loader_options(const World& world, const Experiment& experiment);
 
 /// The model of a configuration for images of this shape ([1, C, H, W]).
 Model make_model(const Config& config, const Shape& image, int classes);

@@ -80,17 +80,26 @@ void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update,
   interval_ = {};
 }
 
-void Reporter::evaluation(std::int64_t step, double accuracy, double loss, double best, bool final) {
+void Reporter::evaluation(std::int64_t step, const std::vector<EvalResult>& results, double best, bool final) {
+  const double accuracy = results.front().accuracy, loss = results.front().loss;
   last_accuracy_ = accuracy;
   const double epoch = static_cast<double>(step * experiment_.config.train.accumulate) /
                        static_cast<double>(experiment_.batches_per_epoch);
   nlohmann::ordered_json line{{"schema", kMetricsSchema}, {"kind", "eval"},      {"step", step},
                               {"epoch", epoch},           {"loss", loss},        {"accuracy", accuracy},
                               {"best_accuracy", best},    {"seconds", seconds()}};
+  std::string others;
+  for (std::size_t i = 1; i < results.size(); ++i) {
+    const EvalResult& r = results[i];
+    line["accuracy_" + r.statistics] = r.accuracy;
+    line["loss_" + r.statistics] = r.loss;
+    others += fmt::format("{} {:.2f} %", i == 1 ? "; by other statistics: " + r.statistics : ", " + r.statistics,
+                          100 * r.accuracy);
+  }
   record(line);
-  message(fmt::format("{} step {} epoch {:.2f}: {} accuracy {:.2f} %, loss {:.4f} (best {:.2f} %)",
+  message(fmt::format("{} step {} epoch {:.2f}: {} accuracy {:.2f} %, loss {:.4f} (best {:.2f} %){}",
                       final ? "final" : "eval ", step, epoch, experiment_.config.train.eval_split, 100 * accuracy, loss,
-                      100 * best));
+                      100 * best, others));
   pause();
 }
 

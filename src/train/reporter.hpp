@@ -43,7 +43,8 @@ class Reporter {
   Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step, const TrainRequest& request);
 
   void step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits);
-  void evaluation(std::int64_t step, double accuracy, double loss, double best, bool final);
+  /// `results`: of each of train.eval_statistics.
+  void evaluation(std::int64_t step, const std::vector<EvalResult>& results, double best, bool final);
   void probes(std::int64_t step, const std::vector<Measurement>& rows);
   /// A line on the terminal and in the run's log.
   void message(const std::string& line);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "train/device_optimizer.hpp"
 #include "train/state_io.hpp"
@@ -14,27 +15,28 @@ namespace syncbn {
 
 namespace {
 
-LoaderOptions loader_options(const World& world, const Experiment& e) {
-  LoaderOptions options;
-  options.workers = world.workers();
-  options.first_worker = world.first_worker();
-  options.local_workers = world.local_workers();
-  options.batch_per_worker = e.config.batch_per_worker;
-  options.seed = e.config.seed;
-  options.shuffle = e.config.data.shuffle;
-  options.drop_last = e.config.data.drop_last;
-  options.augmentation = e.augmentation;
-  // A worker may take all batches of an update before another one of its thread takes its first.
-  options.prefetch = std::max<int>(e.config.data.prefetch, static_cast<int>(e.config.train.accumulate));
-  return options;
-}
-
 std::string to_string(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 std::span<const std::byte> as_bytes(const std::string& text) {
   return std::as_bytes(std::span(text));
+}
+
+/// As a checkpoint keeps it, to the bit.
+std::string write_result(const EvalResult& r) {
+  return fmt::format("{:a} {:a} {} {}", r.accuracy, r.loss, r.correct, r.samples);
+}
+
+EvalResult parse_result(const std::string& statistics, const std::string& text) {
+  std::istringstream in(text);
+  std::string accuracy, loss;
+  EvalResult r;
+  in >> accuracy >> loss >> r.correct >> r.samples;
+  r.statistics = statistics;
+  r.accuracy = std::stod(accuracy);  // a stream would not read hexadecimal digits
+  r.loss = std::stod(loss);
+  return r;
 }
 
 std::int64_t peak_rss_bytes() {
@@ -59,7 +61,8 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       exchange_(world, buckets_.buckets, request.config.overlap, device_gradients_),
       total_gradient_(backend.allocate(static_cast<std::size_t>(state_.flat_size()) * sizeof(float))),
       squares_(slots_.size()),
-      loader_(experiment_.train_set, loader_options(world, experiment_)) {
+      loader_(experiment_.train_set, loader_options(world, experiment_)),
+      evaluator_(world, experiment_) {
   for (int w = 0; w < world.local_workers(); ++w) gradients_.push_back(backend.allocate(total_gradient_.size()));
   open_directory(request);
   state_.initialize(experiment_.config.seed);
@@ -123,9 +126,11 @@ void TrainingRun::restore() {
     first_step_ = std::stoll(values.at("step"));
     optimizer_->set_updates(std::stoll(values.at("updates")));
     best_accuracy_ = std::stod(values.at("best_accuracy"));
-    last_accuracy_ = std::stod(values.at("last_accuracy"));
-    last_loss_ = std::stod(values.at("last_loss"));
     last_evaluation_ = std::stoll(values.at("last_evaluation"));
+    for (const std::string& name : experiment_.eval_statistics()) {
+      const auto stored = values.find("evaluation." + name);
+      if (stored != values.end()) evaluations_.push_back(parse_result(name, stored->second));
+    }
     for (const auto& [key, value] : values) {
       if (key.starts_with("probe.")) probe_state_[key] = value;
     }
@@ -152,8 +157,7 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
   snapshot.scalars["data"] = experiment_.data_fingerprint;
   snapshot.scalars["updates"] = std::to_string(optimizer_->updates());
   snapshot.scalars["best_accuracy"] = fmt::format("{:a}", best_accuracy_);
-  snapshot.scalars["last_accuracy"] = fmt::format("{:a}", last_accuracy_);
-  snapshot.scalars["last_loss"] = fmt::format("{:a}", last_loss_);
+  for (const EvalResult& r : evaluations_) snapshot.scalars["evaluation." + r.statistics] = write_result(r);
   snapshot.scalars["last_evaluation"] = std::to_string(last_evaluation_);
   // The disk works while training goes on.
   saving_ = std::async(std::launch::async,
@@ -163,9 +167,12 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
 TrainResult TrainingRun::finish() {
   TrainResult result;
   result.stopped = stopping_;
-  result.test_accuracy = last_accuracy_;
+  result.evaluations = evaluations_;
   result.best_test_accuracy = best_accuracy_;
-  result.test_loss = last_loss_;
+  if (!evaluations_.empty()) {
+    result.test_accuracy = evaluations_.front().accuracy;
+    result.test_loss = evaluations_.front().loss;
+  }
   result.steps = steps_done_;
   result.peak_rss_bytes = static_cast<std::int64_t>(world_.max_over_ranks(static_cast<double>(peak_rss_bytes())));
   if (!directory_) return result;
@@ -176,24 +183,29 @@ TrainResult TrainingRun::finish() {
   if (result.stopped) return result;
   write_file_durably(directory_->file("final.safetensors"), store_model(state_).serialize());
   const Config& c = experiment_.config;
-  const nlohmann::ordered_json summary{{"schema", 1},
-                                       {"test_accuracy", result.test_accuracy},
-                                       {"best_test_accuracy", result.best_test_accuracy},
-                                       {"test_loss", result.test_loss},
-                                       {"images_per_second", result.images_per_second},
-                                       {"steps", result.steps},
-                                       {"seconds", result.seconds},
-                                       {"peak_rss_bytes", result.peak_rss_bytes},
-                                       {"workers", c.workers},
-                                       {"ranks", world_.ranks()},
-                                       {"threads", world_.threads()},
-                                       {"samples_per_worker", c.batch_per_worker},
-                                       {"global_batch", c.workers * c.batch_per_worker * c.train.accumulate},
-                                       {"norm_group", c.norm.group},
-                                       {"parameters", experiment_.model.parameter_count()},
-                                       {"versions", {{"syncbn", SYNCBN_VERSION}, {"backend", backend_.description()}}},
-                                       {"hosts", world_.hosts()},
-                                       {"command", request_.command}};
+  nlohmann::ordered_json summary{{"schema", 1},
+                                 {"test_accuracy", result.test_accuracy},
+                                 {"best_test_accuracy", result.best_test_accuracy},
+                                 {"test_loss", result.test_loss},
+                                 {"images_per_second", result.images_per_second},
+                                 {"steps", result.steps},
+                                 {"seconds", result.seconds},
+                                 {"peak_rss_bytes", result.peak_rss_bytes},
+                                 {"workers", c.workers},
+                                 {"ranks", world_.ranks()},
+                                 {"threads", world_.threads()},
+                                 {"samples_per_worker", c.batch_per_worker},
+                                 {"global_batch", c.workers * c.batch_per_worker * c.train.accumulate},
+                                 {"norm_group", c.norm.group},
+                                 {"parameters", experiment_.model.parameter_count()},
+                                 {"versions", {{"syncbn", SYNCBN_VERSION}, {"backend", backend_.description()}}},
+                                 {"hosts", world_.hosts()},
+                                 {"command", request_.command}};
+  for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
+    const EvalResult& further = result.evaluations[i];
+    summary["test_accuracy_" + further.statistics] = further.accuracy;
+    summary["test_loss_" + further.statistics] = further.loss;
+  }
   directory_->write_summary(summary.dump(2));
   return result;
 }

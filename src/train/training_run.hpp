@@ -15,6 +15,7 @@
 #include "syncbn/train/trainer.hpp"
 #include "train/buckets.hpp"
 #include "train/device_gradients.hpp"
+#include "train/evaluation.hpp"
 #include "train/experiment.hpp"
 #include "train/probes/probes.hpp"
 #include "train/reporter.hpp"
@@ -72,6 +73,7 @@ class TrainingRun {
   ops::Memory total_gradient_;                             // summed over all workers
   std::vector<double> squares_;                            // of each parameter's gradient, for clipping
   Loader loader_;
+  Evaluator evaluator_;
   std::map<std::string, std::string> probe_state_;  // as of the last checkpoint; later, on worker 0's rank, the newest
   std::int64_t first_step_ = 0;
   std::atomic<bool> stopping_ = false;
@@ -82,7 +84,8 @@ class TrainingRun {
   std::unique_ptr<Reporter> reporter_;
   std::future<void> saving_;
 
-  double last_accuracy_ = 0, last_loss_ = 0, best_accuracy_ = 0;
+  std::vector<EvalResult> evaluations_;  // the last one's, as Evaluator::run() gives them
+  double best_accuracy_ = 0;
   std::int64_t last_evaluation_ = -1, steps_done_ = 0;
 };
 

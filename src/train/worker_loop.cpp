@@ -8,7 +8,6 @@
 #include <cstring>
 #include <limits>
 
-#include "train/evaluation.hpp"
 #include "train/training_run.hpp"
 
 namespace syncbn {
@@ -264,18 +263,17 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
 bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {
   const bool final = steps_done == experiment_.total_steps;
   if (!final && !experiment_.due(experiment_.config.train.eval_every, steps_done)) return false;
-  const EvalResult r =
-      evaluate_network(w.network, experiment_.split(experiment_.config.train.eval_split), experiment_.augmentation,
-                       experiment_.config.batch_per_worker, w.metrics, steps_done);
-  const bool improved = r.accuracy > best_accuracy_;
+  const std::vector<EvalResult> results = evaluator_.run(
+      w.network, experiment_.split(experiment_.config.train.eval_split), w.worker, w.metrics, steps_done);
+  const double accuracy = results.front().accuracy;
+  const bool improved = accuracy > best_accuracy_;
   w.worker.local_barrier();  // everybody has compared
   if (w.part() == 0) {
-    last_accuracy_ = r.accuracy;
-    last_loss_ = r.loss;
+    evaluations_ = results;
     last_evaluation_ = steps_done;
-    if (improved) best_accuracy_ = r.accuracy;
+    if (improved) best_accuracy_ = accuracy;
   }
-  if (w.is_first()) reporter_->evaluation(steps_done, r.accuracy, r.loss, best_accuracy_, final);
+  if (w.is_first()) reporter_->evaluation(steps_done, results, best_accuracy_, final);
   w.worker.local_barrier();
   return improved;
 }

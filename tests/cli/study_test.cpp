@@ -19,7 +19,7 @@ bool contains(const std::string& text, const std::string& part) {
 constexpr const char* kStudy = R"(
 title: A small study
 base: tiny
-set: {train: {epochs: 2}}
+set: {train: {epochs: 2, eval_statistics: [running, precise, batch]}}
 vary:
   - list:
       - {label: local, norm.group: 1}
@@ -86,6 +86,9 @@ TEST(CliStudy, RunsAllTrialsAndReports) {
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 7) << csv;
   EXPECT_TRUE(contains(csv, "diverged,2,too fast,1")) << csv;
   EXPECT_TRUE(contains(csv, "the loss of step")) << csv;
+  for (const char* column : {",test_accuracy,", ",test_accuracy_batch,", ",test_accuracy_precise,"}) {
+    EXPECT_TRUE(contains(csv.substr(0, csv.find('\n')), column)) << csv;
+  }
   int event_files = 0;
   for (const auto& e : std::filesystem::recursive_directory_iterator(s.file("studies/small/trials"))) {
     event_files += contains(e.path().filename().string(), "tfevents");
@@ -105,6 +108,7 @@ TEST(CliStudy, RunsAllTrialsAndReports) {
   const Outcome report = s.syncbn({"report", "studies/small", "--output", "r.html"});
   EXPECT_EQ(report.code, 0) << report.err;
   EXPECT_TRUE(contains(s.read("r.html"), "A small study"));
+  EXPECT_TRUE(contains(s.read("r.html"), "\"test_accuracy_precise\":"));
 }
 
 TEST(CliStudy, SideBySideGivesTheRowsOfOneAfterAnother) {

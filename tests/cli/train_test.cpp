@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <sstream>
 
 #include "cli/program.hpp"
 
@@ -29,6 +30,18 @@ model:
     - {type: linear, out: 10}
 train: {epochs: 2, log_every: 1}
 )";
+
+/// The lines about evaluations without their times.
+std::string evaluations(const std::string& metrics) {
+  std::istringstream in(metrics);
+  std::string out;
+  for (std::string line; std::getline(in, line);) {
+    if (!contains(line, "\"kind\":\"eval\"")) continue;
+    const std::size_t seconds = line.find("\"seconds\"");
+    out += line.erase(seconds, line.find(',', seconds) - seconds) + "\n";
+  }
+  return out;
+}
 
 TEST(CliTrain, LeavesACompleteRunDirectory) {
   const Sandbox s;
@@ -61,17 +74,22 @@ TEST(CliTrain, LeavesACompleteRunDirectory) {
 TEST(CliTrain, AnyNumberOfRanksGivesTheSameWeights) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);
-  ASSERT_EQ(s.syncbn({"train", "tiny.yaml", "output.dir=alone"}).code, 0);
+  const std::string statistics = "train.eval_statistics=[running, precise, batch]";
+  ASSERT_EQ(s.syncbn({"train", "tiny.yaml", "output.dir=alone", statistics}).code, 0);
+  const std::string losses = evaluations(s.read("alone/metrics.jsonl"));
+  EXPECT_TRUE(contains(losses, "accuracy_precise") && contains(losses, "loss_batch")) << losses;
   for (const int ranks : {1, 2, 3}) {
     const std::string dir = "ranks" + std::to_string(ranks);
-    const Outcome o = s.mpirun(ranks, {"train", "tiny.yaml", "output.dir=" + dir});
+    const Outcome o = s.mpirun(ranks, {"train", "tiny.yaml", "output.dir=" + dir, statistics});
     ASSERT_EQ(o.code, 0) << o.err;
     EXPECT_TRUE(contains(o.err, "3 workers on " + std::to_string(ranks) + " rank")) << o.err;
     EXPECT_EQ(s.read(dir + "/final.safetensors"), s.read("alone/final.safetensors")) << ranks << " ranks";
+    EXPECT_EQ(evaluations(s.read(dir + "/metrics.jsonl")), losses) << ranks << " ranks";
   }
   const Outcome eval = s.mpirun(2, {"eval", "ranks2", "--split", "train"});
   EXPECT_EQ(eval.code, 0) << eval.err;
   EXPECT_TRUE(contains(eval.out, "samples   100")) << eval.out;
+  EXPECT_TRUE(contains(eval.out, "precise statistics\naccuracy ")) << eval.out;
 }
 
 TEST(CliTrain, UnderMpirunOneRankSpeaks) {

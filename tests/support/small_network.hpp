@@ -9,10 +9,13 @@
 
 namespace syncbn::test {
 
+/// Numbers in [-2, 2) that are exact in f32 and the same wherever they are made: pytorch_values.py makes them, too.
+std::vector<float> drawn(std::uint32_t salt, std::size_t count);
+
 /// A residual network with every kind of layer that matters to the executor, for 2x8x8 images and 5 classes.
 ModelOptions small_network_options(const std::string& norm = "batch");
 
-/// Samples [first, first + n) for it, each a function of its index alone.
+/// Samples [first, first + n) for it: images drawn(sample, ...), labels sample * 3 % 5.
 struct SmallBatch {
   std::vector<float> images;
   std::vector<int> labels;
@@ -38,8 +41,8 @@ struct NetworkRun {
 /// What a network with these settings starts from.
 ModelState small_network_state(const NetworkRun& run, const ops::Backend& backend);
 
-/// One forward and backward over images that depend on the sample index alone; worker w holds counts[w] of them in
-/// order. The same result on all ranks. Collective over ranks.
+/// One forward and backward over images that depend on the sample index alone; worker w holds counts[w] of
+/// them in order. The same result on all ranks. Collective over ranks.
 NetworkResult run_small_network(World& world, const NetworkRun& run);
 /// In this process alone.
 NetworkResult run_small_network(const NetworkRun& run, int threads = 2);

@@ -169,6 +169,17 @@ TEST(Config, ChecksKeysAgainstEachOther) {
   for (const char* bad : {"[0.5, 0.4]", "[0.5, 100]", "[1]", "[10.5]", "[10, 10]"}) {
     EXPECT_NE(refusal(std::string("schedule: {name: step, milestones: ") + bad + "}"), "") << bad;
   }
+  EXPECT_EQ(refusal("train: {eval_statistics: [running, precise, batch]}"), "");
+  EXPECT_EQ(refusal("train: {eval_statistics: [precise, batch, precise]}"),
+            "a.yaml:1: train.eval_statistics: names precise twice");
+  EXPECT_EQ(refusal("train: {eval_statistics: []}"),
+            "a.yaml:1: train.eval_statistics: needs at least one of running, precise, batch");
+  EXPECT_EQ(refusal("train: {eval_statistics: [moving]}"),
+            "a.yaml:1: train.eval_statistics: expected one of running, precise, batch, got 'moving'");
+  EXPECT_NE(refusal("train: {eval_statistics: [running, batch]}\nnorm: {track_running_stats: false}"), "");
+  EXPECT_EQ(refusal("train: {eval_statistics: [precise, batch]}\nnorm: {track_running_stats: false}"), "");
+  EXPECT_EQ(refusal("norm: {track_running_stats: false}"), "");
+  EXPECT_NE(refusal("train: {precise_samples: 0}"), "");
   EXPECT_NE(refusal("optimizer: {name: adam, nesterov: true}"), "");
   EXPECT_NE(refusal("schedule: {warmup_steps: 5, warmup_epochs: 1}"), "");
   EXPECT_NE(refusal("model: {name: layers}"), "");
@@ -198,6 +209,7 @@ TEST(Config, WrittenTextReadsBackTheSame) {
        {std::string(), std::string("norm: {group: node, momentum: cumulative, eps: 1e-300}\nseed: 7\nthreads: 3"),
         std::string("data: {path: \"~\"}\noutput: {dir: \"a: 'b' #c\\n\\td {name}\"}"),
         std::string("schedule: {name: step, milestones: [0.1, 0.30000000000000004]}"),
+        std::string("train: {eval_statistics: [batch, running]}"),
         std::string(
             "model: {name: layers, layers: [{type: conv2d, out: 4, kernel: 3, name: 'y: z'}, {type: dropout, p: "
             "0.25}]}")}) {
@@ -208,6 +220,7 @@ TEST(Config, WrittenTextReadsBackTheSame) {
     EXPECT_EQ(parse(text).output.dir, c.output.dir);
     EXPECT_EQ(parse(text).schedule.milestones, c.schedule.milestones);
     EXPECT_EQ(parse(text).model.layers, c.model.layers);
+    EXPECT_EQ(parse(text).train.eval_statistics, c.train.eval_statistics);
   }
 }
 

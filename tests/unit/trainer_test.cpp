@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -137,6 +138,128 @@ TEST_F(Trainer, EveryNormalizationResumesToTheBit) {
       if (entry.path().filename().string() > "step-000000008") fs::remove_all(entry.path());
     }
     EXPECT_EQ(run(keys, norm, true), undisturbed) << norm;
+  }
+}
+
+const std::string kAllStatistics = "train.eval_statistics=[running, precise, batch]";
+
+/// The lines of a metrics file without what depends on the machine, and without `without`.
+std::vector<nlohmann::json> metrics_of(const fs::path& folder, const std::vector<std::string>& without = {}) {
+  std::vector<nlohmann::json> lines;
+  std::istringstream metrics(read_file(folder / "metrics.jsonl"));
+  for (std::string line; std::getline(metrics, line);) {
+    nlohmann::json json = nlohmann::json::parse(line);
+    for (const char* key : {"seconds", "images_per_second", "wait_statistics", "wait_gradients"}) json.erase(key);
+    for (const std::string& key : without) json.erase(key);
+    lines.push_back(std::move(json));
+  }
+  return lines;
+}
+
+TEST_F(Trainer, FurtherStatisticsForEvaluationChangeNothingElse) {
+  for (const std::string group : {"1", "2", "all"}) {
+    const std::vector<std::string> keys{"norm.group=" + group, "train.eval_every=5"};
+    std::vector<std::string> with = keys;
+    with.insert(with.end(), {kAllStatistics, "train.precise_samples=50"});
+    const Outcome plain = run(keys, "plain" + group), all = run(with, "all" + group);
+    EXPECT_EQ(all, plain);
+    const std::vector<std::string> added{"accuracy_precise", "loss_precise", "accuracy_batch", "loss_batch"};
+    EXPECT_EQ(metrics_of(folder_ / ("all" + group), added), metrics_of(folder_ / ("plain" + group)));
+    for (const auto& line : metrics_of(folder_ / ("all" + group))) {
+      for (const std::string& key : added) EXPECT_EQ(line.contains(key), line.at("kind") == "eval") << key;
+    }
+    ASSERT_EQ(all.result.evaluations.size(), 3u);
+    const auto summary = nlohmann::json::parse(read_file(folder_ / ("all" + group) / "summary.json"));
+    EXPECT_EQ(summary.at("test_accuracy"), all.result.evaluations[0].accuracy);
+    EXPECT_FALSE(summary.contains("test_accuracy_running"));
+    for (const EvalResult& r : {all.result.evaluations[1], all.result.evaluations[2]}) {
+      EXPECT_EQ(summary.at("test_accuracy_" + r.statistics), r.accuracy);
+      EXPECT_EQ(summary.at("test_loss_" + r.statistics), r.loss);
+      EXPECT_EQ(r.samples, 31);
+      EXPECT_NE(r.loss, all.result.test_loss) << r.statistics;
+    }
+  }
+}
+
+TEST_F(Trainer, TheFirstStatisticsGiveTheAccuracy) {
+  const std::string keys = "train.precise_samples=50";
+  const Outcome all = run({kAllStatistics, keys}, "all");
+  const Outcome precise = run({"train.eval_statistics=[precise]", keys}, "precise");
+  const Outcome batch = run({"train.eval_statistics=[batch]"}, "batch");
+  EXPECT_EQ(precise.result.test_loss, all.result.evaluations[1].loss);
+  EXPECT_EQ(precise.result.evaluations.front().statistics, "precise");
+  EXPECT_EQ(batch.result.test_loss, all.result.evaluations[2].loss);
+  EXPECT_EQ(precise.weights, all.weights);
+  EXPECT_NE(run({kAllStatistics, "train.precise_samples=12"}, "fewer").result.evaluations[1].loss,
+            precise.result.test_loss);
+  EXPECT_EQ(run({kAllStatistics}, "more").result.evaluations[1].loss,
+            run({kAllStatistics, "train.precise_samples=83"}, "whole").result.evaluations[1].loss);
+}
+
+TEST_F(Trainer, PreciseStatisticsDoNotDependOnThreadsAndResume) {
+  for (const std::string norm : {"batch", "renorm", "whitening"}) {
+    const std::vector<std::string> keys{"norm.type=" + norm, "norm.group=2", kAllStatistics, "checkpoint.every=4"};
+    run(keys, norm);
+    const auto reference = metrics_of(folder_ / norm);
+    for (const std::string threads : {"1", "3"}) {
+      std::vector<std::string> other = keys;
+      other.push_back("threads=" + threads);
+      run(other, norm + threads);
+      EXPECT_EQ(metrics_of(folder_ / (norm + threads)), reference) << norm;
+    }
+    const fs::path folder = folder_ / norm;
+    const std::string summary = read_file(folder / "summary.json");
+    fs::remove(folder / "final.safetensors");
+    fs::remove(folder / "summary.json");
+    // Once as after a crash in the middle, once as after one behind the last checkpoint: then nothing is evaluated.
+    const Outcome end = run(keys, norm, true);
+    ASSERT_EQ(end.result.evaluations.size(), 3u);
+    EXPECT_EQ(nlohmann::json::parse(read_file(folder / "summary.json")).at("test_loss_precise"),
+              nlohmann::json::parse(summary).at("test_loss_precise"));
+    for (const auto& entry : fs::directory_iterator(folder / "checkpoints")) {
+      if (entry.path().filename().string() > "step-000000008") fs::remove_all(entry.path());
+    }
+    run(keys, norm, true);
+    EXPECT_EQ(metrics_of(folder), reference) << norm;
+  }
+}
+
+TEST_F(Trainer, StoredWeightsEvaluateAsAtTheEnd) {
+  const std::vector<std::string> keys{"norm.group=3", kAllStatistics, "train.precise_samples=40"};
+  const Outcome trained = run(keys, "run");
+  const Config config = load_config((folder_ / "run" / "config.yaml").string(), {});
+  WorldOptions options;
+  options.workers = config.workers;
+  World world = World::threads(options);
+  const auto results = evaluate(world, config, (folder_ / "run" / "final.safetensors").string(), "test");
+  ASSERT_EQ(results.size(), 3u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(results[i].statistics, trained.result.evaluations[i].statistics);
+    EXPECT_EQ(results[i].loss, trained.result.evaluations[i].loss);
+    EXPECT_EQ(results[i].correct, trained.result.evaluations[i].correct);
+  }
+}
+
+// One image a worker, and a layer of one value per image: its batch of one becomes beta instead of an error.
+TEST_F(Trainer, EvaluationByTheBatchKnowsBatchesOfOneValue) {
+  const std::vector<std::string> keys{
+      "workers=3",
+      "batch_per_worker=2",
+      "data.train_limit=12",
+      "data.test_limit=7",
+      "norm.group=1",
+      kAllStatistics,
+      "model.layers=[{type: flatten}, {type: linear, out: 8}, {type: norm}, {type: relu}, {type: linear, out: 10}]"};
+  const Outcome o = run(keys, "one");  // 7 images: a worker of 3 evaluates 2 and then 1
+  ASSERT_EQ(o.result.evaluations.size(), 3u);
+  for (const EvalResult& r : o.result.evaluations) EXPECT_TRUE(std::isfinite(r.loss)) << r.statistics;
+}
+
+TEST_F(Trainer, WithoutStatisticsOfBatchesThereIsOneEvaluation) {
+  for (const std::string norm : {"group", "weight", "none"}) {
+    const Outcome o = run({"norm.type=" + norm, kAllStatistics, "train.steps=2"}, norm);
+    ASSERT_EQ(o.result.evaluations.size(), 1u);
+    EXPECT_EQ(o.result.evaluations[0].loss, o.result.test_loss);
   }
 }
 

@@ -76,7 +76,11 @@ struct Config {
     std::int64_t accumulate = 1;       ///< micro-batches per update
     std::string eval_every = "epoch";  ///< "epoch", a number of steps, or 0 = only at the end
     std::string eval_split = "test";   ///< test or train
-    std::int64_t log_every = 10;       ///< steps per line of metrics.jsonl
+    /// What every evaluation normalizes with, where norm.type shares statistics: running, precise, batch. The first one
+    /// gives the accuracy; the others are reported besides.
+    std::vector<std::string> eval_statistics = {"running"};
+    std::int64_t precise_samples = 8192;  ///< training images for precise statistics, in whole global batches
+    std::int64_t log_every = 10;          ///< steps per line of metrics.jsonl
   } train;
 
   // ---- how it is run: none of these changes a result ----

@@ -30,9 +30,17 @@ class Diverged : public Error {
   using Error::Error;
 };
 
+/// How well a network does on a split.
+struct EvalResult {
+  std::string statistics = "running";  ///< that it normalizes with, see Config::Train::eval_statistics
+  double accuracy = 0, loss = 0;       ///< accuracy 0..1
+  std::int64_t correct = 0, samples = 0;
+};
+
 struct TrainResult {
   double test_accuracy = 0, best_test_accuracy = 0;  ///< 0..1
   double test_loss = 0;
+  std::vector<EvalResult> evaluations;  ///< the final one, by each of train.eval_statistics; the first is the above
   std::int64_t steps = 0;
   double seconds = 0, images_per_second = 0;
   std::int64_t peak_rss_bytes = 0;  ///< of the largest rank
@@ -44,12 +52,9 @@ struct TrainResult {
 /// side by side in one process.
 TrainResult train(World& world, const TrainRequest& request);
 
-/// Accuracy and mean loss of stored weights on a split. Collective over ranks.
-struct EvalResult {
-  double accuracy = 0, loss = 0;
-  std::int64_t correct = 0, samples = 0;
-};
-EvalResult evaluate(World& world, const Config& config, const std::string& weights_path, const std::string& split);
+/// Accuracy and mean loss of stored weights on a split, by each of config.train.eval_statistics. Collective over ranks.
+std::vector<EvalResult> evaluate(World& world, const Config& config, const std::string& weights_path,
+                                 const std::string& split);
 
 /// Set by the signal handler of the program (SIGTERM, SIGUSR1); the trainer checks it once per step, on all ranks
 /// alike.
