@@ -24,6 +24,7 @@ class PopulationStatistics {
   std::span<double> sums() { return sums_; }
   void finish();
 
+  double count() const { return sums_[0]; }                    ///< values a channel
   std::span<const float> mean() const { return mean_; }        ///< [C]
   std::span<const float> moments() const { return moments_; }  ///< biased variances [C], or covariances [C, width]
 

@@ -72,13 +72,18 @@ std::vector<float> image(std::int64_t id) {
   return values;
 }
 
+/// Samples of all workers before this batch.
+std::int64_t samples_before(const Batches& batches, std::size_t batch) {
+  std::int64_t samples = 0;
+  for (std::size_t b = 0; b < batch; ++b) samples += std::accumulate(batches[b].begin(), batches[b].end(), 0);
+  return samples;
+}
+
 /// The samples of a worker in a batch: they are numbered batch by batch, in each worker by worker.
 std::pair<std::int64_t, int> samples_of(const Batches& batches, std::size_t batch, int worker) {
-  std::int64_t first = 0;
-  for (std::size_t b = 0; b < batch; ++b) first += std::accumulate(batches[b].begin(), batches[b].end(), 0);
   const std::vector<int>& counts = batches[batch];
-  first += std::accumulate(counts.begin(), counts.begin() + worker, 0);
-  return {first, counts[static_cast<std::size_t>(worker)]};
+  const int before = std::accumulate(counts.begin(), counts.begin() + worker, 0);
+  return {samples_before(batches, batch) + before, counts[static_cast<std::size_t>(worker)]};
 }
 
 struct Gathered {
@@ -142,6 +147,7 @@ Gathered gather(World& world, const Plan& run) {
     Gathered mine;
     for (const char* name : {"norm1", "norm2"}) {
       const PopulationStatistics& p = network.population(layer_named(state, name));
+      EXPECT_EQ(p.count(), static_cast<double>(samples_before(run.batches, run.batches.size()) * kPixels));
       mine.mean[name].assign(p.mean().begin(), p.mean().end());
       mine.moments[name].assign(p.moments().begin(), p.moments().end());
     }
