@@ -24,6 +24,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr std::string_view kFurtherAccuracy = "test_accuracy_";  // of a summary, before the kind of statistics
+
 /// JSON has no NaN: null stands for it.
 Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json(nullptr);
@@ -39,8 +41,9 @@ struct PointSummary {
   const TrialRow* row = nullptr;  ///< its first trial
   std::vector<double> errors;
   int trials = 0, without = 0;
-  double core_seconds = 0;                ///< of one trial, mean
-  std::map<std::string, double> metrics;  ///< means
+  double core_seconds = 0;  ///< of one trial, mean
+  /// By each further kind of evaluation statistics: error of the same weights minus that by the first, one per trial.
+  std::map<std::string, std::vector<double>> gaps;
 };
 
 std::vector<PointSummary> summarize(const Results& results) {
@@ -61,13 +64,16 @@ std::vector<PointSummary> summarize(const Results& results) {
     };
     p.errors.push_back(row.outcome->error());
     p.core_seconds += machine("seconds") * machine("ranks") * machine("threads");
-    for (const auto& [key, value] : row.outcome->metrics) p.metrics[key] += value;
+    for (const auto& [key, value] : row.outcome->metrics) {
+      if (key.starts_with(kFurtherAccuracy)) {
+        p.gaps[key.substr(kFurtherAccuracy.size())].push_back(100 * (1 - value) - row.outcome->error());
+      }
+    }
   }
   std::vector<PointSummary> list;
   for (auto& [index, p] : points) {
     const auto n = static_cast<double>(std::max<std::size_t>(1, p.errors.size()));
     p.core_seconds /= n;
-    for (auto& [key, value] : p.metrics) value /= n;
     list.push_back(std::move(p));
   }
   return list;
@@ -100,6 +106,11 @@ Json points_json(const std::vector<PointSummary>& points) {
   for (const PointSummary& p : points) {
     const Interval i = mean_interval(p.errors);
     const TrialRow& r = *p.row;
+    Json gaps = Json::object();
+    for (const auto& [name, values] : p.gaps) {
+      const Interval gap = mean_interval(values);
+      gaps[name] = {{"mean", number(gap.mean)}, {"half", number(gap.half)}};
+    }
     list.push_back({{"point", r.point},
                     {"label", r.label},
                     {"n", i.n},
@@ -117,7 +128,7 @@ Json points_json(const std::vector<PointSummary>& points) {
                     {"core_seconds", p.core_seconds},
                     {"messages", r.messages * r.steps},
                     {"bytes", r.bytes * r.steps},
-                    {"metrics", p.metrics}});
+                    {"gaps", gaps}});
   }
   return list;
 }

@@ -268,6 +268,26 @@ TEST(StudyResults, AReportIsWrittenFromTheFolder) {
   EXPECT_THROW(write_report({dir / "trials"}, dir / "no.html"), Error);
 }
 
+// Each trial is compared with itself: a spread between seeds does not hide what evaluation statistics do.
+TEST(StudyResults, TheReportComparesEvaluationStatisticsTrialByTrial) {
+  const TempDir dir;
+  Results r = example({{10, 14, 20}, {10, 10, 11}}, 3);
+  for (TrialRow& row : r.rows) {
+    if (row.point != 2) continue;
+    row.outcome->metrics["test_accuracy_precise"] = row.outcome->metrics["test_accuracy"] + 0.05;
+  }
+  const StudyDirectory store(dir.path());
+  store.write_plan(r);
+  for (const TrialRow& row : r.rows) store.write_outcome(row.folder, *row.outcome);
+  write_report({dir.path()}, dir / "report.html");
+  const std::string page = slurp(dir / "report.html");
+  const std::size_t gap = page.find("\"gaps\":{\"precise\":{\"mean\":");
+  ASSERT_NE(gap, std::string::npos);
+  EXPECT_NEAR(std::stod(page.substr(page.find("mean", gap) + 6)), -5, 1e-9);
+  EXPECT_NEAR(std::stod(page.substr(page.find("half", gap) + 6)), 0, 1e-9);
+  EXPECT_THAT(page, HasSubstr("\"gaps\":{}"));
+}
+
 TEST(StudyResults, AForeignFolderIsRefused) {
   const TempDir dir;
   spit(dir / "letter.txt", "hello");

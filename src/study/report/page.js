@@ -286,16 +286,11 @@
           return known(end) && known(p.mean) ? { mean: p.mean - end } : null;
         }, 'points'));
     }
-    // Further accuracies of the same weights, by other evaluation statistics, where trials have them.
-    const names = [...new Set(study.points.flatMap((p) => Object.keys(p.metrics)))].filter((n) => /^test_accuracy_/.test(n));
-    for (const name of names) {
-      const short = name.replace('test_accuracy_', '').replaceAll('_', ' ');
-      figures.push(axisFigure(main, `Evaluated with ${short} statistics`,
+    // By the other statistics that evaluations used; the intervals are of differences between the same weights.
+    for (const name of new Set(study.points.flatMap((p) => Object.keys(p.gaps)))) {
+      figures.push(axisFigure(main, `Evaluated with ${name} statistics`,
         'Error of the same weights minus that with the statistics otherwise used; below zero is better.',
-        'difference, points of error', (p) => {
-          const m = (byPoint.get(p.point) || {}).metrics || {};
-          return known(m[name]) ? { mean: 100 * (m.test_accuracy - m[name]) } : null;
-        }, 'points'));
+        'difference, points of error', (p) => (byPoint.get(p.point) || { gaps: {} }).gaps[name], 'points'));
     }
     return figures;
   }
