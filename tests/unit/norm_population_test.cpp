@@ -124,7 +124,8 @@ Gathered gather(World& world, const Plan& run) {
       network.forward(pass);
     };
     const auto loss = [&] {
-      double sum = network.loss(labels, 0, 0).loss_sum;
+      network.start_loss(labels, 0, 0);
+      double sum = network.finish_loss().loss_sum;
       worker.all().all_reduce(std::span<double>(&sum, 1), Reduce::sum, {"loss", 0});
       return sum;
     };
