@@ -190,7 +190,8 @@ std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<Wo
 // A rank whose own worker is missing knows more, and times out first; what it announces is better than a rank's name.
 RemoteWait::RemoteWait(RankContext& context, double patience)
     : context_(context),
-      deadline_(patience * context.timeout_s() + std::min(kLetOthersSpeak_s, patience * context.timeout_s() / 4)) {}
+      let_others_speak_s_(std::min(kLetOthersSpeak_s, patience * context.timeout_s() / 4)),
+      deadline_(patience * context.timeout_s() + let_others_speak_s_) {}
 
 void RemoteWait::check(const Link& link, const std::function<std::string()>& waiting) {
   context_.throw_if_failed();
@@ -198,9 +199,10 @@ void RemoteWait::check(const Link& link, const std::function<std::string()>& wai
   if (now_s < looked_at_s_ + kLookForFailuresEvery_s) return;
   looked_at_s_ = now_s;
   context_.check_remote_failure();
-  if (now_s > deadline_.limit_s())
+  const double limit_s = deadline_.limit_s() + link.removes() * let_others_speak_s_;
+  if (now_s > limit_s)
     context_.fail_with(Error(fmt::format("{} has waited {:.3g} s for {}: dead, stuck or on another path", waiting(),
-                                         deadline_.limit_s(), link.missing())));
+                                         limit_s, link.missing())));
 }
 
 bool advance(Link& link, RankContext& context) {

@@ -129,6 +129,7 @@ class RemoteWait {
 
  private:
   RankContext& context_;
+  const double let_others_speak_s_;
   const Deadline deadline_;
   double looked_at_s_ = 0;
 };

@@ -256,8 +256,12 @@ std::string SharedLink::missing() const {
     if (!here) list += (list.empty() ? "" : ", ") + layout_.describe_rank(peer.rank);
   }
   if (list.empty()) return "nobody";
-  const bool on_behalf = goes_beyond() && stage_ == Stage::collecting;
-  return list + (on_behalf ? ", or ranks of other machines for which it waits" : "");
+  return list + (removes() > 0 ? ", or ranks of other machines for which it waits" : "");
+}
+
+int SharedLink::removes() const {
+  if (!goes_beyond()) return 0;
+  return stage_ == Stage::collecting ? 2 : stage_ == Stage::beyond ? 1 : 0;
 }
 
 }  // namespace syncbn::detail

@@ -42,6 +42,7 @@ class SharedLink final : public Link {
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
   bool poll() override;
   std::string missing() const override;
+  int removes() const override;
   bool in_memory() const override { return !goes_beyond(); }
 
  private:

@@ -20,6 +20,7 @@ class StagedLink final : public Link {
   bool poll() override;
   bool in_memory() const override { return link_->in_memory(); }
   std::string missing() const override;
+  int removes() const override { return link_->removes(); }
 
  private:
   enum class Stage { idle, downloading, exchanging };

@@ -15,6 +15,10 @@ namespace syncbn {
 
 namespace {
 
+/// So often do workers meet in an evaluation: one that has more to do than others, or a thread with many workers, may
+/// take longer for all of its images than anybody waits.
+constexpr std::int64_t kImagesBetweenMeetings = 64;
+
 Statistics statistics_of(const std::string& name) {
   return name == "precise" ? Statistics::precise : name == "batch" ? Statistics::batch : Statistics::running;
 }
@@ -49,6 +53,8 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
   std::vector<int> labels(static_cast<std::size_t>(max_samples));
   const std::int64_t pixels = dataset.channels() * dataset.height() * dataset.width();
   std::vector<float> images(static_cast<std::size_t>(max_samples * pixels));
+  const auto passes_between_meetings =
+      static_cast<int>(std::max<std::int64_t>(1, kImagesBetweenMeetings / max_samples));
   double loss = 0;
   std::array<std::int64_t, 2> counts{};
   for (int i = 0; i < passes; ++i) {
@@ -66,6 +72,7 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
     loss += r.loss_sum;
     counts[0] += r.correct;
     counts[1] += n;
+    if ((i + 1) % passes_between_meetings == 0) all.barrier({"evaluation", step});
   }
   all.all_reduce(std::span<double>(&loss, 1), Reduce::sum, {"evaluation loss", step});
   all.all_reduce(std::span<std::int64_t>(counts), Reduce::sum, {"evaluation counts", step});
