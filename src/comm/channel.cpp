@@ -125,7 +125,7 @@ void Channel::finish(int seat) {
   Seat& me = seats_[static_cast<std::size_t>(seat)];
   if (!me.pending) context_.fail_with(Error(describe_local(seat) + " finishes a collective that it has not started"));
   Round& round = round_of(me.next - 1);
-  if (!is_done(round)) {
+  if (!is_done(round, seat)) {
     const Deadline waiting(context_.timeout_s());
     wait(round, seat);
     me.waited_s += waiting.elapsed_s();
@@ -134,14 +134,14 @@ void Channel::finish(int seat) {
   if (!direct_ && !me.values.empty()) std::memcpy(me.values.data(), round.result, me.values.size());
 }
 
-bool Channel::is_done(Round& round) {
+bool Channel::is_done(Round& round, int seat) {
   const Phase phase = round.phase.load(std::memory_order_acquire);
-  return phase == Phase::done || (phase == Phase::exchanging && try_exchange(round));
+  return phase == Phase::done || (phase == Phase::exchanging && try_exchange(round, seat));
 }
 
 void Channel::wait(Round& round, int seat) {
   for (int i = 0; i < kQuickLooks && context_.crew().may_look_again(local_index(seat)); ++i) {
-    if (is_done(round)) return;
+    if (is_done(round, seat)) return;
     relax();
   }
   const Deadline deadline(context_.timeout_s());
@@ -152,7 +152,7 @@ void Channel::wait(Round& round, int seat) {
   double looked_at_s = 0;
   for (;; context_.crew().pause(local_index(seat), remote ? kRemoteNap : kLookAround)) {
     context_.throw_if_failed();
-    if (is_done(round)) break;
+    if (is_done(round, seat)) break;
     if (round.phase.load(std::memory_order_acquire) == Phase::exchanging) {
       if (!remote) remote.emplace(context_);
       remote->check(*link_, std::cref(where));
@@ -165,11 +165,15 @@ void Channel::wait(Round& round, int seat) {
 }
 
 /// Goes on with the exchange unless another worker does so now; true once it is complete.
-bool Channel::try_exchange(Round& round) {
+bool Channel::try_exchange(Round& round, int seat) {
   std::unique_lock polling(link_mutex_, std::try_to_lock);
   if (!polling) return false;
   if (round.phase.load(std::memory_order_acquire) == Phase::done) return true;
-  if (!advance(*link_, context_)) return false;
+  const std::uint64_t progress = link_->progress();
+  if (!advance(*link_, context_)) {
+    if (link_->progress() != progress) context_.crew().resumed(local_index(seat));  // the next step is not far
+    return false;
+  }
   set_phase(round, Phase::done);
   return true;
 }

@@ -65,9 +65,9 @@ class Channel {
   void complete_here(Round& round);
   void compare_headers(const Round& round);
   void set_phase(Round& round, Phase phase);
-  bool is_done(Round& round);
+  bool is_done(Round& round, int seat);
   void wait(Round& round, int seat);
-  bool try_exchange(Round& round);
+  bool try_exchange(Round& round, int seat);
   void check_arrivals(const Round& round, int seat, const Deadline& deadline);
   std::string describe_local(int seat) const;
 

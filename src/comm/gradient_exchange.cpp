@@ -61,7 +61,7 @@ struct GradientExchange::Impl {
   void communicate();
   void start_exchange();
   std::string describe_exchange() const;
-  void try_exchange();
+  bool try_exchange();
   float* gradient_of(int local, int bucket) const { return workers[at(local)].gradient + buckets[at(bucket)].offset; }
   float* result_of(int bucket) const { return sums + buckets[at(bucket)].offset; }
   /// In a GradientMemory: the latest value in this worker's gradient is complete.
@@ -277,7 +277,7 @@ void GradientExchange::Impl::wait(int local) {
     const bool by_workers = link && link->in_memory();
     std::optional<detail::RemoteWait> remote;
     for (;; context->crew().pause(local, by_workers ? detail::kRemoteNap : detail::kLookAround)) {
-      if (by_workers) try_exchange();
+      if (by_workers && try_exchange()) context->crew().resumed(local);
       if (completed.load(std::memory_order_acquire) >= me.target) break;
       check_progress(me, local, deadline);
       if (!by_workers) continue;
@@ -330,20 +330,21 @@ void GradientExchange::Impl::communicate() {
   }
 }
 
-/// By the workers, now and then, when the other ranks are reached through memory.
-void GradientExchange::Impl::try_exchange() {
+/// By the workers, now and then, when the other ranks are reached through memory. Whether it came a step further.
+bool GradientExchange::Impl::try_exchange() {
   const std::unique_lock lock(exchange_mutex, std::try_to_lock);
-  if (!lock) return;
+  if (!lock) return false;
+  const std::uint64_t progress = link->progress();
   for (;; ++exchanged) {
     if (!exchanging) {
       std::lock_guard handing(mutex);
       const auto ready = handed_over.begin() + static_cast<std::ptrdiff_t>(exchanged % buckets.size());
-      if (!*ready) return;
+      if (!*ready) return link->progress() != progress;
       *ready = false;
     }
     if (!exchanging) start_exchange();
     exchanging = true;
-    if (!detail::advance(*link, *context)) return;
+    if (!detail::advance(*link, *context)) return link->progress() != progress;
     exchanging = false;
     complete();
   }

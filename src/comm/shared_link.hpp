@@ -41,6 +41,7 @@ class SharedLink final : public Link {
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
   bool poll() override;
+  std::uint64_t progress() const override { return 4 * pieces_ + static_cast<std::uint64_t>(stage_); }
   std::string missing() const override;
   int removes() const override;
   bool in_memory() const override { return !goes_beyond(); }

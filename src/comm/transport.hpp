@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -36,6 +37,8 @@ class Link {
   virtual bool in_memory() const { return false; }
   /// After a failure: frees whoever waits for an operation that will never end.
   virtual void give_up() noexcept {}
+  /// Changes whenever poll() has come a step further: a reason to look again at once.
+  virtual std::uint64_t progress() const { return 0; }
   /// The ranks whose messages have not arrived ("rank 2 (node3, workers 4-5)").
   virtual std::string missing() const = 0;
   /// Over how many other ranks it may have come that they are missing: a rank that is nearer knows better.
