@@ -25,6 +25,7 @@ const std::vector<ReadyModel>& ready_models() {
       {"lenet", make_lenet},
       {"vgg11", [](O o) { return make_vgg(o, 11); }},
       {"vgg16", [](O o) { return make_vgg(o, 16); }},
+      {"resnet8", [](O o) { return make_cifar_resnet(o, 8); }},
       {"resnet20", [](O o) { return make_cifar_resnet(o, 20); }},
       {"resnet32", [](O o) { return make_cifar_resnet(o, 32); }},
       {"resnet44", [](O o) { return make_cifar_resnet(o, 44); }},

@@ -57,7 +57,8 @@ std::string usage_error(const ModelOptions& o) {
 }
 
 TEST(Model, ParameterCountsOfCifarResnets) {
-  const std::map<std::string, std::int64_t> expected = {{"resnet20", 272'474},
+  const std::map<std::string, std::int64_t> expected = {{"resnet8", 78'042},
+                                                        {"resnet20", 272'474},
                                                         {"resnet32", 466'906},
                                                         {"resnet44", 661'338},
                                                         {"resnet56", 855'770},

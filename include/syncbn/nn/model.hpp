@@ -128,7 +128,7 @@ bool shares_statistics(const std::string& norm_type);
 /// of the channels, up to `wanted`, that leaves each group at least 2 channels and 16 values of a sample; else 1.
 std::int64_t group_count(std::int64_t wanted, const Shape& sample);
 
-/// mlp, lenet, vgg11, vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18, resnet34, resnet50.
+/// mlp, lenet, vgg11, vgg16, resnet8, resnet20, resnet32, resnet44, resnet56, resnet110, resnet18, resnet34, resnet50.
 const std::vector<std::string>& model_names();
 
 /// Builds and shape-checks a model. Throws Error(usage) naming the layer, the shapes and the remedy.
