@@ -57,12 +57,9 @@ std::string usage_error(const ModelOptions& o) {
 }
 
 TEST(Model, ParameterCountsOfCifarResnets) {
-  const std::map<std::string, std::int64_t> expected = {{"resnet8", 78'042},
-                                                        {"resnet20", 272'474},
-                                                        {"resnet32", 466'906},
-                                                        {"resnet44", 661'338},
-                                                        {"resnet56", 855'770},
-                                                        {"resnet110", 1'730'714}};
+  const std::map<std::string, std::int64_t> expected = {{"resnet8", 78'042},   {"resnet20", 272'474},
+                                                        {"resnet32", 466'906}, {"resnet44", 661'338},
+                                                        {"resnet56", 855'770}, {"resnet110", 1'730'714}};
   for (const auto& [name, count] : expected) {
     EXPECT_EQ(make_model(options_for(name, kCifar)).parameter_count(), count) << name;
     // By hand: stem, 2n convolutions with batch norm per stage (the first of stages 2 and 3 from half the channels),
