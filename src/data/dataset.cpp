@@ -9,47 +9,86 @@
 
 namespace syncbn {
 
+namespace {
+
+class PixelArray : public ImageSource {
+ public:
+  PixelArray(std::int64_t channels, std::int64_t height, std::int64_t width, std::vector<std::uint8_t> pixels)
+      : height_(height),
+        width_(width),
+        bytes_(static_cast<std::size_t>(channels * height * width)),
+        pixels_(std::move(pixels)) {}
+
+  Image image(std::int64_t i) const override {
+    return {height_, width_, std::span(pixels_).subspan(static_cast<std::size_t>(i) * bytes_, bytes_)};
+  }
+  std::uint64_t hash(std::int64_t n, std::uint64_t seed) const override {
+    return XXH3_64bits_withSeed(pixels_.data(), static_cast<std::size_t>(n) * bytes_, seed);
+  }
+
+ private:
+  std::int64_t height_, width_;
+  std::size_t bytes_;
+  std::vector<std::uint8_t> pixels_;
+};
+
+}  // namespace
+
+Image::Image(std::int64_t height, std::int64_t width, std::span<const std::uint8_t> lent)
+    : height_(height), width_(width), pixels_(lent) {}
+
+Image::Image(std::int64_t height, std::int64_t width, std::vector<std::uint8_t> own)
+    : height_(height), width_(width), own_(std::move(own)), pixels_(own_) {}
+
 Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
-                 std::vector<std::uint8_t> pixels, std::vector<std::uint8_t> labels)
+                 std::vector<std::uint8_t> pixels, const std::vector<std::uint8_t>& labels)
     : name_(std::move(name)),
       channels_(channels),
       height_(height),
       width_(width),
       classes_(classes),
-      pixels_(std::move(pixels)),
-      labels_(std::move(labels)) {
+      labels_(labels.begin(), labels.end()) {
   if (channels < 1 || height < 1 || width < 1 || classes < 1 || classes > 256)
     throw Error(
         fmt::format("data set {}: impossible shape {}x{}x{} with {} classes", name_, channels, height, width, classes),
         ExitCode::bad_data);
-  if (pixels_.size() != labels_.size() * static_cast<std::size_t>(channels * height * width))
-    throw Error(fmt::format("data set {}: {} bytes of pixels do not make {} images of {}x{}x{}", name_, pixels_.size(),
+  if (pixels.size() != labels_.size() * static_cast<std::size_t>(channels * height * width))
+    throw Error(fmt::format("data set {}: {} bytes of pixels do not make {} images of {}x{}x{}", name_, pixels.size(),
                             labels_.size(), channels, height, width),
                 ExitCode::bad_data);
-  const auto bad = std::find_if(labels_.begin(), labels_.end(), [&](int label) { return label >= classes; });
-  if (bad != labels_.end())
-    throw Error(fmt::format("data set {}: image {} has label {}, expected 0 to {}", name_, bad - labels_.begin(), *bad,
-                            classes - 1),
-                ExitCode::bad_data);
+  check_labels();
+  images_ = std::make_shared<PixelArray>(channels, height, width, std::move(pixels));
 }
 
-std::span<const std::uint8_t> Dataset::image(std::int64_t i) const {
-  const auto bytes = static_cast<std::size_t>(channels_ * height_ * width_);
-  return std::span(pixels_).subspan(static_cast<std::size_t>(i) * bytes, bytes);
+Dataset::Dataset(std::string name, std::int64_t channels, int classes, std::vector<std::uint16_t> labels,
+                 std::shared_ptr<const ImageSource> images)
+    : name_(std::move(name)),
+      channels_(channels),
+      classes_(classes),
+      labels_(std::move(labels)),
+      images_(std::move(images)) {
+  check_labels();
+}
+
+void Dataset::check_labels() const {
+  const auto bad = std::find_if(labels_.begin(), labels_.end(), [&](int label) { return label >= classes_; });
+  if (bad != labels_.end())
+    throw Error(fmt::format("data set {}: image {} has label {}, expected 0 to {}", name_, bad - labels_.begin(), *bad,
+                            classes_ - 1),
+                ExitCode::bad_data);
 }
 
 std::uint64_t Dataset::fingerprint() const {
   const std::string head = fmt::format("{} {}x{}x{} {} {}", name_, channels_, height_, width_, classes_, size());
   XXH64_hash_t hash = XXH3_64bits(head.data(), head.size());
-  hash = XXH3_64bits_withSeed(labels_.data(), labels_.size(), hash);
-  return XXH3_64bits_withSeed(pixels_.data(), pixels_.size(), hash);
+  hash = XXH3_64bits_withSeed(labels_.data(), labels_.size() * sizeof(labels_[0]), hash);
+  return images_->hash(size(), hash);
 }
 
 Dataset Dataset::first(std::int64_t n) const {
-  if (n <= 0 || n >= size()) return *this;
-  const auto bytes = n * channels_ * height_ * width_;
-  return Dataset(name_, channels_, height_, width_, classes_, {pixels_.begin(), pixels_.begin() + bytes},
-                 {labels_.begin(), labels_.begin() + n});
+  Dataset some = *this;
+  if (n > 0 && n < size()) some.labels_.resize(static_cast<std::size_t>(n));
+  return some;
 }
 
 }  // namespace syncbn

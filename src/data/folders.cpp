@@ -67,8 +67,9 @@ const SetLayout& layout_of(const std::string& kind) {
   }};
   for (const auto& layout : layouts)
     if (layout.kind == kind) return layout;
-  throw Error(fmt::format("unknown data set '{}'; use builtin, mnist, fashion-mnist, cifar10 or cifar100", kind),
-              ExitCode::usage);
+  throw Error(
+      fmt::format("unknown data set '{}'; use builtin, mnist, fashion-mnist, cifar10, cifar100 or image-folder", kind),
+      ExitCode::usage);
 }
 
 std::string remedy_for(const SetLayout& layout) {

@@ -29,10 +29,20 @@ void check(const Augmentation& augmentation, const Dataset& dataset) {
   check_count("normalization stddev", augmentation.stddev, dataset);
   for (const float s : augmentation.stddev)
     if (!(s > 0)) throw Error(fmt::format("normalization stddev is {}; it must be above 0", s), ExitCode::usage);
-  const auto limit = std::min(dataset.height(), dataset.width());
-  if (augmentation.crop_padding < 0 || augmentation.crop_padding >= limit)
-    throw Error(fmt::format("crop padding is {}; images of {}x{} allow 0 to {}", augmentation.crop_padding,
-                            dataset.height(), dataset.width(), limit - 1),
+  if (augmentation.image_size < 0 || (augmentation.image_size == 0 && dataset.height() == 0))
+    throw Error(fmt::format("image size is {}; the images of {} are of different sizes: name the one that the network "
+                            "is to see",
+                            augmentation.image_size, dataset.name()),
+                ExitCode::usage);
+  if (!(augmentation.crop_fraction > 0 && augmentation.crop_fraction <= 1))
+    throw Error(fmt::format("crop fraction is {}; it must be above 0, and 1 at most", augmentation.crop_fraction),
+                ExitCode::usage);
+}
+
+void check_padding(int padding, std::int64_t height, std::int64_t width) {
+  const auto limit = std::min(height, width);
+  if (padding < 0 || padding >= limit)
+    throw Error(fmt::format("crop padding is {}; images of {}x{} allow 0 to {}", padding, height, width, limit - 1),
                 ExitCode::usage);
 }
 
@@ -40,10 +50,12 @@ void check(const Augmentation& augmentation, const Dataset& dataset) {
 
 ImagePipeline::ImagePipeline(const Dataset& dataset, const Augmentation& augmentation)
     : dataset_(dataset),
-      crop_padding_(augmentation.crop_padding),
-      flip_(augmentation.horizontal_flip),
+      options_(augmentation),
+      height_(augmentation.image_size > 0 ? augmentation.image_size : dataset.height()),
+      width_(augmentation.image_size > 0 ? augmentation.image_size : dataset.width()),
       value_(static_cast<std::size_t>(dataset.channels())) {
   check(augmentation, dataset);
+  check_padding(augmentation.crop_padding, height_, width_);
   for (std::int64_t c = 0; c < dataset.channels(); ++c) {
     const double mean = per_channel(augmentation.mean, c, 0), stddev = per_channel(augmentation.stddev, c, 1);
     auto& table = value_[static_cast<std::size_t>(c)];
@@ -54,24 +66,41 @@ ImagePipeline::ImagePipeline(const Dataset& dataset, const Augmentation& augment
 }
 
 void ImagePipeline::plain(std::int64_t id, float* out) const {
-  shifted(id, 0, 0, false, out);
+  const Image image = dataset_.image(id);
+  if (fits(image)) return shifted(image.pixels(), 0, 0, false, out);
+  shifted(scaled(image, center_box(image, height_, width_, options_.crop_fraction)), 0, 0, false, out);
 }
 
 void ImagePipeline::augmented(std::int64_t id, std::uint64_t seed, std::int64_t epoch, float* out) const {
   Random random(seed, Purpose::augment, static_cast<std::uint64_t>(epoch), static_cast<std::uint64_t>(id));
   const auto offset = [&] {
-    return static_cast<std::int64_t>(random.below(2 * static_cast<std::uint64_t>(crop_padding_) + 1)) - crop_padding_;
+    return static_cast<std::int64_t>(random.below(2 * static_cast<std::uint64_t>(options_.crop_padding) + 1)) -
+           options_.crop_padding;
   };
-  // Drawn whether used or not, so that switching one change on or off leaves the other as it was.
+  // Drawn whether used or not, so that switching one change on or off leaves the others as they were.
   const std::int64_t dy = offset(), dx = offset();
-  const bool heads = random.next() >> 31;
-  shifted(id, dy, dx, flip_ && heads, out);
+  const bool heads = random.next() >> 31, flip = options_.horizontal_flip && heads;
+  const Image image = dataset_.image(id);
+  if (options_.random_resized_crop) return shifted(scaled(image, random_box(image, random)), dy, dx, flip, out);
+  if (fits(image)) return shifted(image.pixels(), dy, dx, flip, out);
+  shifted(scaled(image, center_box(image, height_, width_, options_.crop_fraction)), dy, dx, flip, out);
 }
 
-void ImagePipeline::shifted(std::int64_t id, std::int64_t dy, std::int64_t dx, bool flip, float* out) const {
-  const std::int64_t height = dataset_.height(), width = dataset_.width();
+bool ImagePipeline::fits(const Image& image) const {
+  return image.height() == height_ && image.width() == width_ && options_.crop_fraction == 1;
+}
+
+std::vector<std::uint8_t> ImagePipeline::scaled(const Image& image, const Box& box) const {
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(values()));
+  scale(image, box, height_, width_, bytes);
+  return bytes;
+}
+
+void ImagePipeline::shifted(std::span<const std::uint8_t> bytes, std::int64_t dy, std::int64_t dx, bool flip,
+                            float* out) const {
+  const std::int64_t height = height_, width = width_;
   const auto first = std::max<std::int64_t>(0, -dx), last = std::min(width, width - dx);  // columns with pixels
-  const std::uint8_t* image = dataset_.image(id).data();
+  const std::uint8_t* image = bytes.data();
   for (const auto& table : value_) {
     for (std::int64_t y = 0; y < height; ++y, out += width) {
       const bool outside = y + dy < 0 || y + dy >= height;

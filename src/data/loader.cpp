@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
+#include <mutex>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "data/image_pipeline.hpp"
 #include "data/prefetcher.hpp"
@@ -21,6 +24,7 @@ LoaderOptions checked(const LoaderOptions& o, const Dataset& dataset) {
     refuse(fmt::format("loader: workers {} to {} do not lie within 0 to {}", o.first_worker,
                        o.first_worker + o.local_workers - 1, o.workers - 1));
   if (o.batch_per_worker < 1) refuse(fmt::format("batch_per_worker is {}; it must be at least 1", o.batch_per_worker));
+  if (o.threads < 1) refuse(fmt::format("threads is {}; it must be at least 1", o.threads));
   if (o.prefetch < 1) refuse(fmt::format("prefetch is {}; it must be at least 1", o.prefetch));
   if (dataset.size() < 1) refuse(fmt::format("data set {} is empty", dataset.name()));
   if (dataset.size() > std::numeric_limits<std::uint32_t>::max())
@@ -40,6 +44,11 @@ Slice slice_of(std::int64_t samples, int workers, int worker) {
   return {worker * share + std::min<std::int64_t>(worker, longer), share + (worker < longer ? 1 : 0)};
 }
 
+Shape image_shape(const Dataset& dataset, const Augmentation& augmentation) {
+  const ImagePipeline pipeline(dataset, augmentation);
+  return {1, dataset.channels(), pipeline.height(), pipeline.width()};
+}
+
 struct Loader::Impl {
   Impl(std::shared_ptr<const Dataset> data, const LoaderOptions& o)
       : dataset(std::move(data)), options(checked(o, *dataset)), pipeline(*dataset, o.augmentation) {
@@ -53,30 +62,28 @@ struct Loader::Impl {
   }
 
   void start(std::int64_t epoch, std::int64_t index) {
-    prefetcher.reset();  // first: its thread reads what changes below
+    prefetcher.reset();  // first: its threads read what changes below
     first_round = epoch * batches_per_epoch() + index;
-    order_epoch = -1;
-    prefetcher.emplace(options.local_workers, options.prefetch, [this](std::int64_t round, int local, Batch& batch) {
-      fill(first_round + round, local, batch);
-    });
+    prefetcher.emplace(
+        options.local_workers, options.prefetch, options.threads,
+        [this](std::int64_t round, int local, Batch& batch) { fill(first_round + round, local, batch); });
   }
 
-  /// Background thread only.
   void fill(std::int64_t round, int local, Batch& batch) {
     batch.epoch = round / batches_per_epoch();
     batch.index = round % batches_per_epoch();
-    sort_epoch(batch.epoch);
+    const auto order = order_of(batch.epoch);
     const std::int64_t begin = batch.index * global_batch();
     batch.global_n = std::min(global_batch(), dataset->size() - begin);
     const Slice slice = slice_of(batch.global_n, options.workers, options.first_worker + local);
     batch.n = slice.count;
-    const std::int64_t pixels = dataset->channels() * dataset->height() * dataset->width();
+    const std::int64_t pixels = pipeline.values();
     reserve(batch, pixels);
     batch.images.resize(static_cast<std::size_t>(slice.count * pixels));
     batch.labels.resize(static_cast<std::size_t>(slice.count));
     batch.ids.resize(static_cast<std::size_t>(slice.count));
     for (std::int64_t i = 0; i < slice.count; ++i) {
-      const std::int64_t id = order[static_cast<std::size_t>(begin + slice.begin + i)];
+      const std::int64_t id = (*order)[static_cast<std::size_t>(begin + slice.begin + i)];
       batch.ids[static_cast<std::size_t>(i)] = id;
       batch.labels[static_cast<std::size_t>(i)] = dataset->label(id);
       pipeline.augmented(id, options.seed, batch.epoch, batch.images.data() + i * pixels);
@@ -91,24 +98,33 @@ struct Loader::Impl {
     batch.ids.reserve(n);
   }
 
-  void sort_epoch(std::int64_t epoch) {
-    if (epoch == order_epoch) return;
+  using Order = std::shared_ptr<const std::vector<std::uint32_t>>;
+
+  /// Ids of the epoch's samples. At the turn of an epoch some threads are still busy with the one before.
+  Order order_of(std::int64_t epoch) {
+    const std::lock_guard lock(orders_mutex);
+    for (const auto& [of, order] : orders) {
+      if (of == epoch) return order;
+    }
+    std::vector<std::uint32_t> ids;
     const auto n = static_cast<std::uint32_t>(dataset->size());
     if (options.shuffle) {
-      order = permutation(n, options.seed, Purpose::shuffle, static_cast<std::uint64_t>(epoch));
+      ids = permutation(n, options.seed, Purpose::shuffle, static_cast<std::uint64_t>(epoch));
     } else {
-      order.resize(n);
-      std::iota(order.begin(), order.end(), 0u);
+      ids.resize(n);
+      std::iota(ids.begin(), ids.end(), 0u);
     }
-    order_epoch = epoch;
+    std::swap(orders[0], orders[1]);
+    orders[1] = {epoch, std::make_shared<const std::vector<std::uint32_t>>(std::move(ids))};
+    return orders[1].second;
   }
 
   const std::shared_ptr<const Dataset> dataset;
   const LoaderOptions options;
   const ImagePipeline pipeline;
   std::int64_t first_round = 0;
-  std::int64_t order_epoch = -1;     ///< the epoch that `order` belongs to
-  std::vector<std::uint32_t> order;  ///< ids of the epoch's samples
+  std::mutex orders_mutex;
+  std::array<std::pair<std::int64_t, Order>, 2> orders{{{-1, nullptr}, {-1, nullptr}}};  ///< of the latest epochs
   std::optional<Prefetcher> prefetcher;
 };
 
@@ -135,11 +151,47 @@ const Batch& Loader::next(int local_worker) {
 void load_plain(const Dataset& dataset, std::int64_t begin, std::int64_t count, const Augmentation& augmentation,
                 float* images, int* labels) {
   const ImagePipeline pipeline(dataset, augmentation);
-  const std::int64_t pixels = dataset.channels() * dataset.height() * dataset.width();
   for (std::int64_t i = 0; i < count; ++i) {
-    pipeline.plain(begin + i, images + i * pixels);
+    pipeline.plain(begin + i, images + i * pipeline.values());
     labels[i] = dataset.label(begin + i);
   }
+}
+
+struct PlainLoader::Impl {
+  void fill(std::int64_t index, Batch& batch) const {
+    if (index >= batches) return;
+    const Slice part = slice_of(slice.count, static_cast<int>(batches), static_cast<int>(index));
+    batch.index = index;
+    batch.n = part.count;
+    const auto n = static_cast<std::size_t>(part.count);
+    batch.images.resize(n * static_cast<std::size_t>(image_shape(dataset, augmentation).elements()));
+    batch.labels.resize(n);
+    load_plain(dataset, slice.begin + part.begin, part.count, augmentation, batch.images.data(), batch.labels.data());
+  }
+
+  const Dataset& dataset;
+  const Augmentation augmentation;
+  const Slice slice;
+  const std::int64_t batches;
+  std::int64_t next = 0;
+  Batch own;  ///< without threads
+  std::optional<Prefetcher> prefetcher;
+};
+
+PlainLoader::PlainLoader(const Dataset& dataset, const Augmentation& augmentation, Slice slice, std::int64_t batches,
+                         int threads)
+    : impl_(new Impl{dataset, augmentation, slice, batches, 0, {}, {}}) {
+  if (threads == 0) return;
+  impl_->prefetcher.emplace(1, threads, threads,
+                            [impl = impl_.get()](std::int64_t round, int, Batch& batch) { impl->fill(round, batch); });
+}
+
+PlainLoader::~PlainLoader() = default;
+
+const Batch& PlainLoader::next() {
+  if (impl_->prefetcher) return impl_->prefetcher->next(0);
+  impl_->fill(impl_->next++, impl_->own);
+  return impl_->own;
 }
 
 }  // namespace syncbn

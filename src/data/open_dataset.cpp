@@ -6,6 +6,7 @@
 
 #include "data/folders.hpp"
 #include "data/image_files.hpp"
+#include "data/image_folder.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/data/dataset.hpp"
 
@@ -57,6 +58,7 @@ Dataset open_cifar(const SetLayout& layout, const std::vector<fs::path>& files, 
 Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed) {
   const bool train = split == Split::train;
   if (kind == "builtin") return make_builtin_dataset(split, seed, train ? kBuiltinTrain : kBuiltinTest);
+  if (kind == "image-folder") return open_image_folder(path, split);
   const SetLayout& layout = layout_of(kind);
   const auto files = locate_files(layout, path, train ? layout.train_files : layout.test_files);
   if (kind == "cifar10" || kind == "cifar100") return open_cifar(layout, files, cifar_format(kind, train));

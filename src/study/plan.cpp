@@ -38,8 +38,10 @@ std::string label_of(const Study& study, const std::vector<int>& values) {
 
 std::int64_t estimate_memory(const Config& config, const Explanation& sizes) {
   constexpr std::int64_t kFloat = 4;
-  const DataShape data = data_shape(config.data.kind);  // one byte per pixel value
-  const std::int64_t images = (data.train_images + data.test_images) * data.image.elements();
+  const DataShape data = data_shape(config.data);
+  // One byte per pixel value; pictures stay in their files.
+  const std::int64_t images =
+      config.data.kind == "image-folder" ? 0 : (data.train_images + data.test_images) * data.image.elements();
   return config.workers * (sizes.activation_bytes + kFloat * sizes.parameters) + sizes.weight_bytes + images;
 }
 
@@ -109,7 +111,7 @@ double estimate_seconds(const Config& config, const Explanation& sizes) {
   constexpr double kSecondsPerLayer = 5e-6;      // per worker and batch, forward and backward
   constexpr double kSecondsPerParameter = 2e-9;  // per update
   constexpr double kForwardAndBackward = 3;
-  const DataShape data = data_shape(config.data.kind);
+  const DataShape data = data_shape(config.data);
   const double steps = static_cast<double>(sizes.steps), macs = static_cast<double>(sizes.multiply_adds);
   const double batches = steps * static_cast<double>(config.train.accumulate * config.workers);
   const double samples = steps * static_cast<double>(sizes.global_batch);

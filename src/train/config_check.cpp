@@ -19,6 +19,7 @@ class Checker {
 
   void run() const {
     sizes();
+    data();
     normalization();
     renormalization();
     model();
@@ -38,6 +39,11 @@ class Checker {
     const std::int64_t global = std::max(c_.workers, 1) * c_.batch_per_worker;
     require(global <= std::int64_t{1} << 31, "batch_per_worker",
             fmt::format("workers x batch_per_worker = {} samples is more than 2^31", global));
+  }
+
+  void data() const {
+    require(c_.data.kind != "image-folder" || !c_.data.path.empty(), "data.path",
+            "data.kind = image-folder needs the folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg");
   }
 
   void normalization() const {

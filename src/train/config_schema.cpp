@@ -91,9 +91,17 @@ std::vector<Key<Config>> make_config_schema() {
        "before or after the activation"},
 
       {"data.kind", [](C& c) -> Field { return &c.data.kind; },
-       one_of({"builtin", "mnist", "fashion-mnist", "cifar10", "cifar100"}), "data set"},
+       one_of({"builtin", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder"}),
+       "data set; image-folder: your own pictures, data.path/train/CLASS/*.jpg and data.path/val/CLASS/*.jpg (or "
+       ".png)"},
       {"data.path", [](C& c) -> Field { return &c.data.path; }, text(),
        "folder with the files under their official names; empty: where `syncbn data get` puts them", kRunOnly},
+      {"data.image_size", [](C& c) -> Field { return &c.data.image_size; }, integer(0, 4096),
+       "height and width to which images are scaled; 0: the data set's own, 224 of an image-folder"},
+      {"data.crop_fraction", [](C& c) -> Field { return &c.data.crop_fraction; }, above(0, 1),
+       "scaled images show their middle, this share of the shorter side; 0.875: 224 of 256 pixels"},
+      {"data.random_resized_crop", [](C& c) -> Field { return &c.data.random_resized_crop; }, boolean(),
+       "training images are a random part, 8 to 100 % of the area, scaled"},
       {"data.train_limit", [](C& c) -> Field { return &c.data.train_limit; }, integer(0),
        "first n training images only; 0: all"},
       {"data.test_limit", [](C& c) -> Field { return &c.data.test_limit; }, integer(0),
@@ -110,6 +118,8 @@ std::vector<Key<Config>> make_config_schema() {
        "leave out an epoch's last batch if it is not full"},
       {"data.prefetch", [](C& c) -> Field { return &c.data.prefetch; }, integer(1, 1024),
        "global batches that are loaded ahead", kRunOnly},
+      {"data.threads", [](C& c) -> Field { return &c.data.threads; }, integer(1, 1024),
+       "threads of a rank that load and augment; more than 1 pay where pictures are decoded", kRunOnly},
 
       {"model.name", [](C& c) -> Field { return &c.model.name; }, one_of(models()),
        "a ready model, or a list of your own (layers)"},

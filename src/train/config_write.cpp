@@ -51,7 +51,9 @@ std::string write(Config config, bool with_run_only) {
   out << YAML::BeginMap;
   std::string open;  // the section that is being written
   for (const Key<Config>& key : config_schema()) {
-    if (key.run_only && !with_run_only) continue;
+    // Where pictures of the user's own lie says which they are.
+    const bool defines = key.name == "data.path" && config.data.kind == "image-folder";
+    if (key.run_only && !with_run_only && !defines) continue;
     const std::size_t dot = key.name.find('.');
     const std::string section = dot == std::string::npos ? "" : key.name.substr(0, dot);
     if (section != open) {

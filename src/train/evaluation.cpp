@@ -25,7 +25,11 @@ Statistics statistics_of(const std::string& name) {
 
 }  // namespace
 
-Evaluator::Evaluator(const World& world, const Experiment& experiment) : experiment_(experiment) {
+Evaluator::Evaluator(const World& world, const Experiment& experiment)
+    : experiment_(experiment),
+      loading_threads_(experiment.config.data.kind == "image-folder"
+                           ? std::max(1, experiment.config.data.threads / world.local_workers())
+                           : 0) {
   const std::vector<std::string> wanted = experiment.eval_statistics();
   if (std::find(wanted.begin(), wanted.end(), "precise") == wanted.end()) return;
   train_images_.emplace(experiment.train_set, loader_options(world, experiment));
@@ -50,28 +54,25 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
   // Everybody makes the same number of passes, because statistics of batches are shared; of about the same size,
   // because those of a small rest would be poor.
   const auto passes = static_cast<int>((longest + max_samples - 1) / max_samples);
-  std::vector<int> labels(static_cast<std::size_t>(max_samples));
-  const std::int64_t pixels = dataset.channels() * dataset.height() * dataset.width();
-  std::vector<float> images(static_cast<std::size_t>(max_samples * pixels));
+  PlainLoader images(dataset, experiment_.augmentation, slice, passes, loading_threads_);
   const auto passes_between_meetings =
       static_cast<int>(std::max<std::int64_t>(1, kImagesBetweenMeetings / max_samples));
   double loss = 0;
   std::array<std::int64_t, 2> counts{};
   for (int i = 0; i < passes; ++i) {
-    const auto [begin, n] = slice_of(slice.count, passes, i);
-    load_plain(dataset, slice.begin + begin, n, experiment_.augmentation, images.data(), labels.data());
-    network.set_images(images.data(), n);
+    const Batch& batch = images.next();
+    network.set_images(batch.images.data(), batch.n);
     Pass pass;
     pass.mode = Mode::eval;
     pass.statistics = statistics;
-    pass.n = n;
+    pass.n = batch.n;
     pass.step = step;
     network.forward(pass);
-    network.start_loss(std::span(labels).first(static_cast<std::size_t>(n)), 0, 0);
+    network.start_loss(batch.labels, 0, 0);
     const LossResult r = network.finish_loss();
     loss += r.loss_sum;
     counts[0] += r.correct;
-    counts[1] += n;
+    counts[1] += batch.n;
     if ((i + 1) % passes_between_meetings == 0) all.barrier({"evaluation", step});
   }
   all.all_reduce(std::span<double>(&loss, 1), Reduce::sum, {"evaluation loss", step});

@@ -27,6 +27,7 @@ class Evaluator {
   void measure_population(Network& network, Worker& worker, const Communicator& all, std::int64_t step);
 
   const Experiment& experiment_;
+  int loading_threads_;                 // of each worker
   std::optional<Loader> train_images_;  // where precise statistics are asked for
 };
 

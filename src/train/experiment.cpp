@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "syncbn/core/error.hpp"
+#include "syncbn/train/explain.hpp"
 #include "train/probes/probes.hpp"
 
 namespace syncbn {
@@ -15,6 +16,9 @@ namespace {
 /// Per-channel mean and standard deviation of the training pixels in 0..1, as commonly used for each set.
 Augmentation make_augmentation(const Config::Data& data) {
   Augmentation a;
+  a.image_size = scaled_image_size(data);
+  a.crop_fraction = data.crop_fraction;
+  a.random_resized_crop = data.random_resized_crop;
   a.crop_padding = data.crop_padding;
   a.horizontal_flip = data.horizontal_flip;
   a.binarize = data.binarize;
@@ -31,6 +35,9 @@ Augmentation make_augmentation(const Config::Data& data) {
   } else if (data.kind == "cifar100") {
     a.mean = {0.5071f, 0.4865f, 0.4409f};
     a.stddev = {0.2673f, 0.2564f, 0.2762f};
+  } else if (data.kind == "image-folder") {  // those of ImageNet, which weights trained elsewhere expect
+    a.mean = {0.485f, 0.456f, 0.406f};
+    a.stddev = {0.229f, 0.224f, 0.225f};
   } else {
     a.mean = {0.5f};
     a.stddev = {0.25f};
@@ -99,8 +106,11 @@ LoaderOptions loader_options(const World& world, const Experiment& e) {
   options.shuffle = e.config.data.shuffle;
   options.drop_last = e.config.data.drop_last;
   options.augmentation = e.augmentation;
+  options.threads = e.config.data.threads;
   // A worker may take all batches of an update before another one of its thread takes its first.
   options.prefetch = std::max<int>(e.config.data.prefetch, static_cast<int>(e.config.train.accumulate));
+  // Enough for all loading threads to be busy.
+  options.prefetch = std::max(options.prefetch, (options.threads + options.local_workers - 1) / options.local_workers);
   return options;
 }
 
@@ -134,7 +144,7 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   world.require_same("data set", e.data_fingerprint);
   e.augmentation = make_augmentation(config.data);
   const Dataset& d = *e.train_set;
-  e.model = make_model(config, Shape{1, d.channels(), d.height(), d.width()}, d.classes());
+  e.model = make_model(config, image_shape(d, e.augmentation), d.classes());
   check_probes(config, e.model);
   e.norm = make_norm_settings(world, config);
 

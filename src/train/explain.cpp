@@ -6,8 +6,11 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <mutex>
+#include <string>
 
 #include "syncbn/core/error.hpp"
+#include "syncbn/data/dataset.hpp"
 #include "train/probes/probes.hpp"
 
 namespace syncbn {
@@ -87,14 +90,40 @@ void add_length(Explanation& e, const Config& config, std::int64_t images) {
                                    : static_cast<std::int64_t>(std::ceil(config.train.epochs * steps_per_epoch));
 }
 
-}  // namespace
+/// A million files take seconds to list.
+DataShape folder_shape(const std::string& path) {
+  static std::mutex mutex;
+  static std::map<std::string, DataShape> known;
+  const std::lock_guard lock(mutex);
+  const auto found = known.find(path);
+  if (found != known.end()) return found->second;
+  const Dataset train = open_dataset("image-folder", path, Split::train);
+  const Dataset test = open_dataset("image-folder", path, Split::test);
+  return known[path] = {{1, train.channels(), 0, 0}, train.classes(), train.size(), test.size()};
+}
 
-DataShape data_shape(const std::string& kind) {
+/// Images before they are scaled; 0 x 0: of different sizes.
+DataShape stored_shape(const std::string& kind, const std::string& path) {
   if (kind == "builtin") return {{1, 3, 32, 32}, 10, 10'000, 2'000};
   if (kind == "mnist" || kind == "fashion-mnist") return {{1, 1, 28, 28}, 10, 60'000, 10'000};
   if (kind == "cifar10") return {{1, 3, 32, 32}, 10, 50'000, 10'000};
   if (kind == "cifar100") return {{1, 3, 32, 32}, 100, 50'000, 10'000};
+  if (kind == "image-folder") return folder_shape(path);
   throw Error(fmt::format("data.kind: unknown data set '{}'", kind), ExitCode::usage);
+}
+
+}  // namespace
+
+std::int64_t scaled_image_size(const Config::Data& data) {
+  constexpr std::int64_t kUsual = 224;
+  return data.image_size == 0 && data.kind == "image-folder" ? kUsual : data.image_size;
+}
+
+DataShape data_shape(const Config::Data& data) {
+  DataShape shape = stored_shape(data.kind, data.path);
+  const std::int64_t size = scaled_image_size(data);
+  if (size > 0) shape.image = {1, shape.image.c(), size, size};
+  return shape;
 }
 
 Explanation explain(const Config& config, int ranks) {
@@ -104,7 +133,7 @@ Explanation explain(const Config& config, int ranks) {
                 ExitCode::usage);
   }
   check_config(config);
-  const DataShape data = data_shape(config.data.kind);
+  const DataShape data = data_shape(config.data);
   const Model model = make_model(model_options(config, data.image, data.classes));
   check_probes(config, model);
 

@@ -84,7 +84,7 @@ TEST(Explain, EveryShippedConfigurationCanBeExplained) {
 }
 
 TEST(Explain, ShapesAgreeWithTheData) {
-  const DataShape shape = data_shape("builtin");
+  const DataShape shape = data_shape(Config{}.data);
   const Dataset builtin = open_dataset("builtin", "", Split::test, 1);
   EXPECT_EQ(shape.image, (Shape{1, builtin.channels(), builtin.height(), builtin.width()}));
   EXPECT_EQ(shape.classes, builtin.classes());

@@ -94,10 +94,10 @@ TEST(Config, RefusesWhatYamlWouldConvert) {
 }
 
 TEST(Config, RefusesValuesOutOfRangeAndNamesTheNearestWord) {
-  EXPECT_EQ(
-      refusal("data: {kind: cifar}"),
-      "a.yaml:1: data.kind: expected one of builtin, mnist, fashion-mnist, cifar10, cifar100, got 'cifar'; did you "
-      "mean 'cifar10'?");
+  EXPECT_EQ(refusal("data: {kind: cifar}"),
+            "a.yaml:1: data.kind: expected one of builtin, mnist, fashion-mnist, cifar10, cifar100, image-folder, got "
+            "'cifar'; did you "
+            "mean 'cifar10'?");
   EXPECT_EQ(refusal("norm: {momentum: 1.5}"),
             "a.yaml:1: norm.momentum: expected a number >= 0 and <= 1, or cumulative, got '1.5'");
   EXPECT_EQ(refusal("label_smoothing: 1"), "a.yaml:1: label_smoothing: expected a number >= 0 and < 1, got '1'");

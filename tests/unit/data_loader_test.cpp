@@ -12,7 +12,6 @@
 #include <thread>
 
 #include "data/image_pipeline.hpp"
-#include "data/prefetcher.hpp"
 #include "unit/data_files.hpp"
 
 namespace syncbn::test {
@@ -242,7 +241,8 @@ TEST(Loader, RefusesOptionsThatMakeNoSense) {
 /// Pixel (c, y, x) of an image, black outside, as the network sees it: computed one by one in double.
 double expected_pixel(const Dataset& set, std::int64_t id, std::int64_t c, std::int64_t y, std::int64_t x) {
   const bool inside = y >= 0 && y < set.height() && x >= 0 && x < set.width();
-  const double byte = inside ? set.image(id)[static_cast<std::size_t>((c * set.height() + y) * set.width() + x)] : 0;
+  const double byte =
+      inside ? set.image(id).pixels()[static_cast<std::size_t>((c * set.height() + y) * set.width() + x)] : 0;
   const Augmentation a = full_augmentation();
   return (byte / 255 - a.mean[static_cast<std::size_t>(c)]) / a.stddev[static_cast<std::size_t>(c)];
 }
@@ -305,6 +305,25 @@ TEST(LoadPlain, NormalizesWithoutAugmentation) {
                 1e-6);
 }
 
+TEST(PlainLoader, GoesThroughASlice) {
+  const auto set = numbered(30);
+  for (const int threads : {0, 1, 3}) {
+    PlainLoader loader(*set, full_augmentation(), {4, 20}, 6, threads);
+    std::int64_t at = 4;
+    for (int i = 0; i < 6; ++i) {
+      const Batch& batch = loader.next();
+      EXPECT_EQ(batch.index, i);
+      EXPECT_EQ(batch.n, i < 2 ? 4 : 3);
+      std::vector<float> images(static_cast<std::size_t>(batch.n) * 60);
+      std::vector<int> labels(static_cast<std::size_t>(batch.n));
+      load_plain(*set, at, batch.n, full_augmentation(), images.data(), labels.data());
+      EXPECT_EQ(batch.images, images);
+      EXPECT_EQ(batch.labels, labels);
+      at += batch.n;
+    }
+  }
+}
+
 TEST(LoadPlain, BinarizesAt128) {
   const Dataset set("grey", 1, 1, 4, 2, {0, 127, 128, 255}, {1});
   std::vector<float> images(4);
@@ -315,32 +334,27 @@ TEST(LoadPlain, BinarizesAt128) {
   EXPECT_EQ(images, (std::vector<float>{0, 127.0f / 255, 128.0f / 255, 1}));
 }
 
-TEST(Prefetcher, HandsOnWhatFailedInTheBackground) {
-  Prefetcher prefetcher(2, 3, [](std::int64_t round, int consumer, Batch& batch) {
-    if (round == 2 && consumer == 1) throw Error("the disk is gone", ExitCode::bad_data);
-    batch.index = round;
-  });
-  for (std::int64_t round = 0; round < 2; ++round)
-    for (int consumer = 0; consumer < 2; ++consumer) EXPECT_EQ(prefetcher.next(consumer).index, round);
-  EXPECT_EQ(prefetcher.next(0).index, 2);
-  for (int again = 0; again < 2; ++again)
-    for (int consumer : {1, 0})
-      EXPECT_EQ(message_of(ExitCode::bad_data, [&] { prefetcher.next(consumer); }), "the disk is gone");
-}
-
-TEST(Prefetcher, RunsAheadButNotTooFar) {
-  std::atomic<std::int64_t> filled{0};
-  Prefetcher prefetcher(1, 3, [&](std::int64_t round, int, Batch&) { filled = round + 1; });
-  const auto wait_for = [&](std::int64_t rounds) {
-    for (int i = 0; i < 2000 && filled < rounds; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    EXPECT_EQ(filled, rounds);
-  };
-  wait_for(3);
-  prefetcher.next(0);
-  wait_for(4);  // one in use, three ahead
-  prefetcher.next(0);
-  wait_for(5);
+TEST(Loader, LoadsTheSameWithAnyNumberOfThreads) {
+  const auto set = numbered(23);
+  std::vector<std::vector<float>> seen;
+  for (const int threads : {1, 2, 4}) {
+    auto o = options(3, 2);
+    o.augmentation = full_augmentation();
+    o.threads = threads;
+    o.prefetch = 6;  // over the turns of epochs, of which each has four batches
+    Loader loader(set, o);
+    loader.seek(0, 1);
+    std::vector<float> values;
+    for (int round = 0; round < 30; ++round)
+      for (int worker = 0; worker < 3; ++worker) {
+        const Batch& batch = loader.next(worker);
+        values.insert(values.end(), batch.images.begin(), batch.images.end());
+        values.insert(values.end(), batch.labels.begin(), batch.labels.end());
+      }
+    seen.push_back(std::move(values));
+  }
+  EXPECT_EQ(seen[0], seen[1]);
+  EXPECT_EQ(seen[0], seen[2]);
 }
 
 }  // namespace

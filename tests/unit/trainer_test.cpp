@@ -12,6 +12,7 @@
 #include "support/small_network.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/safetensors.hpp"
+#include "unit/pictures.hpp"
 
 namespace syncbn {
 namespace {
@@ -67,6 +68,19 @@ class Trainer : public testing::Test {
 
   fs::path folder_;
 };
+
+TEST_F(Trainer, LearnsFromPicturesTheSameOnAnyNumberOfThreads) {
+  const test::TempFolder pictures;
+  test::write_pictures(pictures, {"ant", "bee", "cow"}, 9, 4);
+  std::vector<std::string> keys{
+      "data.kind=image-folder",   "data.path=" + pictures.str(), "data.image_size=32", "data.random_resized_crop=true",
+      "data.crop_fraction=0.875", "model.name=resnet8",          "model.layers=[]",    "threads=1"};
+  const Outcome one = run(keys, "one");
+  EXPECT_EQ(one.result.evaluations.front().samples, 12);
+  keys.back() = "threads=3";
+  keys.emplace_back("data.threads=4");
+  EXPECT_EQ(run(keys, "more"), one);
+}
 
 // With local statistics nothing keeps a worker from going through a whole update before its neighbour on the same
 // thread begins, and the loader must have the batches for that.

@@ -10,38 +10,75 @@ namespace syncbn {
 
 enum class Split { train, test };
 
-/// Images of one size with labels, whole in memory as bytes. Immutable; safe to read from any thread.
+/// The bytes of one image, [C, height, width]: lent by a data set, or its own.
+class Image {
+ public:
+  Image(std::int64_t height, std::int64_t width, std::span<const std::uint8_t> lent);
+  Image(std::int64_t height, std::int64_t width, std::vector<std::uint8_t> own);
+  Image(Image&&) = default;
+  Image& operator=(Image&&) = default;
+
+  std::int64_t height() const { return height_; }
+  std::int64_t width() const { return width_; }
+  std::span<const std::uint8_t> pixels() const { return pixels_; }
+
+ private:
+  std::int64_t height_, width_;
+  std::vector<std::uint8_t> own_;
+  std::span<const std::uint8_t> pixels_;
+};
+
+/// Where the images of a data set are: in memory, or in files that are read whenever one is asked for. Immutable; safe
+/// to use from any thread.
+class ImageSource {
+ public:
+  virtual ~ImageSource() = default;
+  /// Throws Error(bad_data) naming the file.
+  virtual Image image(std::int64_t i) const = 0;
+  /// A 64-bit hash of what tells the first n images from others.
+  virtual std::uint64_t hash(std::int64_t n, std::uint64_t seed) const = 0;
+};
+
+/// Images with labels. Immutable; copies share the images; safe to read from any thread.
 class Dataset {
  public:
+  /// Images of one size, in memory: [N, C, H, W].
   Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
-          std::vector<std::uint8_t> pixels, std::vector<std::uint8_t> labels);
+          std::vector<std::uint8_t> pixels, const std::vector<std::uint8_t>& labels);
+  /// Images of different sizes.
+  Dataset(std::string name, std::int64_t channels, int classes, std::vector<std::uint16_t> labels,
+          std::shared_ptr<const ImageSource> images);
 
   const std::string& name() const { return name_; }
   std::int64_t size() const { return static_cast<std::int64_t>(labels_.size()); }
   std::int64_t channels() const { return channels_; }
-  std::int64_t height() const { return height_; }
-  std::int64_t width() const { return width_; }
+  std::int64_t height() const { return height_; }  ///< of all images; 0: each has its own
+  std::int64_t width() const { return width_; }    ///< likewise
   int classes() const { return classes_; }
-  /// Pixels of image i, [C, H, W].
-  std::span<const std::uint8_t> image(std::int64_t i) const;
+  Image image(std::int64_t i) const { return images_->image(i); }
   int label(std::int64_t i) const { return labels_[static_cast<std::size_t>(i)]; }
-  /// A 64-bit hash of everything, so that ranks can compare what they read.
+  /// A 64-bit hash of everything in memory, and of the names of files, so that ranks can compare what they read.
   std::uint64_t fingerprint() const;
   /// The first n images (all if n <= 0 or n >= size()).
   Dataset first(std::int64_t n) const;
 
  private:
+  void check_labels() const;
+
   std::string name_;
-  std::int64_t channels_, height_, width_;
+  std::int64_t channels_, height_ = 0, width_ = 0;
   int classes_;
-  std::vector<std::uint8_t> pixels_, labels_;
+  std::vector<std::uint16_t> labels_;
+  std::shared_ptr<const ImageSource> images_;
 };
 
-/// Opens a data set. kind: builtin, mnist, fashion-mnist, cifar10, cifar100. `path` is the folder that holds the files
-/// under their official names, raw, .gz or .xz, or a folder that holds this folder (empty:
-/// $SYNCBN_DATA/<mnist|fashion-mnist|cifar-10|cifar-100>, then the place where `syncbn data get` puts them). `seed`
-/// matters to builtin only. Labels of CIFAR-100 are the fine ones. Throws Error(bad_data) naming file, place and
-/// remedy: missing folder, truncated or oversized file, wrong magic, label out of range.
+/// Opens a data set. kind: builtin, mnist, fashion-mnist, cifar10, cifar100, image-folder. `path` is the folder that
+/// holds the files under their official names, raw, .gz or .xz, or a folder that holds this folder (empty:
+/// $SYNCBN_DATA/<mnist|fashion-mnist|cifar-10|cifar-100>, then the place where `syncbn data get` puts them); of an
+/// image-folder that with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/; .jpeg, .png), as torchvision's ImageFolder
+/// reads it, but with the classes taking turns, so that the first n images are of all of them. `seed` matters to
+/// builtin only. Labels of CIFAR-100 are the fine ones. Throws Error(bad_data) naming file, place and remedy: missing
+/// folder, truncated or oversized file, wrong magic, label out of range.
 Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed = 0);
 
 /// The built-in generated images: 3x32x32, 10 classes; hard enough that a poor normalizer shows. A pure function of

@@ -5,11 +5,15 @@
 #include <span>
 #include <vector>
 
+#include "syncbn/core/tensor.hpp"
 #include "syncbn/data/dataset.hpp"
 
 namespace syncbn {
 
 struct Augmentation {
+  std::int64_t image_size = 0;       ///< images are scaled to this height and width; 0: the data set's own
+  double crop_fraction = 1;          ///< scaled to: the middle of an image, this share of its shorter side
+  bool random_resized_crop = false;  ///< in training instead: a random part of it, scaled
   int crop_padding = 0;          ///< random crop after padding with this many black pixels (as torchvision); 0 = none
   bool horizontal_flip = false;  ///< with probability 1/2
   bool binarize = false;         ///< pixels >= 128 become 1, others 0 (BN paper section 4.1); no normalization then
@@ -46,10 +50,14 @@ struct LoaderOptions {
   bool drop_last = false;
   Augmentation augmentation;
   int prefetch = 3;  ///< global batches loaded ahead of compute
+  int threads = 1;   ///< that load, each a batch of a worker at a time
 };
 
+/// [1, C, H, W] of an image as the network sees it.
+Shape image_shape(const Dataset& dataset, const Augmentation& augmentation);
+
 /// Feeds this rank's workers. Order is defined by (seed, epoch), augmentation by (seed, epoch, sample index), never by
-/// rank or thread. A background thread loads and augments ahead of compute.
+/// rank or thread. Background threads load and augment ahead of compute.
 class Loader {
  public:
   Loader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options);
@@ -71,8 +79,27 @@ class Loader {
 };
 
 /// Samples [begin, begin + count) in data-set order without augmentation but normalized, for evaluation.
-/// images: [count, C, H, W].
+/// images: [count, C, H, W], see image_shape().
 void load_plain(const Dataset& dataset, std::int64_t begin, std::int64_t count, const Augmentation& augmentation,
                 float* images, int* labels);
+
+/// A slice of a data set for evaluation: in order, as load_plain() gives it, in `batches` batches of about the same
+/// size. `threads` background threads load ahead; 0: next() loads by itself, which is best where nothing is decoded.
+/// The data set must outlive it.
+class PlainLoader {
+ public:
+  PlainLoader(const Dataset& dataset, const Augmentation& augmentation, Slice slice, std::int64_t batches, int threads);
+  ~PlainLoader();
+  PlainLoader(const PlainLoader&) = delete;
+  PlainLoader& operator=(const PlainLoader&) = delete;
+
+  /// The next batch, of which `index`, n, images and labels are set; valid until the next call. Call it `batches`
+  /// times.
+  const Batch& next();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace syncbn

@@ -37,8 +37,11 @@ struct Config {
   } norm;
 
   struct Data {
-    std::string kind = "builtin";  ///< builtin, mnist, fashion-mnist, cifar10, cifar100
+    std::string kind = "builtin";  ///< builtin, mnist, fashion-mnist, cifar10, cifar100, image-folder
     std::string path;              ///< folder with the files; empty: see data_root()
+    std::int64_t image_size = 0;   ///< see Augmentation
+    double crop_fraction = 1;
+    bool random_resized_crop = false;
     std::int64_t train_limit = 0;  ///< first n images only; 0 = all
     std::int64_t test_limit = 0;
     int crop_padding = 0;
@@ -48,6 +51,7 @@ struct Config {
     bool shuffle = true;
     bool drop_last = false;
     int prefetch = 3;
+    int threads = 1;
   } data;
 
   struct Model {

@@ -10,14 +10,17 @@
 
 namespace syncbn {
 
-/// Size of a data set, known without reading it.
+/// Size of a data set, known without reading its images.
 struct DataShape {
   Shape image;  ///< [1, C, H, W]
   std::int64_t classes = 10;
   std::int64_t train_images = 0, test_images = 0;
 };
-/// Throws Error(usage) for an unknown kind.
-DataShape data_shape(const std::string& kind);
+/// Throws Error(usage) for an unknown kind. An image-folder is listed, once per process.
+DataShape data_shape(const Config::Data& data);
+
+/// What images are scaled to, data.image_size or its default; 0: they stay as they are.
+std::int64_t scaled_image_size(const Config::Data& data);
 
 /// Messages of one kind in one update of the weights: how many, and how many bytes each worker gives in all.
 struct Traffic {
