@@ -27,6 +27,7 @@ class RawSource final : public ByteSource {
   RawSource(const std::filesystem::path& path, const std::string& remedy)
       : ByteSource(path, remedy), file_(std::fopen(path.c_str(), "rb")) {
     if (!file_) fail(fmt::format("cannot be opened ({})", std::strerror(errno)));
+    std::setvbuf(file_.get(), nullptr, _IOFBF, kChunk);  // records of a few KiB would be read page by page
   }
   std::size_t read_some(std::span<std::uint8_t> out) override {
     const std::size_t n = std::fread(out.data(), 1, out.size(), file_.get());
