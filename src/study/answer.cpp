@@ -123,7 +123,9 @@ std::vector<double> common_places(const ErrorChart& chart) {
 
 void append(std::vector<std::string>& lines, std::string line) {
   if (line.empty()) return;
-  line[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(line[0])));
+  const std::size_t first_word = line.find(' ');
+  const bool names_a_key = line.find('=') < first_word;
+  if (!names_a_key) line[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(line[0])));
   lines.push_back(std::move(line));
 }
 

@@ -20,6 +20,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 // ---- statistics: against published tables and R's t.test() ----
 
@@ -152,6 +153,12 @@ TEST(StudyAnswer, SaysWhatTheIntervalsCarry) {
                           "(+0.2 ± 0.5 points).",
                           "At 1 image a worker: less error than local BN: synchronized BN by 9.8 ± 0.5 points.",
                           "At 8 images a worker: no difference between local BN and synchronized BN can be shown."));
+}
+
+TEST(StudyAnswer, KeysKeepTheirSpelling) {
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.dimensions[0].labels = {"norm.group=1", "norm.group=all"};
+  EXPECT_THAT(answer(r).front(), StartsWith("norm.group=1: at 2 images"));
 }
 
 TEST(StudyAnswer, SaysNothingTheIntervalsDoNotCarry) {
