@@ -69,6 +69,13 @@ class Trainer : public testing::Test {
   fs::path folder_;
 };
 
+// Ioffe 2017: training begins as with batch normalization.
+TEST_F(Trainer, BatchRenormIsBatchNormUntilItsStart) {
+  const Outcome norm = run({"norm.type=batch"}, "norm");
+  EXPECT_EQ(run({"norm.type=renorm", "norm.renorm_start=1", "norm.renorm_full=1"}, "late").losses, norm.losses);
+  EXPECT_NE(run({"norm.type=renorm", "norm.renorm_start=0", "norm.renorm_full=0"}, "early").losses, norm.losses);
+}
+
 TEST_F(Trainer, LearnsFromPicturesTheSameOnAnyNumberOfThreads) {
   const test::TempFolder pictures;
   test::write_pictures(pictures, {"ant", "bee", "cow"}, 9, 4);
