@@ -19,7 +19,7 @@ struct WeightAndBias {
         weight_(context.state.weight_of(index)),
         bias_(context.state.bias_of(index)) {}
 
-  const float* weight() const { return context_.state.weights(index_).data(); }
+  const void* weight() const { return context_.state.linear_weights(index_); }
   const float* bias() const {
     return bias_ < 0 ? nullptr : context_.state.kernels(context_.state.parameter(bias_)).data();
   }

@@ -53,7 +53,13 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
   }
   values_ = FlatBuffer(backend, flat_size_);
   packed_.resize(layers);
+  cast_.resize(layers);
+  const DataType type = backend.activation_type();
   for (std::size_t l = 0; l < layers; ++l) {
+    if (model_.layers[l].type == LayerType::linear && type != DataType::f32) {
+      const auto count = static_cast<std::size_t>(parameter(weight_of_[l]).count);
+      cast_[l] = backend.allocate(count * size_of(type));
+    }
     if (model_.layers[l].type != LayerType::conv2d) continue;
     packed_[l] = backend.conv2d_weights(conv2d_geometry(model_, static_cast<int>(l), bias_of_[l] >= 0));
   }
@@ -147,11 +153,23 @@ std::span<const float> ModelState::weights(int layer) {
                                                        : normalized(layer, normalized_.kernels());
 }
 
+const void* ModelState::linear_weights(int layer) {
+  const ops::Memory& cast = cast_[static_cast<std::size_t>(layer)];
+  return cast.data() ? static_cast<const void*>(cast.data()) : weights(layer).data();
+}
+
+void ModelState::cast(int layer) {
+  const std::span<const float> from = weights(layer);
+  const Shape row{1, static_cast<std::int64_t>(from.size())};
+  const Tensor to{cast_[static_cast<std::size_t>(layer)].data(), row, backend_.activation_type()};
+  backend_.elementwise().reorder({const_cast<float*>(from.data()), row}, to, {0, 1}, false);
+}
+
 void ModelState::pack(int part, int parts) {
   const auto each_of_part = [&](const auto& work) {
     int number = 0;
     for (std::size_t l = 0; l < packed_.size(); ++l) {
-      if ((packed_[l] || gain_of_[l] >= 0) && number++ % parts == part) work(l);
+      if ((packed_[l] || cast_[l].data() || gain_of_[l] >= 0) && number++ % parts == part) work(l);
     }
   };
   if (!normalized_.host().empty()) {  // by the processor
@@ -165,6 +183,7 @@ void ModelState::pack(int part, int parts) {
   }
   each_of_part([&](std::size_t l) {
     if (packed_[l]) packed_[l]->pack(weights(static_cast<int>(l)).data());
+    if (cast_[l].data()) cast(static_cast<int>(l));
   });
 }
 

@@ -79,6 +79,8 @@ class ModelState {
   /// What a convolution or linear layer multiplies with: its weight, normalized if it has a gain; as of the last
   /// pack(). For kernels.
   std::span<const float> weights(int layer);
+  /// Those of a linear layer in the type of the activations.
+  const void* linear_weights(int layer);
   /// The exchanged part of a layer's gradient; count 0 if there is none.
   FlatRange exchanged(int layer) const { return exchanged_[static_cast<std::size_t>(layer)]; }
   std::vector<NormState>& norm_states() { return norm_states_; }
@@ -87,8 +89,8 @@ class ModelState {
 
   /// Random weights from (seed, parameter name); gamma, beta, biases and statistics to their start values. Then send().
   void initialize(std::uint64_t seed);
-  /// Brings the normalized and packed forms of part `part` of `parts` of the weights up to date; to be called after
-  /// each change of kernels(), while nobody computes.
+  /// Brings the normalized, packed and cast forms of part `part` of `parts` of the weights up to date; to be called
+  /// after each change of kernels(), while nobody computes.
   void pack(int part, int parts);
   const ops::Conv2dWeights& packed(int layer) const { return *packed_[static_cast<std::size_t>(layer)]; }
   /// Turns part `part` of `parts` of the sum of the workers' gradients into the gradient of the parameters: those of
@@ -104,6 +106,7 @@ class ModelState {
   void place_parameter(int parameter);
   std::span<float> normalized(int layer, std::span<float> all);
   void finish_gain(int layer, std::span<float> gradient);
+  void cast(int layer);
   void copy(const float* from, float* to, std::int64_t count) const;
   void place_norm(int layer);
 
@@ -117,7 +120,8 @@ class ModelState {
   std::vector<int> weight_of_, gain_of_, bias_of_;
   std::vector<NormState> norm_states_;
   std::vector<std::unique_ptr<ops::Conv2dWeights>> packed_;
-  FlatBuffer normalized_;  // where weights have gains: the normalized weights, at the places of v
+  std::vector<ops::Memory> cast_;  // weights of linear layers, where activations are not f32
+  FlatBuffer normalized_;          // where weights have gains: the normalized weights, at the places of v
   FlatBuffer values_;
 };
 

@@ -96,6 +96,7 @@ void Network::plan_memory(std::int64_t max_samples) {
   for (std::size_t l = 0; l < specs.size(); ++l) {
     Tensor& t = tensors_[l];
     t.shape = specs[l].output.with_n(max_samples);
+    t.type = backend_->activation_type();
     switch (specs[l].type) {
       case LayerType::input:
       case LayerType::linear:
@@ -138,6 +139,8 @@ void Network::plan_memory(std::int64_t max_samples) {
   }
   const ArenaPlan plan = plan_arena(blocks);
   memory_ = backend_->allocate(static_cast<std::size_t>(plan.bytes));
+  if (tensors_.front().type != DataType::f32)
+    images_ = backend_->allocate(static_cast<std::size_t>(tensors_.front().shape.elements()) * sizeof(float));
   for (std::size_t l = 0; l < specs.size(); ++l) {
     tensors_[l].data = memory_.data() + plan.offsets[l];
     gradients_[l].data = l == 0 ? nullptr : memory_.data() + plan.offsets[specs.size() + l];
@@ -178,7 +181,7 @@ void Network::set_chunks(std::vector<Sweep>& sweeps) {
     std::int64_t largest = 1;
     for (const Step& step : sweep.steps) {
       const Tensor& t = tensors_[static_cast<std::size_t>(step.layer)];
-      largest = std::max(largest, t.sample_stride() * static_cast<std::int64_t>(sizeof(float)));
+      largest = std::max(largest, t.sample_stride() * static_cast<std::int64_t>(size_of(t.type)));
     }
     sweep.chunk = backend_->device() ? std::max<std::int64_t>(1, tensors_.front().shape.n())
                                      : std::max<std::int64_t>(1, kChunkBytes / (2 * largest));
@@ -187,7 +190,11 @@ void Network::set_chunks(std::vector<Sweep>& sweeps) {
 
 void Network::set_images(const float* images, std::int64_t n) {
   const Tensor& input = tensors_.front();
-  backend_->upload(images, input.data, static_cast<std::size_t>(n * input.sample_stride()) * sizeof(float));
+  Tensor given = input;
+  given.type = DataType::f32;
+  if (images_.data()) given.data = images_.data();
+  backend_->upload(images, given.data, static_cast<std::size_t>(n * input.sample_stride()) * sizeof(float));
+  if (images_.data()) backend_->elementwise().reorder(given, input, {0, n}, false);
 }
 
 void Network::start_loss(std::span<const int> labels, double smoothing, double scale) {

@@ -25,7 +25,7 @@ class Network {
           std::span<float> gradient);
   ~Network();
 
-  /// The images of the next forward(): n of them, channels_first, in the processor's memory.
+  /// The images of the next forward(): n of them, channels_first, f32, in the processor's memory.
   void set_images(const float* images, std::int64_t n);
   /// Loss of what forward() has computed, see softmax_cross_entropy(). With a scale other than 0 its gradient, times
   /// scale, is what backward() starts from. finish_loss(), best called after backward(), waits where a device computes.
@@ -51,7 +51,7 @@ class Network {
   /// Name of the first batch norm layer that met a value that is not a finite number on this worker in the last
   /// training forward; index into the model's layers, -1 if there is none.
   int first_nonfinite_layer() const;
-  /// A layer's input in the last forward(), in the backend's memory, until the next one.
+  /// A layer's input in the last forward(), in the backend's memory and activation_type(), until the next one.
   const Tensor& input(int layer) const { return tensors_[static_cast<std::size_t>(spec(layer).input)]; }
   /// Of a layer that shares_statistics().
   BatchStatistics statistics(int layer) const { return norm(layer).statistics(); }
@@ -96,6 +96,7 @@ class Network {
   std::vector<int> norms_;
   std::vector<Sweep> forward_, backward_;
   ops::Memory memory_;
+  ops::Memory images_;  // as they come, where activations are not f32
   LossResult loss_;
 };
 

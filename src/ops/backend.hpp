@@ -2,8 +2,8 @@
 
 // What computes. One interface, implemented on the CPU (ops/cpu) and on GPUs (ops/cuda).
 // Kernels never communicate. Samples are processed in ranges, so that on the CPU a caller can walk sample by sample
-// while data is in cache; results never depend on how a batch is cut into ranges unless a call says so. Tensors are f32
-// unless a call says otherwise. One object is used by one worker's thread at a time.
+// while data is in cache; results never depend on how a batch is cut into ranges unless a call says so. Tensors are of
+// the backend's activation_type() unless a call says otherwise. One object is used by one worker's thread at a time.
 
 #include <cstddef>
 #include <cstdint>
@@ -39,6 +39,14 @@ struct GradientMap {
   std::vector<float> p_f, q_f, r_f;
   explicit GradientMap(std::int64_t padded_channels = 0);
   void round(const ChannelMap& map);
+};
+
+/// What a device computes with. Products of convolutions and linear layers, and statistics, are summed up in f32 or
+/// f64; weights, their gradients and the optimizer's state are f32 always (mixed precision: Micikevicius et al. 2018,
+/// arXiv 1710.03740).
+struct Precision {
+  DataType type = DataType::f32;  ///< f32, bf16 or f16: of activations and their gradients, and of weights in products
+  bool tf32 = false;  ///< products may round f32 factors to TF32 (10 bits of mantissa), for the tensor cores
 };
 
 /// How a ReLU that is fused behind a normalization finds its mask again in backward.
@@ -126,12 +134,13 @@ class Conv2d {
                                 bool accumulate) = 0;
 };
 
-/// y[N, out] = x[N, in] weight[out, in]^T + bias. The whole batch at once.
+/// y[N, out] = x[N, in] weight[out, in]^T + bias. The whole batch at once. The weight is of the tensors' type, the rest
+/// f32.
 class Linear {
  public:
   virtual ~Linear() = default;
-  virtual void forward(const Tensor& x, const float* weight, const float* bias, const Tensor& y, std::int64_t n) = 0;
-  virtual void backward_data(const Tensor& dy, const float* weight, const Tensor& dx, std::int64_t n,
+  virtual void forward(const Tensor& x, const void* weight, const float* bias, const Tensor& y, std::int64_t n) = 0;
+  virtual void backward_data(const Tensor& dy, const void* weight, const Tensor& dx, std::int64_t n,
                              bool accumulate) = 0;
   /// d_weight and d_bias = (or +=, if accumulate) sums over all samples.
   virtual void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
@@ -218,6 +227,8 @@ class Backend {
   virtual const Device* device() const { return nullptr; }
   /// "cpu: AVX-512, oneDNN 2.6.3"
   virtual std::string description() const = 0;
+  /// Of activations and their gradients.
+  virtual DataType activation_type() const { return DataType::f32; }
   /// The layout that convolutions here want between layers for this many channels (channels_first for c <= 4, i.e.
   /// images).
   virtual Layout preferred_layout(std::int64_t channels) const = 0;
@@ -248,7 +259,8 @@ struct Accelerator {
 Accelerator probe_cuda();
 
 /// Kernels for a device as configurations name it: "cpu" or "cuda". `local_rank` chooses among the devices of a host;
-/// those hidden by CUDA_VISIBLE_DEVICES do not count. Throws Error(unavailable) that says what is missing.
-std::unique_ptr<Backend> make_backend(const std::string& device, int local_rank);
+/// those hidden by CUDA_VISIBLE_DEVICES do not count. The processor knows plain f32 only. Throws Error(unavailable)
+/// that says what is missing.
+std::unique_ptr<Backend> make_backend(const std::string& device, int local_rank, Precision precision = {});
 
 }  // namespace syncbn::ops

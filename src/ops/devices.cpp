@@ -67,13 +67,13 @@ Accelerator probe_cuda() {
   return {usable, text.data()};
 }
 
-std::unique_ptr<Backend> make_backend(const std::string& device, int local_rank) {
+std::unique_ptr<Backend> make_backend(const std::string& device, int local_rank, Precision precision) {
   if (device == "cpu") return make_cpu_backend();
   const Accelerator cuda = probe_cuda();
   if (!cuda.usable) {
     throw Error(fmt::format("device: cuda: {}, or use device: cpu", cuda.text), ExitCode::unavailable);
   }
-  return std::unique_ptr<Backend>(open_module().backend(local_rank));
+  return std::unique_ptr<Backend>(open_module().backend(local_rank, precision));
 }
 
 }  // namespace syncbn::ops

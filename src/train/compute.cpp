@@ -12,9 +12,16 @@ std::string describe_cuda() {
   return ops::probe_cuda().text;
 }
 
-std::unique_ptr<ops::Backend> make_backend(const World& world, const std::string& device) {
+ops::Precision precision_of(const Config& config) {
+  if (config.precision == "tf32") return {DataType::f32, true};
+  if (config.precision == "bfloat16") return {DataType::bf16, false};
+  return {};
+}
+
+std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config) {
   const auto here = world.hosts().begin() + world.rank();
-  return ops::make_backend(device, static_cast<int>(std::count(world.hosts().begin(), here, *here)));
+  return ops::make_backend(config.device, static_cast<int>(std::count(world.hosts().begin(), here, *here)),
+                           precision_of(config));
 }
 
 }  // namespace syncbn

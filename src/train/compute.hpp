@@ -5,6 +5,7 @@
 
 #include "nn/layer.hpp"
 #include "syncbn/comm/world.hpp"
+#include "syncbn/train/config.hpp"
 
 namespace syncbn {
 
@@ -13,8 +14,11 @@ std::string describe_compute();
 /// The CUDA device that `device: cuda` would use, or what is missing.
 std::string describe_cuda();
 
-/// Kernels for the configuration's `device`, one per rank; the ranks of a host take its devices in turn. Throws
-/// Error(unavailable) that says what is missing.
-std::unique_ptr<ops::Backend> make_backend(const World& world, const std::string& device);
+/// What the configuration's `precision` means.
+ops::Precision precision_of(const Config& config);
+
+/// Kernels for the configuration's `device` and `precision`, one per rank; the ranks of a host take its devices in
+/// turn. Throws Error(unavailable) that says what is missing.
+std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config);
 
 }  // namespace syncbn

@@ -20,6 +20,7 @@ class Checker {
   void run() const {
     sizes();
     data();
+    precision();
     normalization();
     renormalization();
     model();
@@ -44,6 +45,12 @@ class Checker {
   void data() const {
     require(c_.data.kind != "image-folder" || !c_.data.path.empty(), "data.path",
             "data.kind = image-folder needs the folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg");
+  }
+
+  void precision() const {
+    require(c_.precision == "float32" || c_.device == "cuda", "precision",
+            fmt::format("{} is for device: cuda; device: {} computes in float32: change one of the two", c_.precision,
+                        c_.device));
   }
 
   void normalization() const {

@@ -109,7 +109,7 @@ void Evaluator::measure_population(Network& network, Worker& worker, const Commu
 
 std::vector<EvalResult> evaluate(World& world, const Config& config, const std::string& weights_path,
                                  const std::string& split) {
-  const auto backend = make_backend(world, config.device);
+  const auto backend = make_backend(world, config);
   const Experiment experiment = make_experiment(world, config, *backend);
   ModelState state(experiment.model, experiment.norm, *backend);
   load_model(state, CheckpointStore::load(weights_path).model);

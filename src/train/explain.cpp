@@ -11,6 +11,7 @@
 
 #include "syncbn/core/error.hpp"
 #include "syncbn/data/dataset.hpp"
+#include "train/compute.hpp"
 #include "train/probes/probes.hpp"
 
 namespace syncbn {
@@ -162,7 +163,9 @@ Explanation explain(const Config& config, int ranks) {
     e.layers.push_back(std::move(row));
     values += layer.output.elements();
   }
-  e.activation_bytes = 2 * kFloat * values * e.batch_per_worker;
+  const auto value_bytes = static_cast<std::int64_t>(size_of(precision_of(config).type));
+  e.activation_bytes = 2 * value_bytes * values * e.batch_per_worker;
+  if (value_bytes < kFloat) e.weight_bytes += value_bytes * e.parameters;
   add_statistics(e, model, config.train.accumulate);
   add_gradients(e, model, config.bucket_kib * 1024);
   add_length(e, config, data.train_images);

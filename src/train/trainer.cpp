@@ -23,7 +23,7 @@ bool stop_requested() noexcept {
 }
 
 TrainResult train(World& world, const TrainRequest& request) {
-  const auto backend = make_backend(world, request.config.device);
+  const auto backend = make_backend(world, request.config);
   TrainingRun run(world, request, *backend);
   world.run([&](Worker& worker) { run.work(worker); });
   return run.finish();

@@ -1,4 +1,4 @@
-// Convolutions and linear layers by cuDNN and cuBLASLt against the CPU's. Their stand-ins know plain f32 only.
+// Convolutions and linear layers by cuDNN and cuBLASLt against the CPU's.
 
 #include <gtest/gtest.h>
 
@@ -12,8 +12,8 @@ namespace syncbn::test {
 namespace {
 
 namespace cuda = ops::cuda;
-using cuda::Precision;
 using cuda::Queue;
+using ops::Precision;
 
 Values normal(std::int64_t count, std::uint64_t seed, DataType type) {
   Random random(seed, Purpose::test);
@@ -149,17 +149,12 @@ TEST_P(CudaLibraries, LinearEqualsTheCpu) {
   }
 }
 
-std::vector<Case> cases() {
-  std::vector<Case> all = {{{DataType::f32, false}, 5e-6, "f32"}};
-#ifndef ONLY_F32
-  all.push_back({{DataType::f32, true}, 2e-3, "tf32"});
-  all.push_back({{DataType::f16, false}, 2e-3, "f16"});
-  all.push_back({{DataType::bf16, false}, 1.5e-2, "bf16"});
-#endif
-  return all;
-}
+constexpr Case kCases[] = {{{DataType::f32, false}, 5e-6, "f32"},
+                           {{DataType::f32, true}, 2e-3, "tf32"},
+                           {{DataType::f16, false}, 2e-3, "f16"},
+                           {{DataType::bf16, false}, 1.5e-2, "bf16"}};
 
-INSTANTIATE_TEST_SUITE_P(All, CudaLibraries, ::testing::ValuesIn(cases()),
+INSTANTIATE_TEST_SUITE_P(All, CudaLibraries, ::testing::ValuesIn(kCases),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Usage: ranks.sh PROGRAM CUDA_MODULE NCCL_MODULE MPIRUN
 #
-# Trains with `device: cuda` on 1, 2 and 3 ranks, which share a device or have stand-ins of their own, and compares the
-# weights to the bit.
+# Trains with `device: cuda` on 1, 2 and 3 ranks, which share a device or have stand-ins of their own, in several
+# precisions, and compares the weights to the bit.
 set -euo pipefail
 program=$1 mpirun=$4
 export SYNCBN_CUDA_MODULE=$2 SYNCBN_NCCL_MODULE=$3
@@ -15,9 +15,9 @@ train() { # RANKS NAME OVERRIDE...
     > "$dir/$2.log" 2>&1 || { cat "$dir/$2.log" && exit 1; }
 }
 
-same() { # NAME...
-  local name
-  for name in "$@"; do cmp "$dir/one/final.safetensors" "$dir/$name/final.safetensors"; done
+same() { # NAME NAME...
+  local first=$1 name
+  for name in "${@:2}"; do cmp "$dir/$first/final.safetensors" "$dir/$name/final.safetensors"; done
 }
 
 by_way_of_processors() { # NAME REASON
@@ -37,4 +37,10 @@ train 2 two-native reduction=native
 export SYNCBN_NCCL_MODULE=/nowhere
 train 2 two-without
 by_way_of_processors two-without 'this build has no NCCL (/nowhere does not exist)'
-same two three two-direct three-direct two-without
+same one two three two-direct three-direct two-without
+
+for precision in bfloat16; do
+  for ranks in 1 2 3; do train "$ranks" "$precision-$ranks" "precision=$precision"; done
+  same "$precision"-{1,2,3}
+  ! cmp -s "$dir/one/final.safetensors" "$dir/$precision-1/final.safetensors" || exit 1
+done

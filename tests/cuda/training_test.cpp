@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <sstream>
 
 #include "support/temp_dir.hpp"
@@ -117,6 +118,70 @@ TEST_F(CudaTraining, HasTheSameBitsOnAnyNumberOfThreadsAndInEveryRun) {
   EXPECT_EQ(run("two", {"device=cuda", "threads=1"}).weights, first.weights);
   EXPECT_EQ(run("four", {"device=cuda", "threads=4"}).weights, first.weights);
 }
+
+/// Losses of the first steps may differ by `tolerance`, relative and absolute.
+struct Narrow {
+  const char* precision;
+  double tolerance;
+  friend std::ostream& operator<<(std::ostream& out, const Narrow& n) { return out << n.precision; }
+};
+
+class CudaPrecision : public CudaTraining, public ::testing::WithParamInterface<Narrow> {
+ protected:
+  Outcome run_narrow(const std::string& name, std::vector<std::string> options) {
+    options.insert(options.end(), {"device=cuda", std::string("precision=") + GetParam().precision});
+    return run(name, options);
+  }
+  Outcome run_float32(const std::string& name, std::vector<std::string> options) {
+    options.emplace_back("device=cuda");
+    return run(name, options);
+  }
+};
+
+TEST_P(CudaPrecision, FollowsFloat32) {
+  for (const char* norm : {"batch", "group", "weight"}) {
+    SCOPED_TRACE(norm);
+    const std::vector<std::string> options = {std::string("norm.type=") + norm};
+    const Outcome want = run_float32(std::string("float32-") + norm, options);
+    const Outcome got = run_narrow(std::string("narrow-") + norm, options);
+    ASSERT_EQ(got.losses.size(), want.losses.size());
+    EXPECT_NE(got.losses, want.losses);
+    for (std::size_t i = 0; i < want.losses.size(); ++i) {
+      EXPECT_NEAR(got.losses[i], want.losses[i], GetParam().tolerance * (1 + want.losses[i])) << "line " << i;
+    }
+  }
+}
+
+// Every kind of layer, for as long as it takes to learn something. Single losses scatter by then.
+TEST_P(CudaPrecision, LearnsAsFloat32Does) {
+  constexpr std::size_t kEpochs = 8, kSteps = 4;
+  const std::vector<std::string> options = {
+      "model.layers=[{type: conv2d, out: 8, kernel: 5, stride: 2, padding: 2}, {type: norm}, {type: leaky_relu}, "
+      "{type: max_pool, kernel: 2}, {type: conv2d, out: 8, kernel: 3, padding: 1}, {type: tanh}, "
+      "{type: avg_pool, kernel: 2}, {type: dropout, p: 0.1}, {type: flatten}, {type: linear, out: 32}, {type: norm}, "
+      "{type: sigmoid}, {type: linear, out: 10}]",
+      "batch_per_worker=4",
+      "data.train_limit=64",
+      "train.epochs=8",
+      "data.crop_padding=0",
+      "optimizer.lr=0.2",
+      "train.eval_every=0"};
+  const Outcome wide = run_float32("float32", options), narrow = run_narrow("narrow", options);
+  ASSERT_EQ(wide.losses.size(), kEpochs * kSteps + 1);
+  ASSERT_EQ(narrow.losses.size(), wide.losses.size());
+  const auto epoch = [&](const Outcome& o, std::size_t e) {
+    return std::accumulate(o.losses.data() + e * kSteps, o.losses.data() + (e + 1) * kSteps, 0.0) / kSteps;
+  };
+  for (std::size_t e = 0; e < kEpochs; ++e) EXPECT_NEAR(epoch(narrow, e), epoch(wide, e), 0.02 * epoch(wide, e)) << e;
+  EXPECT_LT(epoch(narrow, kEpochs - 1), 0.75 * epoch(narrow, 0));
+}
+
+TEST_P(CudaPrecision, HasTheSameBitsOnAnyNumberOfThreads) {
+  EXPECT_EQ(run_narrow("one", {"threads=1"}).weights, run_narrow("four", {"threads=4"}).weights);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaPrecision, ::testing::Values(Narrow{"tf32", 2e-3}, Narrow{"bfloat16", 2e-2}),
+                         [](const auto& test) { return test.param.precision; });
 
 }  // namespace
 }  // namespace syncbn::test

@@ -63,7 +63,7 @@ class DeviceUpdates : public ::testing::Test {
     }
   }
 
-  std::unique_ptr<ops::Backend> cuda{syncbn_cuda_backend(0)};
+  std::unique_ptr<ops::Backend> cuda{syncbn_cuda_backend(0, {})};
 };
 
 TEST_F(DeviceUpdates, SgdHasTheBitsOfTheCpu) {

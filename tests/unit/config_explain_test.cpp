@@ -69,6 +69,16 @@ model:
   EXPECT_EQ(local.statistics_backward.bytes, 0);
 }
 
+TEST(Explain, CountsMemoryByType) {
+  const std::string net = "workers: 2\ndata: {kind: mnist}\ndevice: cuda\nmodel: {name: mlp}\nprecision: ";
+  const Explanation wide = explain_text(net + "float32"), tf32 = explain_text(net + "tf32");
+  const Explanation narrow = explain_text(net + "bfloat16");
+  EXPECT_EQ(tf32.activation_bytes, wide.activation_bytes);
+  EXPECT_EQ(narrow.activation_bytes, wide.activation_bytes / 2);
+  EXPECT_EQ(narrow.weight_bytes, wide.weight_bytes + 2 * wide.parameters);
+  EXPECT_EQ(narrow.gradients.bytes, wide.gradients.bytes);
+}
+
 TEST(Explain, RefusesMoreRanksThanWorkers) {
   EXPECT_THROW(explain_text("workers: 2", 3), Error);
   EXPECT_THROW(explain_text("workers: 2", 0), Error);

@@ -180,6 +180,10 @@ TEST(Config, ChecksKeysAgainstEachOther) {
   EXPECT_EQ(refusal("train: {eval_statistics: [precise, batch]}\nnorm: {track_running_stats: false}"), "");
   EXPECT_EQ(refusal("norm: {track_running_stats: false}"), "");
   EXPECT_NE(refusal("train: {precise_samples: 0}"), "");
+  EXPECT_EQ(
+      refusal("precision: bfloat16"),
+      "a.yaml:1: precision: bfloat16 is for device: cuda; device: cpu computes in float32: change one of the two");
+  EXPECT_EQ(refusal("precision: bfloat16\ndevice: cuda"), "");
   EXPECT_NE(refusal("optimizer: {name: adam, nesterov: true}"), "");
   EXPECT_NE(refusal("schedule: {warmup_steps: 5, warmup_epochs: 1}"), "");
   EXPECT_NE(refusal("model: {name: layers}"), "");
@@ -236,6 +240,7 @@ TEST(Config, ExperimentLeavesOutHowItIsRun) {
                             "data.train_limit=5", "optimizer.lr=1", "train.epochs=9"}) {
     EXPECT_NE(experiment_yaml(parse("", {other})), base) << other;
   }
+  EXPECT_NE(experiment_yaml(parse("", {"device=cuda", "precision=tf32"})), experiment_yaml(parse("", {"device=cuda"})));
 }
 
 TEST(Config, EveryKeyHasAMeaningAndCanBeSet) {

@@ -19,7 +19,7 @@ class OneDnnLinear final : public Linear {
         weight_desc_({out, in}, memory::data_type::f32, memory::format_tag::ab),
         scratch_bias_(static_cast<std::size_t>(out) * sizeof(double)) {}
 
-  void forward(const Tensor& x, const float* weight, const float* bias, const Tensor& y, std::int64_t n) override {
+  void forward(const Tensor& x, const void* weight, const float* bias, const Tensor& y, std::int64_t n) override {
     if (n == 0) return;
     Task& task = find(n).forward;
     if (!task) task = make_forward(n);
@@ -30,8 +30,7 @@ class OneDnnLinear final : public Linear {
     task.run();
   }
 
-  void backward_data(const Tensor& dy, const float* weight, const Tensor& dx, std::int64_t n,
-                     bool accumulate) override {
+  void backward_data(const Tensor& dy, const void* weight, const Tensor& dx, std::int64_t n, bool accumulate) override {
     if (n == 0) return;
     PerCount& tasks = find(n);
     if (!tasks.backward_data) tasks.backward_data = make_backward_data(n);

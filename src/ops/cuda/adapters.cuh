@@ -17,9 +17,9 @@ std::unique_ptr<Device> make_device(Queue& queue);
 std::unique_ptr<Normalization> make_normalization(Queue& queue, std::int64_t channels, double eps);
 std::unique_ptr<Updates> make_updates(Queue& queue, const std::vector<Updates::Slot>& slots);
 std::unique_ptr<Pool> make_pool(Queue& queue, const PoolGeometry& g);
-std::unique_ptr<Conv2dWeights> make_conv2d_weights(Libraries& libraries, const Conv2dGeometry& g);
-std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g);
-std::unique_ptr<ops::Linear> make_linear(Libraries& libraries, std::int64_t in, std::int64_t out);
+std::unique_ptr<Conv2dWeights> make_conv2d_weights(Queue& queue, const Conv2dGeometry& g, DataType type);
+std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision);
+std::unique_ptr<ops::Linear> make_linear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision);
 
 /// The samples from `begin` on.
 inline Tensor from_sample(const Tensor& t, std::int64_t begin) {

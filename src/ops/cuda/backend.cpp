@@ -20,14 +20,17 @@ int devices() {
 
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int device)
-      : queue_(device),
+  CudaBackend(int device, Precision precision)
+      : precision_(precision),
+        queue_(device),
         libraries_(queue_),
         device_(make_device(queue_)),
         batch_norm_(make_batch_norm(queue_)),
         elementwise_(make_elementwise(queue_)) {}
 
-  std::unique_ptr<Backend> for_worker() const override { return std::make_unique<CudaBackend>(queue_.device()); }
+  std::unique_ptr<Backend> for_worker() const override {
+    return std::make_unique<CudaBackend>(queue_.device(), precision_);
+  }
   Memory allocate(std::size_t bytes) const override {
     auto memory = std::make_shared<DeviceMemory>(queue_, bytes);
     queue_.synchronize();  // other queues may use it
@@ -46,6 +49,7 @@ class CudaBackend final : public Backend {
     const std::size_t cudnn = cudnnGetVersion();
     return fmt::format("cuda: {}, cuDNN {}.{}.{}", device.name, cudnn / 10000, cudnn / 100 % 100, cudnn % 100);
   }
+  DataType activation_type() const override { return precision_.type; }
   Layout preferred_layout(std::int64_t channels) const override {
     return channels <= 4 ? Layout::channels_first : Layout::channels_last;
   }
@@ -53,15 +57,18 @@ class CudaBackend final : public Backend {
   const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
   const Elementwise& elementwise() const override { return *elementwise_; }
   std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const override {
-    return make_conv2d_weights(libraries_, g);
+    return make_conv2d_weights(queue_, g, precision_.type);
   }
-  std::unique_ptr<ops::Conv2d> conv2d(const Conv2dGeometry& g) const override { return make_conv2d(libraries_, g); }
+  std::unique_ptr<ops::Conv2d> conv2d(const Conv2dGeometry& g) const override {
+    return make_conv2d(libraries_, g, precision_);
+  }
   std::unique_ptr<ops::Linear> linear(std::int64_t in, std::int64_t out, bool) const override {
-    return make_linear(libraries_, in, out);
+    return make_linear(libraries_, in, out, precision_);
   }
   std::unique_ptr<Pool> pool(const PoolGeometry& g) const override { return make_pool(queue_, g); }
 
  private:
+  Precision precision_;
   mutable Queue queue_;
   mutable Libraries libraries_;
   std::unique_ptr<Device> device_;
@@ -73,6 +80,6 @@ class CudaBackend final : public Backend {
 
 }  // namespace syncbn::ops::cuda
 
-syncbn::ops::Backend* syncbn_cuda_backend(int local_rank) {
-  return new syncbn::ops::cuda::CudaBackend(local_rank % syncbn::ops::cuda::devices());
+syncbn::ops::Backend* syncbn_cuda_backend(int local_rank, syncbn::ops::Precision precision) {
+  return new syncbn::ops::cuda::CudaBackend(local_rank % syncbn::ops::cuda::devices(), precision);
 }

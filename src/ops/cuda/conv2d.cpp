@@ -22,6 +22,12 @@ cudnnDataType_t cudnn_type(DataType type) {
   }
 }
 
+/// f32 by default means TF32 to cuDNN, where the device has it.
+cudnnMathType_t math_type(Precision precision) {
+  if (precision.type != DataType::f32) return CUDNN_TENSOR_OP_MATH;
+  return precision.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH;
+}
+
 /// The fastest by cuDNN's own estimate among those that give the same result in every run.
 template <class Candidate, std::size_t kMost>
 Candidate choose(const char* what, const std::array<Candidate, kMost>& candidates, int found) {
@@ -91,8 +97,7 @@ Conv2d::Conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precisio
   check(cudnnSetConvolution2dDescriptor(convolution_, padding, padding, stride, stride, 1, 1, CUDNN_CROSS_CORRELATION,
                                         CUDNN_DATA_FLOAT),
         what);
-  const bool plain_f32 = precision.type == DataType::f32 && !precision.tf32;
-  check(cudnnSetConvolutionMathType(convolution_, plain_f32 ? CUDNN_FMA_MATH : CUDNN_TENSOR_OP_MATH), what);
+  check(cudnnSetConvolutionMathType(convolution_, math_type(precision)), what);
   weight_gradient_ =
       DeviceMemory(libraries.queue(), static_cast<std::size_t>(packed_count()) * size_of(precision.type));
 }

@@ -70,31 +70,34 @@ class CudaPool final : public Pool {
 
 class CudaConv2dWeights final : public Conv2dWeights {
  public:
-  CudaConv2dWeights(Libraries& libraries, const Conv2dGeometry& g)
-      : queue_(libraries.queue()),
+  CudaConv2dWeights(Queue& queue, const Conv2dGeometry& g, DataType type)
+      : queue_(queue),
         shape_{g.c_out, g.c_in, g.kernel_h, g.kernel_w},
-        packed_(queue_, static_cast<std::size_t>(shape_.elements()) * sizeof(float)) {}
+        type_(type),
+        packed_(queue_, static_cast<std::size_t>(shape_.elements()) * size_of(type)) {}
 
   void pack(const float* weight) override {
     const Tensor from{const_cast<float*>(weight), shape_, DataType::f32, Layout::channels_first};
-    reorder(queue_, from, {packed_.as<void>(), shape_, DataType::f32, Layout::channels_last}, shape_.n(), false);
+    reorder(queue_, from, {packed_.as<void>(), shape_, type_, Layout::channels_last}, shape_.n(), false);
   }
   /// Gradients come in canonical order already.
   void unpack_gradient(const float* packed, float* canonical) override {
-    queue_.copy(canonical, packed, packed_.size(), cudaMemcpyDeviceToDevice);
+    queue_.copy(canonical, packed, static_cast<std::size_t>(shape_.elements()) * sizeof(float),
+                cudaMemcpyDeviceToDevice);
   }
   const void* packed() const { return packed_.as<void>(); }
 
  private:
   Queue& queue_;
   Shape shape_;
+  DataType type_;
   DeviceMemory packed_;
 };
 
 class CudaConv2d final : public ops::Conv2d {
  public:
-  CudaConv2d(Libraries& libraries, const Conv2dGeometry& g)
-      : queue_(libraries.queue()), geometry_(g), conv_(libraries, g, {}), images_(queue_) {}
+  CudaConv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision)
+      : queue_(libraries.queue()), geometry_(g), conv_(libraries, g, precision), images_(queue_) {}
 
   void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) override {
     if (s.count() == 0) return;
@@ -123,7 +126,7 @@ class CudaConv2d final : public ops::Conv2d {
     if (x.layout == Layout::channels_last) return x;
     Tensor copy = x;
     copy.layout = Layout::channels_last;
-    copy.data = images_.room(static_cast<std::size_t>(n * x.sample_stride()));
+    copy.data = images_.room(static_cast<std::size_t>(n * x.sample_stride()) * size_of(x.type));
     reorder(queue_, x, copy, n, false);
     return copy;
   }
@@ -131,19 +134,18 @@ class CudaConv2d final : public ops::Conv2d {
   Queue& queue_;
   Conv2dGeometry geometry_;
   cuda::Conv2d conv_;
-  Staging<float> images_;
+  Staging<std::byte> images_;
 };
 
 class CudaLinear final : public ops::Linear {
  public:
-  CudaLinear(Libraries& libraries, std::int64_t in, std::int64_t out)
-      : queue_(libraries.queue()), in_(in), out_(out), linear_(libraries, in, out, {}) {}
+  CudaLinear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision)
+      : queue_(libraries.queue()), in_(in), out_(out), linear_(libraries, in, out, precision) {}
 
-  void forward(const Tensor& x, const float* weight, const float* bias, const Tensor& y, std::int64_t n) override {
+  void forward(const Tensor& x, const void* weight, const float* bias, const Tensor& y, std::int64_t n) override {
     linear_.forward(x, weight, bias, y, n);
   }
-  void backward_data(const Tensor& dy, const float* weight, const Tensor& dx, std::int64_t n,
-                     bool accumulate) override {
+  void backward_data(const Tensor& dy, const void* weight, const Tensor& dx, std::int64_t n, bool accumulate) override {
     linear_.backward_data(dy, weight, dx, n, accumulate);
   }
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
@@ -169,14 +171,14 @@ std::unique_ptr<Elementwise> make_elementwise(Queue& queue) {
 std::unique_ptr<Pool> make_pool(Queue& queue, const PoolGeometry& g) {
   return std::make_unique<CudaPool>(queue, g);
 }
-std::unique_ptr<Conv2dWeights> make_conv2d_weights(Libraries& libraries, const Conv2dGeometry& g) {
-  return std::make_unique<CudaConv2dWeights>(libraries, g);
+std::unique_ptr<Conv2dWeights> make_conv2d_weights(Queue& queue, const Conv2dGeometry& g, DataType type) {
+  return std::make_unique<CudaConv2dWeights>(queue, g, type);
 }
-std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g) {
-  return std::make_unique<CudaConv2d>(libraries, g);
+std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision) {
+  return std::make_unique<CudaConv2d>(libraries, g, precision);
 }
-std::unique_ptr<ops::Linear> make_linear(Libraries& libraries, std::int64_t in, std::int64_t out) {
-  return std::make_unique<CudaLinear>(libraries, in, out);
+std::unique_ptr<ops::Linear> make_linear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision) {
+  return std::make_unique<CudaLinear>(libraries, in, out, precision);
 }
 
 }  // namespace syncbn::ops::cuda

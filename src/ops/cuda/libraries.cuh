@@ -17,13 +17,6 @@ namespace syncbn::ops::cuda {
 void check(cudnnStatus_t code, const std::string& what);
 void check(cublasStatus_t code, const std::string& what);
 
-/// How matrix products and convolutions compute: their operands' type, and whether f32 operands may be rounded to TF32
-/// (10 bits of mantissa) for the tensor cores. Sums are f32 always.
-struct Precision {
-  DataType type = DataType::f32;
-  bool tf32 = false;
-};
-
 /// The libraries' handles of one worker.
 class Libraries {
  public:
@@ -57,7 +50,8 @@ class Conv2d {
 
   void forward(const Tensor& x, const void* packed, const float* bias, const Tensor& y, std::int64_t n);
   void backward_data(const Tensor& dy, const void* packed, const Tensor& dx, std::int64_t n, bool accumulate);
-  /// d_weight (canonical, f32) and d_bias (f32) += sums over the batch.
+  /// d_weight (canonical, f32) and d_bias (f32) += sums over the batch; cuDNN gives that of d_weight in the precision's
+  /// type, rounded once.
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias);
 
  private:

@@ -14,5 +14,5 @@ const char* syncbn_cuda_version();
 /// 0: there is a device that can be used, `text` describes it. Else `text` says what is missing. Never throws.
 int syncbn_cuda_probe(char* text, std::size_t size);
 /// Kernels on a device of this host; the caller deletes them. Throws Error.
-syncbn::ops::Backend* syncbn_cuda_backend(int local_rank);
+syncbn::ops::Backend* syncbn_cuda_backend(int local_rank, syncbn::ops::Precision precision);
 }

@@ -96,8 +96,18 @@ class Activations : public Probe {
       return;
     }
     const Tensor& x = context_.network.input(layers_[i]);
+    const ops::Backend& backend = context_.network.backend();
     sample_.resize(static_cast<std::size_t>(x.sample_stride()));
-    context_.network.backend().download(x.sample(sample), sample_.data(), sample_.size() * sizeof(float));
+    const std::size_t bytes = sample_.size() * sizeof(float);
+    Tensor one = x;
+    one.data = x.as<std::byte>() + sample * x.sample_stride() * static_cast<std::int64_t>(size_of(x.type));
+    if (x.type != DataType::f32) {
+      if (widened_.size() < bytes) widened_ = backend.allocate(bytes);
+      const Tensor wide{widened_.data(), x.shape, DataType::f32, x.layout};
+      backend.elementwise().reorder(one, wide, {0, 1}, false);
+      one = wide;
+    }
+    backend.download(one.data, sample_.data(), bytes);
     for (const std::int64_t u : units_[i]) values_.push_back(sample_[static_cast<std::size_t>(offset_in_sample(x, u))]);
   }
 
@@ -136,6 +146,7 @@ class Activations : public Probe {
   std::vector<int> layers_;
   std::vector<std::vector<std::int64_t>> units_;  // of each layer
   std::vector<float> values_, sample_;
+  ops::Memory widened_;  // a sample of another type in f32
 };
 
 }  // namespace

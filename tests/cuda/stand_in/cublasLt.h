@@ -1,6 +1,6 @@
 #pragma once
 
-// Stands in for cuBLASLt's header; see cuda_runtime.h. Products of f32 matrices, column by column, by plain loops.
+// Stands in for cuBLASLt's header; see cuda_runtime.h. Products of matrices, column by column, by plain loops.
 
 #include "cuda_runtime.h"
 
@@ -21,8 +21,10 @@ enum cublasLtReductionScheme_t { CUBLASLT_REDUCTION_SCHEME_NONE = 0, CUBLASLT_RE
 
 struct StandInProduct {
   cublasOperation_t a = CUBLAS_OP_N, b = CUBLAS_OP_N;
+  bool tf32 = false;
 };
 struct StandInMatrix {
+  cudaDataType_t type = CUDA_R_32F;
   std::uint64_t rows = 0, columns = 0;
   std::int64_t stride = 0;
 };

@@ -1,6 +1,6 @@
 #pragma once
 
-// Stands in for cuDNN's header; see cuda_runtime.h. Convolutions of f32, channels last, by plain loops.
+// Stands in for cuDNN's header; see cuda_runtime.h. Convolutions, channels last, by plain loops.
 
 #include "cuda_runtime.h"
 
@@ -28,10 +28,12 @@ using cudnnConvolutionBwdDataAlgoPerf_t = StandInPerformance<cudnnConvolutionBwd
 using cudnnConvolutionBwdFilterAlgoPerf_t = StandInPerformance<cudnnConvolutionBwdFilterAlgo_t>;
 
 struct StandInShape {
+  cudnnDataType_t type = CUDNN_DATA_FLOAT;
   int n = 0, c = 0, h = 0, w = 0;
 };
 struct StandInConvolution {
   int padding = 0, stride = 1;
+  cudnnMathType_t math = CUDNN_DEFAULT_MATH;
 };
 using cudnnHandle_t = struct StandInCudnn*;
 using cudnnTensorDescriptor_t = StandInShape*;

@@ -15,6 +15,6 @@ int syncbn_cuda_probe(char* text, std::size_t size) {
   return usable ? 0 : 1;
 }
 
-syncbn::ops::Backend* syncbn_cuda_backend(int) {
+syncbn::ops::Backend* syncbn_cuda_backend(int, syncbn::ops::Precision) {
   return syncbn::ops::make_cpu_backend().release();
 }
