@@ -15,6 +15,7 @@ std::string describe_cuda() {
 ops::Precision precision_of(const Config& config) {
   if (config.precision == "tf32") return {DataType::f32, true};
   if (config.precision == "bfloat16") return {DataType::bf16, false};
+  if (config.precision == "float16") return {DataType::f16, false};
   return {};
 }
 

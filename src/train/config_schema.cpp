@@ -231,8 +231,10 @@ std::vector<Key<Config>> make_config_schema() {
       {"timeout_s", [](C& c) -> Field { return &c.timeout_s; }, above(0, 1e6),
        "seconds that a worker waits for another before the job is ended", kRunOnly},
       {"device", [](C& c) -> Field { return &c.device; }, one_of({"cpu", "cuda"}), "what computes"},
-      {"precision", [](C& c) -> Field { return &c.precision; }, one_of({"float32", "tf32", "bfloat16"}),
-       "device: cuda: of activations, their gradients and the factors of products; tf32: of these factors alone. "
+      {"precision", [](C& c) -> Field { return &c.precision; }, one_of({"float32", "tf32", "bfloat16", "float16"}),
+       "device: cuda: of activations, their gradients and the factors of products; tf32: of these factors alone; "
+       "float16: with dynamic loss "
+       "scaling. "
        "Weights, gradients of weights, statistics and the optimizer are float32 always"},
   };
 }

@@ -103,6 +103,16 @@ void Reporter::evaluation(std::int64_t step, const std::vector<EvalResult>& resu
   pause();
 }
 
+void Reporter::loss_scale(std::int64_t step, double scale, bool updated) {
+  record({{"schema", kMetricsSchema},
+          {"kind", "loss_scale"},
+          {"step", step},
+          {"loss_scale", scale},
+          {"updated", updated}});
+  message(fmt::format("loss scale {} from step {} on{}", scale, step,
+                      updated ? "" : ": the gradient was not finite, the update is left out"));
+}
+
 void Reporter::probes(std::int64_t step, const std::vector<Measurement>& rows) {
   std::string lines;
   EventFile::Scalars scalars;

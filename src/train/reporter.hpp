@@ -45,6 +45,8 @@ class Reporter {
   void step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits);
   /// `results`: of each of train.eval_statistics.
   void evaluation(std::int64_t step, const std::vector<EvalResult>& results, double best, bool final);
+  /// The loss's scale has changed with this update, which was made or left out.
+  void loss_scale(std::int64_t step, double scale, bool updated);
   void probes(std::int64_t step, const std::vector<Measurement>& rows);
   /// A line on the terminal and in the run's log.
   void message(const std::string& line);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/state_io.hpp"
 
@@ -61,6 +62,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       exchange_(world, buckets_.buckets, request.config.overlap, device_gradients_),
       total_gradient_(backend.allocate(static_cast<std::size_t>(state_.flat_size()) * sizeof(float))),
       squares_(slots_.size()),
+      loss_scale_(precision_of(request.config).type == DataType::f16),
       loader_(experiment_.train_set, loader_options(world, experiment_)),
       evaluator_(world, experiment_) {
   for (int w = 0; w < world.local_workers(); ++w) gradients_.push_back(backend.allocate(total_gradient_.size()));
@@ -125,6 +127,7 @@ void TrainingRun::restore() {
     load_optimizer(state_, *optimizer_, SafetensorsFile::parse(as_bytes(optimizer), "checkpoint"));
     first_step_ = std::stoll(values.at("step"));
     optimizer_->set_updates(std::stoll(values.at("updates")));
+    loss_scale_.restore(values);
     best_accuracy_ = std::stod(values.at("best_accuracy"));
     last_evaluation_ = std::stoll(values.at("last_evaluation"));
     for (const std::string& name : experiment_.eval_statistics()) {
@@ -153,6 +156,7 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
   snapshot.optimizer = store_optimizer(state_, *optimizer_);
   snapshot.scalars = reporter_->scalars();
   snapshot.scalars.insert(probe_state_.begin(), probe_state_.end());
+  snapshot.scalars.merge(loss_scale_.scalars());
   snapshot.scalars["seed"] = std::to_string(experiment_.config.seed);
   snapshot.scalars["data"] = experiment_.data_fingerprint;
   snapshot.scalars["updates"] = std::to_string(optimizer_->updates());

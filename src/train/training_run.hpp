@@ -17,6 +17,7 @@
 #include "train/device_gradients.hpp"
 #include "train/evaluation.hpp"
 #include "train/experiment.hpp"
+#include "train/loss_scale.hpp"
 #include "train/probes/probes.hpp"
 #include "train/reporter.hpp"
 
@@ -44,7 +45,10 @@ class TrainingRun {
   TrainStatistics share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own);
   [[noreturn]] void report_nonfinite(WorkerState& w, std::int64_t step);
   void update_weights(WorkerState& w, std::int64_t step);
-  double clip_scale(WorkerState& w, std::span<const float> gradient);
+  /// What the optimizer multiplies the gradient with, to take out the loss's scale and to clip; nothing if the loss's
+  /// scale was too large.
+  std::optional<double> gradient_scale(WorkerState& w, std::span<const float> gradient);
+  void report_loss_scale(WorkerState& w, std::int64_t step, bool updated);
   void show_gradient(WorkerState& w, std::span<const float> gradient);
   /// work(part, parts) on what the rank's workers share, each its part, on a device the first worker all; then waits
   /// until all have done theirs.
@@ -71,7 +75,8 @@ class TrainingRun {
   std::vector<ops::Memory> gradients_;
   std::vector<float> probed_exchanged_, probed_gradient_;  // copies from a device, for probes
   ops::Memory total_gradient_;                             // summed over all workers
-  std::vector<double> squares_;                            // of each parameter's gradient, for clipping
+  std::vector<double> squares_;                            // of each parameter's gradient
+  LossScale loss_scale_;
   Loader loader_;
   Evaluator evaluator_;
   std::map<std::string, std::string> probe_state_;  // as of the last checkpoint; later, on worker 0's rank, the newest

@@ -12,6 +12,16 @@
 
 namespace syncbn {
 
+namespace {
+
+/// By a power of two.
+void divide(std::span<float> values, double scale) {
+  if (scale == 1) return;
+  for (float& v : values) v = static_cast<float>(v / scale);
+}
+
+}  // namespace
+
 /// What belongs to one worker.
 struct TrainingRun::WorkerState {
   WorkerState(TrainingRun& run, Worker& w)
@@ -51,11 +61,13 @@ struct TrainingRun::WorkerState {
     return Probes::make({run.state_, network, shown, metrics, group, groups, options}, run.probe_state_);
   }
 
-  /// Copies a part of a gradient on a device for the probes.
-  void fetch_gradient(FlatRange r) {
+  /// Copies a part of a gradient on a device for the probes, without the loss's scale.
+  void fetch_gradient(FlatRange r, double loss_scale) {
     if (gradient_here.empty() || r.count == 0) return;
-    network.backend().download(gradient.data() + r.offset, gradient_here.data() + r.offset,
-                               static_cast<std::size_t>(r.count) * sizeof(float));
+    const auto part =
+        std::span(gradient_here).subspan(static_cast<std::size_t>(r.offset), static_cast<std::size_t>(r.count));
+    network.backend().download(gradient.data() + r.offset, part.data(), part.size_bytes());
+    divide(part, loss_scale);
   }
 
   Worker& worker;
@@ -133,12 +145,12 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
     pass.sample_ids = std::span(batch.ids).first(static_cast<std::size_t>(batch.n));
     w.network.forward(pass);
     w.network.start_loss(std::span(batch.labels).first(static_cast<std::size_t>(batch.n)),
-                         experiment_.config.label_smoothing, scale);
+                         experiment_.config.label_smoothing, scale * loss_scale_.value());
     const bool last = m + 1 == accumulate;
     w.network.backward(pass, [&](int layer) {
       if (!last) return;
       if (w.probing) {
-        w.fetch_gradient(state_.exchanged(layer));
+        w.fetch_gradient(state_.exchanged(layer), loss_scale_.value());
         w.probes->gradient_ready(layer);
       }
       const int bucket = buckets_.completed_by[static_cast<std::size_t>(layer)];
@@ -210,13 +222,24 @@ void TrainingRun::together(WorkerState& w, Work work) {
   w.worker.local_barrier();
 }
 
-double TrainingRun::clip_scale(WorkerState& w, std::span<const float> gradient) {
-  const double limit = experiment_.config.clip_norm;
-  if (limit <= 0) return 1;
+std::optional<double> TrainingRun::gradient_scale(WorkerState& w, std::span<const float> gradient) {
+  const double limit = experiment_.config.clip_norm, unscale = 1 / loss_scale_.value();
+  if (limit <= 0 && !loss_scale_.active()) return 1;
   together(w, [&](int part, int parts) { optimizer_->squares(gradient, squares_, part, parts); });
   double sum = 0;
   for (const double s : squares_) sum += s;
-  return std::min(1.0, limit / (std::sqrt(sum) + 1e-6));
+  if (loss_scale_.active() && !std::isfinite(sum)) return std::nullopt;
+  if (limit <= 0) return unscale;
+  return unscale * std::min(1.0, limit / (unscale * std::sqrt(sum) + 1e-6));
+}
+
+void TrainingRun::report_loss_scale(WorkerState& w, std::int64_t step, bool updated) {
+  if (w.is_first()) reporter_->loss_scale(step + 1, loss_scale_.value(), updated);
+  if (!loss_scale_.exhausted()) return;
+  throw Diverged(fmt::format(
+      "the gradient of step {} is not finite even if the loss is scaled by {}; it has changed no weight: lower "
+      "optimizer.lr, or take precision: bfloat16, then go on from the newest checkpoint with --resume",
+      step, 2 * loss_scale_.value()));
 }
 
 /// To the probes, which look at what is in the processor's memory.
@@ -227,6 +250,7 @@ void TrainingRun::show_gradient(WorkerState& w, std::span<const float> gradient)
       state_.fetch();
       exchanged = readable(backend_, exchanged, probed_exchanged_);
       gradient = readable(backend_, gradient, probed_gradient_);
+      for (std::vector<float>* copy : {&probed_exchanged_, &probed_gradient_}) divide(*copy, loss_scale_.value());
     });
     exchanged = probed_exchanged_;
     gradient = probed_gradient_;
@@ -247,17 +271,22 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
   together(w,
            [&](int part, int parts) { state_.finish_gradient(exchange_.result(), w.gradient, gradient, part, parts); });
   if (w.probing) show_gradient(w, gradient);
-  const double scale = clip_scale(w, gradient);
+  const std::optional<double> scale = gradient_scale(w, gradient);
+  const double loss_scale = loss_scale_.value();
   const double lr = learning_rate(experiment_.schedule, step, experiment_.total_steps);
   together(w, [&](int part, int parts) {
-    optimizer_->update(state_.kernels(), gradient, lr, scale, part, parts);
+    if (scale) optimizer_->update(state_.kernels(), gradient, lr, *scale, part, parts);
     if (part == 0) state_.update_statistics(gradient, experiment_.config.train.accumulate);
   });
   together(w, [&](int part, int parts) {
     state_.pack(part, parts);
     if (device) backend_.device()->set(*updated_);
+    if (part > 0) return;
+    loss_scale_.update(scale.has_value());
+    if (!scale) optimizer_->set_updates(optimizer_->updates() - 1);  // as if it had not begun
   });
   if (device) device->follow(*updated_);
+  if (loss_scale_.value() != loss_scale) report_loss_scale(w, step, scale.has_value());
 }
 
 bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {

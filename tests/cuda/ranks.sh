@@ -39,8 +39,15 @@ train 2 two-without
 by_way_of_processors two-without 'this build has no NCCL (/nowhere does not exist)'
 same one two three two-direct three-direct two-without
 
-for precision in bfloat16; do
-  for ranks in 1 2 3; do train "$ranks" "$precision-$ranks" "precision=$precision"; done
+# With so large weights that float16 leaves out the first updates.
+for precision in bfloat16 float16; do
+  for ranks in 1 2 3; do
+    train "$ranks" "$precision-$ranks" "precision=$precision" norm.type=none model.init=gaussian model.init_std=0.3 \
+      optimizer.lr=0.0001 train.epochs=4
+  done
   same "$precision"-{1,2,3}
-  ! cmp -s "$dir/one/final.safetensors" "$dir/$precision-1/final.safetensors" || exit 1
+done
+for ranks in 1 2 3; do
+  left_out=$(grep -c 'the update is left out' "$dir/float16-$ranks.log") || :
+  [ "$left_out" -ge 3 ] && [ "$left_out" -le 6 ] || { cat "$dir/float16-$ranks.log" && exit 1; }
 done

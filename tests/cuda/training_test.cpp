@@ -4,13 +4,16 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <sstream>
 
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"
+#include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/trainer.hpp"
 
 namespace syncbn::test {
@@ -19,13 +22,15 @@ namespace {
 struct Outcome {
   std::string weights;         // final.safetensors, byte by byte
   std::vector<double> losses;  // of every logged step and evaluation
+  std::vector<int> left_out;   // updates, because float16 could not hold their gradients
+  double loss_scale = 65536;   // at the end
 };
 
 class CudaTraining : public ::testing::Test {
  protected:
   CudaTraining() { ::setenv("SYNCBN_CUDA_MODULE", STAND_IN_MODULE, /*overwrite=*/0); }
 
-  Outcome run(const std::string& name, std::vector<std::string> overrides) {
+  Outcome run(const std::string& name, std::vector<std::string> overrides, bool resume = false) {
     std::vector<std::string> all = {"workers=4",           "batch_per_worker=2", "data.train_limit=15",
                                     "data.test_limit=9",   "train.epochs=2",     "train.log_every=1",
                                     "data.crop_padding=2", "threads=2",          "optimizer.lr=0.02"};
@@ -33,6 +38,7 @@ class CudaTraining : public ::testing::Test {
     TrainRequest request;
     request.config = load_config("quickstart", all);
     request.run_dir = folder_ / name;
+    request.resume = resume;
     WorldOptions options;
     options.workers = request.config.workers;
     options.threads = request.config.threads;
@@ -43,7 +49,12 @@ class CudaTraining : public ::testing::Test {
     std::istringstream metrics(slurp(request.run_dir + "/metrics.jsonl"));
     for (std::string line; std::getline(metrics, line);) {
       const auto json = nlohmann::json::parse(line);
-      outcome.losses.push_back(json["loss"].get<double>());
+      if (json["kind"] == "loss_scale") {
+        outcome.loss_scale = json["loss_scale"].get<double>();
+        if (!json["updated"].get<bool>()) outcome.left_out.push_back(json["step"].get<int>());
+      } else {
+        outcome.losses.push_back(json["loss"].get<double>());
+      }
     }
     return outcome;
   }
@@ -60,6 +71,29 @@ class CudaTraining : public ::testing::Test {
       EXPECT_NEAR(cuda.losses[i], cpu.losses[i], (i < 2 ? 1e-5 : 2e-3) * (1 + std::abs(cpu.losses[i]))) << "line " << i;
     }
     EXPECT_EQ(cuda.weights.size(), cpu.weights.size());
+  }
+
+  /// Of the first update: later ones differ as trainings do. Returns how many numbers there were.
+  int expect_same_probes(const std::string& expected, const std::string& other, double tolerance) {
+    std::istringstream wanted(slurp(folder_ / expected + "/probes.jsonl")),
+        found(slurp(folder_ / other + "/probes.jsonl"));
+    int compared = 0;
+    for (std::string want_line, got_line; std::getline(wanted, want_line) && std::getline(found, got_line);) {
+      const auto want = nlohmann::json::parse(want_line), got = nlohmann::json::parse(got_line);
+      EXPECT_EQ(want["step"], got["step"]);
+      if (want["step"].get<int>() > 1) break;
+      EXPECT_EQ(want.size(), got.size());
+      for (const auto& [key, value] : want.items()) {
+        if (!value.is_number()) {
+          EXPECT_EQ(value, got[key]) << want_line;
+          continue;
+        }
+        EXPECT_NEAR(value.get<double>(), got[key].get<double>(), tolerance * (1e-2 + std::abs(value.get<double>())))
+            << key << " of " << want_line;
+        ++compared;
+      }
+    }
+    return compared;
   }
 
   TempDir folder_;
@@ -93,24 +127,7 @@ TEST_F(CudaTraining, ProbesSeeTheSame) {
   std::vector<std::string> on_device = options;
   on_device.emplace_back("device=cuda");
   run("cuda", on_device);
-  std::istringstream cpu(slurp(folder_ / "cpu/probes.jsonl")), cuda(slurp(folder_ / "cuda/probes.jsonl"));
-  int compared = 0;
-  for (std::string want_line, got_line; std::getline(cpu, want_line) && std::getline(cuda, got_line);) {
-    const auto want = nlohmann::json::parse(want_line), got = nlohmann::json::parse(got_line);
-    ASSERT_EQ(want["step"], got["step"]);
-    if (want["step"].get<int>() > 1) break;  // later ones differ as trainings do
-    ASSERT_EQ(want.size(), got.size());
-    for (const auto& [key, value] : want.items()) {
-      if (!value.is_number()) {
-        EXPECT_EQ(value, got[key]) << want_line;
-        continue;
-      }
-      EXPECT_NEAR(value.get<double>(), got[key].get<double>(), 2e-3 * (1e-2 + std::abs(value.get<double>())))
-          << key << " of " << want_line;
-      ++compared;
-    }
-  }
-  EXPECT_GT(compared, 100);
+  EXPECT_GT(expect_same_probes("cpu", "cuda", 2e-3), 100);
 }
 
 TEST_F(CudaTraining, HasTheSameBitsOnAnyNumberOfThreadsAndInEveryRun) {
@@ -176,11 +193,58 @@ TEST_P(CudaPrecision, LearnsAsFloat32Does) {
   EXPECT_LT(epoch(narrow, kEpochs - 1), 0.75 * epoch(narrow, 0));
 }
 
+TEST_P(CudaPrecision, ProbesSeeTheSame) {
+  const std::vector<std::string> options = {"probes.names=[norms, gradient_noise_scale, activations]", "probes.every=1",
+                                            "probes.units=8", "train.epochs=0.5", "norm.group=2"};
+  run_float32("float32", options);
+  run_narrow("narrow", options);
+  EXPECT_GT(expect_same_probes("float32", "narrow", 15 * GetParam().tolerance), 100);
+}
+
 TEST_P(CudaPrecision, HasTheSameBitsOnAnyNumberOfThreads) {
   EXPECT_EQ(run_narrow("one", {"threads=1"}).weights, run_narrow("four", {"threads=4"}).weights);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CudaPrecision, ::testing::Values(Narrow{"tf32", 2e-3}, Narrow{"bfloat16", 2e-2}),
+// So large weights that the gradient overflows until the loss's scale has come down.
+TEST_F(CudaTraining, Float16LeavesOutUpdatesThatOverflowAndGoesOnFromACheckpoint) {
+  const std::vector<std::string> options = {"device=cuda",         "precision=float16",  "norm.type=none",
+                                            "model.init=gaussian", "model.init_std=0.3", "optimizer.name=adamw",
+                                            "optimizer.lr=0.001",  "train.epochs=1",     "data.train_limit=56",
+                                            "checkpoint.every=1",  "checkpoint.keep=9"};
+  const Outcome whole = run("whole", options);
+  ASSERT_GE(whole.left_out.size(), 2U);
+  ASSERT_LE(whole.left_out.size(), 6U);
+  EXPECT_EQ(whole.left_out.front(), 1);
+  EXPECT_EQ(whole.loss_scale, 65536 / std::exp2(whole.left_out.size()));
+  const auto checkpoint = [&](int step) {
+    return CheckpointStore::load(folder_ / "whole/checkpoints/step-00000000" + std::to_string(step));
+  };
+  int updates = 0;
+  for (int step = 1; step <= 7; ++step) {
+    const TrainingState state = checkpoint(step), before = checkpoint(std::max(1, step - 1));
+    const bool left_out = std::count(whole.left_out.begin(), whole.left_out.end(), step) == 1;
+    updates += !left_out;
+    EXPECT_EQ(state.scalars.at("updates"), std::to_string(updates));
+    EXPECT_EQ(state.model.serialize() == before.model.serialize(), left_out) << step;
+    EXPECT_EQ(state.optimizer.serialize() == before.optimizer.serialize(), left_out) << step;
+  }
+  namespace fs = std::filesystem;
+  for (const int step : {2, 5}) {
+    const std::string name = "from-" + std::to_string(step);
+    fs::copy(folder_ / "whole", folder_ / name, fs::copy_options::recursive);
+    fs::remove(folder_ / name + "/final.safetensors");
+    for (int later = step + 1; later <= 7; ++later)
+      fs::remove_all(folder_ / name + "/checkpoints/step-00000000" + std::to_string(later));
+    const Outcome resumed = run(name, options, /*resume=*/true);
+    EXPECT_EQ(resumed.weights, whole.weights);
+    EXPECT_EQ(resumed.losses, whole.losses);
+    EXPECT_EQ(resumed.left_out, whole.left_out);
+    EXPECT_EQ(resumed.loss_scale, whole.loss_scale);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaPrecision,
+                         ::testing::Values(Narrow{"tf32", 2e-3}, Narrow{"bfloat16", 2e-2}, Narrow{"float16", 2e-3}),
                          [](const auto& test) { return test.param.precision; });
 
 }  // namespace

@@ -112,7 +112,7 @@ struct Config {
   std::int64_t bucket_kib = 256;      ///< size of a gradient bucket
   double timeout_s = 30;              ///< how long a worker waits for another before the job is ended
   std::string device = "cpu";         ///< cpu or cuda
-  std::string precision = "float32";  ///< float32; on cuda also tf32, bfloat16
+  std::string precision = "float32";  ///< float32; on cuda also tf32, bfloat16, float16
 };
 
 /// What probes.names may list: batch_noise, gradient_noise_scale, activations, norms, shift.
