@@ -7,8 +7,9 @@ namespace syncbn {
 
 /// Dynamic loss scaling (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2, with the constants of PyTorch's
 /// GradScaler). Gradients are those of the loss times a power of two, which keeps small ones from vanishing in f16. An
-/// update whose gradient is not finite is left out and halves the scale; 2000 others in a row double it. What it hangs
-/// on is the gradient summed over all workers, which every rank has: so all decide alike, whoever computes what.
+/// update whose gradient is not finite is left out and halves the scale; 2000 others in a row double it. Running
+/// statistics, which come from the forward pass, are updated all the same. What it hangs on is the gradient summed over
+/// all workers, which every rank has: so all decide alike, whoever computes what.
 class LossScale {
  public:
   /// Not `active`: 1 for ever.
