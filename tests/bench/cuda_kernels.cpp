@@ -26,6 +26,7 @@ using ops::cuda::Queue;
 
 constexpr std::size_t kCold = std::size_t{512} << 20;  // several times the largest second-level cache
 constexpr int kBlocks = 7;
+constexpr double kBlock_ms = 4;
 
 /// Median time of one call of body(i), in seconds; i counts up, so that the caller can rotate buffers.
 double seconds_of(Queue& queue, const std::function<void(int)>& body) {
@@ -35,7 +36,7 @@ double seconds_of(Queue& queue, const std::function<void(int)>& body) {
   int i = 0;
   for (; i < 5; ++i) body(i);
   std::vector<double> times;
-  int calls = 10;
+  int calls = 5;
   for (int block = -1; block < kBlocks; ++block) {  // the first finds out how many calls take some milliseconds
     check(cudaEventRecord(begin, queue.stream()), "recording an event");
     for (int k = 0; k < calls; ++k) body(i++);
@@ -44,7 +45,7 @@ double seconds_of(Queue& queue, const std::function<void(int)>& body) {
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, begin, end), "reading an event");
     if (block < 0) {
-      calls = std::clamp(static_cast<int>(20 * calls / std::max(milliseconds, 0.01F)), 5, 2000);
+      calls = std::clamp(static_cast<int>(kBlock_ms * calls / std::max(milliseconds, 0.01F)), 3, 2000);
     } else {
       times.push_back(milliseconds / 1000 / calls);
     }

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Usage: ranks.sh PROGRAM CUDA_MODULE NCCL_MODULE MPIRUN
+# Usage: ranks.sh PROGRAM CUDA_MODULE NCCL_MODULE MPIRUN [DEVICES]
 #
-# Trains with `device: cuda` on 1, 2 and 3 ranks, which share a device or have stand-ins of their own, in several
-# precisions, and compares the weights to the bit.
+# Trains with `device: cuda` on 1, 2 and 3 ranks and compares the weights to the bit: ranks that share a device, then, where
+# there are DEVICES enough, ranks with a device each. Without DEVICES the modules are stand-ins, which play any number.
 set -euo pipefail
-program=$1 mpirun=$4
+program=$1 mpirun=$4 devices=${5:-}
 export SYNCBN_CUDA_MODULE=$2 SYNCBN_NCCL_MODULE=$3
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -24,25 +24,25 @@ by_way_of_processors() { # NAME REASON
   grep -q "gradients go by way of the processors' memory.*$2" "$dir/$1.log" || { cat "$dir/$1.log" && exit 1; }
 }
 
-train 1 one
-train 2 two overlap=true
-train 3 three overlap=false
+directly() { # NAME...
+  local name
+  for name in "$@"; do ! grep 'by way of' "$dir/$name.log" || exit 1; done
+}
+
+sharing() { CUDA_VISIBLE_DEVICES=0 "$@"; }
+[ -n "$devices" ] || sharing() { "$@"; }
+
+sharing train 1 one
+sharing train 2 two overlap=true
+sharing train 3 three overlap=false
 by_way_of_processors two 'ranks 0 and 1 share a device'
 by_way_of_processors three 'ranks 0 and 1 share a device'
-export STAND_IN_DEVICES=own
-train 2 two-direct
-train 3 three-direct overlap=false
-train 2 two-native reduction=native
-! grep 'by way of' "$dir"/*-direct.log "$dir"/two-native.log || exit 1
-export SYNCBN_NCCL_MODULE=/nowhere
-train 2 two-without
-by_way_of_processors two-without 'this build has no NCCL (/nowhere does not exist)'
-same one two three two-direct three-direct two-without
+same one two three
 
 # With so large weights that float16 leaves out the first updates.
 for precision in bfloat16 float16; do
   for ranks in 1 2 3; do
-    train "$ranks" "$precision-$ranks" "precision=$precision" norm.type=none model.init=gaussian model.init_std=0.3 \
+    sharing train "$ranks" "$precision-$ranks" "precision=$precision" norm.type=none model.init=gaussian model.init_std=0.3 \
       optimizer.lr=0.0001 train.epochs=4
   done
   same "$precision"-{1,2,3}
@@ -51,3 +51,17 @@ for ranks in 1 2 3; do
   left_out=$(grep -c 'the update is left out' "$dir/float16-$ranks.log") || :
   [ "$left_out" -ge 3 ] && [ "$left_out" -le 6 ] || { cat "$dir/float16-$ranks.log" && exit 1; }
 done
+
+if [ "${devices:-3}" -lt 3 ]; then
+  echo "bits are the same on 1, 2 and 3 ranks of one device; ranks with a device each not tried: there is one of $devices"
+  exit
+fi
+export STAND_IN_DEVICES=own
+train 2 two-direct
+train 3 three-direct overlap=false
+train 2 two-native reduction=native
+directly two-direct three-direct two-native
+SYNCBN_NCCL_MODULE=/nowhere train 2 two-without
+by_way_of_processors two-without 'this build has no NCCL (/nowhere does not exist)'
+same one two-direct three-direct two-without
+echo "bits are the same on 1, 2 and 3 ranks, with one device and with one each"

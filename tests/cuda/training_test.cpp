@@ -24,6 +24,7 @@ struct Outcome {
   std::vector<double> losses;  // of every logged step and evaluation
   std::vector<int> left_out;   // updates, because float16 could not hold their gradients
   double loss_scale = 65536;   // at the end
+  double accuracy = 0;         // on the test images
 };
 
 class CudaTraining : public ::testing::Test {
@@ -43,8 +44,8 @@ class CudaTraining : public ::testing::Test {
     options.workers = request.config.workers;
     options.threads = request.config.threads;
     World world = World::threads(options);
-    train(world, request);
     Outcome outcome;
+    outcome.accuracy = train(world, request).test_accuracy;
     outcome.weights = slurp(request.run_dir + "/final.safetensors");
     std::istringstream metrics(slurp(request.run_dir + "/metrics.jsonl"));
     for (std::string line; std::getline(metrics, line);) {
@@ -249,6 +250,19 @@ TEST_F(CudaTraining, Float16LeavesOutUpdatesThatOverflowAndGoesOnFromACheckpoint
 INSTANTIATE_TEST_SUITE_P(All, CudaPrecision,
                          ::testing::Values(Narrow{"tf32", 2e-3}, Narrow{"bfloat16", 2e-2}, Narrow{"float16", 2e-3}),
                          [](const auto& test) { return test.param.precision; });
+
+TEST_F(CudaTraining, LearnsAsMuchAsTheCpuAndTheSameInEveryRun) {
+  if (std::getenv("SYNCBN_CUDA_MODULE") == std::string(STAND_IN_MODULE)) GTEST_SKIP() << "too long for the stand-in";
+  const std::vector<std::string> whole = {"workers=8",      "data.train_limit=4000", "data.test_limit=1000",
+                                          "train.epochs=3", "data.crop_padding=0",   "train.log_every=100",
+                                          "threads=0",      "optimizer.lr=0.05"};
+  std::vector<std::string> on_device = whole;
+  on_device.emplace_back("device=cuda");
+  const Outcome cpu = run("cpu", whole), cuda = run("cuda", on_device), again = run("again", on_device);
+  EXPECT_GT(cpu.accuracy, 0.9);
+  EXPECT_NEAR(cuda.accuracy, cpu.accuracy, 0.03);
+  EXPECT_EQ(again.weights, cuda.weights);
+}
 
 }  // namespace
 }  // namespace syncbn::test

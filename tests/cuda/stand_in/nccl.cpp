@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -65,8 +66,22 @@ struct Connections {
     return true;
   }
 
+  /// What this rank sends to itself.
+  void run_own(std::vector<Transfer>& transfers) const {
+    const auto next = [&](bool sends) {
+      return std::find_if(transfers.begin(), transfers.end(),
+                          [&](const Transfer& t) { return t.peer == rank && t.sends == sends && t.left > 0; });
+    };
+    for (auto to = next(false); to != transfers.end(); to = next(false)) {
+      const auto from = next(true);
+      std::memcpy(to->values, from->values, to->left);
+      to->left = from->left = 0;
+    }
+  }
+
   /// All at once, by peer in the order of the calls.
   void run(std::vector<Transfer> transfers) {
+    run_own(transfers);
     for (bool done = false; !done && !aborted && !failed;) {
       done = true;
       std::vector<bool> busy(static_cast<std::size_t>(2 * ranks));
@@ -103,7 +118,7 @@ thread_local cudaStream_t group_stream = nullptr;
 thread_local std::vector<Transfer> group;
 
 ncclResult_t note(const void* values, std::size_t count, int peer, bool sends, ncclComm_t comm, cudaStream_t stream) {
-  if (!grouping || count == 0 || peer == comm->connections->rank || comm->under_way) return ncclInvalidArgument;
+  if (!grouping || count == 0 || comm->under_way) return ncclInvalidArgument;
   group_comm = comm;
   group_stream = stream;
   group.push_back({peer, static_cast<char*>(const_cast<void*>(values)), count * sizeof(float), sends});
