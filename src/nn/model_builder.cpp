@@ -146,7 +146,7 @@ int ModelBuilder::linear(const std::string& name, int x, std::int64_t out, bool 
 }
 
 int ModelBuilder::add_norm(LayerSpec layer, bool affine, double weight) {
-  const Shape& output = shape(layer.input);
+  const Shape output = shape(layer.input);  // append() moves the layers
   const int i = append(std::move(layer), output);
   if (!affine) return i;
   add_parameter(i, ".weight", ParameterKind::norm_weight, {output.c()}, weight);
