@@ -70,23 +70,31 @@ void DeviceLink::start(const Header& header, std::span<std::byte* const> blocks,
 }
 
 bool DeviceLink::poll() {
+  try {
+    return go_on();
+  } catch (const DeviceError& error) {
+    throw error.at("at " + describe(header_));
+  }
+}
+
+bool DeviceLink::go_on() {
   switch (stage_) {
     case Stage::idle:
       return true;
     case Stage::comparing:
       if (!link_->poll()) return false;
       exchange();
-      return poll();
+      return go_on();
     case Stage::exchanging:
       if (!peers_->queued()) return false;
       fold();
       spread();
-      return poll();
+      return go_on();
     case Stage::spreading:
       if (!peers_->queued()) return false;
       memory_.set(mark_, kQueue);
       stage_ = Stage::running;
-      return poll();
+      return go_on();
     case Stage::running:
       if (!peers_->queued() || !memory_.passed(mark_)) return false;
       stage_ = Stage::idle;

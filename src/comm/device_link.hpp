@@ -31,6 +31,7 @@ class DeviceLink final : public Link {
   struct Shard {
     std::int64_t begin, count;
   };
+  bool go_on();
   Shard shard_of(int rank) const;
   void exchange();
   void fold();

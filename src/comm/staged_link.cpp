@@ -27,9 +27,17 @@ void StagedLink::start(const Header& header, std::span<std::byte* const> blocks,
   stage_ = Stage::downloading;
 }
 
+bool StagedLink::poll() {
+  try {
+    return go_on();
+  } catch (const DeviceError& error) {
+    throw error.at("at " + describe(header_));
+  }
+}
+
 // The result of the operation before may still be on its way to the device; the downloads of this one are behind it in
 // the queue.
-bool StagedLink::poll() {
+bool StagedLink::go_on() {
   if (stage_ == Stage::downloading) {
     if (!memory_.passed(mark_)) return false;
     std::vector<std::byte*> here;

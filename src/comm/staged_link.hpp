@@ -24,6 +24,7 @@ class StagedLink final : public Link {
 
  private:
   enum class Stage { idle, downloading, exchanging };
+  bool go_on();
 
   std::unique_ptr<Link> link_;
   GradientMemory& memory_;

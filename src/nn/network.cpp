@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "nn/arena.hpp"
-#include "ops/device.hpp"
 
 namespace syncbn {
 
@@ -17,6 +16,8 @@ constexpr std::int64_t kChunkBytes = 256 * 1024;
 Network::Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups,
                  std::int64_t max_samples, std::span<float> gradient)
     : state_(state), backend_(backend.for_worker()), gradient_(gradient) {
+  for (const LayerSpec& spec : state.model().layers)
+    places_.push_back({spec.name + " forward", spec.name + " backward", spec.name + " message"});
   plan_forward();
   plan_backward();
   plan_gradient();
@@ -168,11 +169,9 @@ void Network::make_layers(const LayerContext& context) {
     connect(spec.input, t.x, t.dx, t.accumulate_dx);
     connect(spec.residual, t.r, t.dr, t.accumulate_dr);
     const int index = static_cast<int>(l);
-    if (shares_statistics(spec.type)) {
-      layers_[l] = make_norm_layer(context, index, t);
-    } else {
-      layers_[l] = make_layer(context, index, t);
-    }
+    at(spec.name, [&] {
+      layers_[l] = shares_statistics(spec.type) ? make_norm_layer(context, index, t) : make_layer(context, index, t);
+    });
   }
 }
 
@@ -228,7 +227,8 @@ void Network::forward(const Pass& pass) {
   for (const int l : norms_) norm(l).begin(pass);
   for (const Sweep& sweep : forward_) {
     run(sweep, pass);
-    if (sweep.norm >= 0 && norm(sweep.norm).uses_batch(pass)) norm(sweep.norm).exchange(pass);
+    if (sweep.norm >= 0 && norm(sweep.norm).uses_batch(pass))
+      at(places(sweep.norm).message, [&] { norm(sweep.norm).exchange(pass); });
   }
 }
 
@@ -239,14 +239,14 @@ void Network::backward(const Pass& given, const std::function<void(int)>& finish
   for (std::size_t l = 1; l < layers_.size(); ++l) layers_[l]->begin_backward(pass);
   for (const Sweep& sweep : backward_) {
     run(sweep, pass);
-    if (sweep.norm >= 0) norm(sweep.norm).start_exchange_backward(pass);
+    if (sweep.norm >= 0) at(places(sweep.norm).message, [&] { norm(sweep.norm).start_exchange_backward(pass); });
     for (const int l : sweep.parameters) {
-      layers_[static_cast<std::size_t>(l)]->backward_parameters(pass);
+      at(places(l).backward, [&] { layers_[static_cast<std::size_t>(l)]->backward_parameters(pass); });
       finished(l);
     }
     if (sweep.norm >= 0) {
-      norm(sweep.norm).finish_exchange_backward(pass);
-      norm(sweep.norm).backward_parameters(pass);
+      at(places(sweep.norm).message, [&] { norm(sweep.norm).finish_exchange_backward(pass); });
+      at(places(sweep.norm).backward, [&] { norm(sweep.norm).backward_parameters(pass); });
       finished(sweep.norm);
     }
   }
@@ -290,16 +290,17 @@ void Network::run(const Sweep& sweep, const Pass& pass) {
 
 void Network::run(const Step& step, const Pass& pass, ops::Samples samples) {
   Layer& layer = *layers_[static_cast<std::size_t>(step.layer)];
+  const Places& place = places(step.layer);
   switch (step.action) {
     case Action::forward:
-      return layer.forward(pass, samples);
+      return at(place.forward, [&] { layer.forward(pass, samples); });
     case Action::backward:
-      return layer.backward(pass, samples);
+      return at(place.backward, [&] { layer.backward(pass, samples); });
     case Action::accumulate:
-      if (norm(step.layer).uses_batch(pass)) norm(step.layer).accumulate(pass, samples);
+      if (norm(step.layer).uses_batch(pass)) at(place.forward, [&] { norm(step.layer).accumulate(pass, samples); });
       return;
     case Action::accumulate_backward:
-      return norm(step.layer).accumulate_backward(pass, samples);
+      return at(place.backward, [&] { norm(step.layer).accumulate_backward(pass, samples); });
   }
 }
 

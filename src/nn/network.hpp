@@ -9,6 +9,7 @@
 #include "nn/layer.hpp"
 #include "nn/loss.hpp"
 #include "nn/norm_layer.hpp"
+#include "ops/device.hpp"
 
 namespace syncbn {
 
@@ -81,9 +82,18 @@ class Network {
   void plan_memory(std::int64_t max_samples);
   void make_layers(const LayerContext& context);
   void set_chunks(std::vector<Sweep>& sweeps);
+  /// A layer's calls, as errors of a device and profilers name them.
+  struct Places {
+    std::string forward, backward, message;
+  };
+  template <class Work>
+  void at(const std::string& place, Work work) const {
+    ops::within(backend_->device(), place, work);
+  }
   void run(const Sweep& sweep, const Pass& pass);
   void run(const Step& step, const Pass& pass, ops::Samples samples);
   const LayerSpec& spec(int layer) const { return state_.model().layers[static_cast<std::size_t>(layer)]; }
+  const Places& places(int layer) const { return places_[static_cast<std::size_t>(layer)]; }
   NormLayer& norm(int layer) const { return static_cast<NormLayer&>(*layers_[static_cast<std::size_t>(layer)]); }
 
   ModelState& state_;
@@ -93,6 +103,7 @@ class Network {
   bool accumulate_ = false;
   std::vector<Tensor> tensors_, gradients_;  // outputs of the layers
   std::vector<std::unique_ptr<Layer>> layers_;
+  std::vector<Places> places_;  // of the layers
   std::vector<int> norms_;
   std::vector<Sweep> forward_, backward_;
   ops::Memory memory_;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "ops/backend.hpp"
+#include "syncbn/core/error.hpp"
 
 namespace syncbn::ops {
 
@@ -128,6 +129,11 @@ class Device {
   /// Waits until everything that has been queued here is done.
   virtual void finish() const = 0;
 
+  /// A range on a profiler's time line, until it is closed, by any thread. Costs next to nothing where none is
+  /// attached.
+  virtual std::uint64_t open_range(const char* name) const = 0;
+  virtual void close_range(std::uint64_t range) const = 0;
+
   /// Page-locks memory of the processor as long as the result lives, so that copies need not wait; does nothing where
   /// that is not to be had.
   virtual std::shared_ptr<void> pin(void* data, std::size_t bytes) const = 0;
@@ -160,5 +166,23 @@ class Device {
   virtual std::unique_ptr<Normalization> normalization(std::int64_t channels, double eps) const = 0;
   virtual std::unique_ptr<Updates> updates(const std::vector<Updates::Slot>& slots) const = 0;
 };
+
+/// Does the work, which queues something on this device, or waits for it: profilers show the place, errors name it.
+/// Without a device it is just the work.
+template <class Work>
+void within(const Device* device, const std::string& place, Work work) {
+  if (!device) return work();
+  struct Range {
+    const Device& device;
+    std::uint64_t number;
+    ~Range() { device.close_range(number); }
+  };
+  const Range range{*device, device->open_range(place.c_str())};
+  try {
+    work();
+  } catch (const DeviceError& error) {
+    throw error.at("in " + place);
+  }
+}
 
 }  // namespace syncbn::ops

@@ -85,22 +85,26 @@ struct TrainingRun::WorkerState {
 };
 
 void TrainingRun::work(Worker& worker) {
-  backend_.prepare_thread();
-  WorkerState w(*this, worker);
-  for (std::int64_t step = first_step_; step < experiment_.total_steps && !stopping_; ++step) {
-    try {
+  std::int64_t step = first_step_;
+  const auto here = [&] { return fmt::format("rank {}, worker {}, step {}", world_.rank(), worker.index(), step); };
+  try {
+    backend_.prepare_thread();
+    WorkerState w(*this, worker);
+    for (; step < experiment_.total_steps && !stopping_; ++step) {
       train_step(w, step);
       const bool improved = evaluate_if_due(w, step + 1);
       save_if_due(w, step + 1, improved);
-    } catch (const Error&) {
-      throw;  // says where by itself
-    } catch (const std::exception& e) {
-      throw Error(fmt::format("{} (rank {}, worker {}, step {})", e.what(), world_.rank(), worker.index(), step));
     }
-  }
-  if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
-    worker.local_barrier();  // last_evaluation_ has been read by all
-    evaluate_if_due(w, experiment_.total_steps);
+    if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
+      worker.local_barrier();  // last_evaluation_ has been read by all
+      evaluate_if_due(w, experiment_.total_steps);
+    }
+  } catch (const DeviceError& e) {
+    throw e.at(here());
+  } catch (const Error&) {
+    throw;  // says where by itself
+  } catch (const std::exception& e) {
+    throw Error(fmt::format("{} ({})", e.what(), here()));
   }
 }
 
@@ -217,7 +221,7 @@ void TrainingRun::together(WorkerState& w, Work work) {
   if (!on_device) {
     work(w.part(), w.parts());
   } else if (w.part() == 0) {
-    work(0, 1);
+    ops::within(backend_.device(), "update", [&] { work(0, 1); });
   }
   w.worker.local_barrier();
 }

@@ -61,6 +61,11 @@ train 2 two-direct
 train 3 three-direct overlap=false
 train 2 two-native reduction=native
 directly two-direct three-direct two-native
+if [ -z "$devices" ]; then
+  if (STAND_IN_FAILURE='ncclGroupEnd 4' train 2 two-failing > "$dir/failing"); then exit 1; fi
+  grep -q "NCCL: exchanging values: .* (device 0), at layer 'gradients\[bucket [0-9]*\]' step [0-9]" "$dir/failing" ||
+    { cat "$dir/failing" && exit 1; }
+fi
 SYNCBN_NCCL_MODULE=/nowhere train 2 two-without
 by_way_of_processors two-without 'this build has no NCCL (/nowhere does not exist)'
 same one two-direct three-direct two-without

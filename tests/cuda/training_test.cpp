@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <regex>
 #include <sstream>
 
 #include "support/temp_dir.hpp"
@@ -251,8 +253,64 @@ INSTANTIATE_TEST_SUITE_P(All, CudaPrecision,
                          ::testing::Values(Narrow{"tf32", 2e-3}, Narrow{"bfloat16", 2e-2}, Narrow{"float16", 2e-3}),
                          [](const auto& test) { return test.param.precision; });
 
+/// An environment variable of the stand-in for the length of a test.
+class Wish {
+ public:
+  Wish(const char* name, const std::string& value) : name_(name) { ::setenv(name, value.c_str(), 1); }
+  ~Wish() { ::unsetenv(name_); }
+
+ private:
+  const char* name_;
+};
+
+bool on_stand_in() {
+  return std::getenv("SYNCBN_CUDA_MODULE") == std::string(STAND_IN_MODULE);
+}
+
+TEST_F(CudaTraining, ErrorsOfTheDeviceSayWhere) {
+  if (!on_stand_in()) GTEST_SKIP() << "a device does not fail at will";
+  const std::string worker = ", rank 0, worker [0-3], step [0-3]";
+  struct Case {
+    std::string failure, message;
+  };
+  for (const Case& c :
+       {Case{"cudnnConvolution 3", "cuDNN: .* \\(device 0\\), in [a-z0-9]+ forward" + worker},
+        Case{"cudnnConvolution 90", "cuDNN: .* \\(device 0\\), in [a-z0-9]+ (for|back)ward" + worker},
+        Case{"cublasLtMatmul 9", "cuBLASLt: .* \\(device 0\\), in linear[0-9]* (for|back)ward" + worker},
+        Case{"cudaLaunchKernelEx 700", "CUDA: .* \\(cudaErrorNotSupported, device 0\\), in .*" + worker},
+        Case{"cudaMallocAsync 100", "CUDA: device 0 cannot give .* are free\\), in .*" + worker +
+                                        "; use smaller batches or fewer workers on it"},
+        Case{"kernel 700", "CUDA: .*: an illegal memory access .* \\(cudaErrorIllegalAddress, device 0.*" + worker +
+                               "; an earlier call .* CUDA_LAUNCH_BLOCKING=1 .* shows"}}) {
+    SCOPED_TRACE(c.failure);
+    const Wish wish("STAND_IN_FAILURE", c.failure);
+    try {
+      run(std::to_string(runs_++), {"device=cuda"});
+      ADD_FAILURE() << "nothing failed";
+    } catch (const Error& error) {
+      EXPECT_TRUE(std::regex_match(error.what(), std::regex(c.message))) << error.what();
+    }
+  }
+}
+
+TEST_F(CudaTraining, ProfilersSeeARangeForEachLayer) {
+  if (!on_stand_in()) GTEST_SKIP() << "needs a profiler";
+  const Wish wish("STAND_IN_RANGES", folder_ / "ranges");
+  run("profiled", {"device=cuda"});
+  std::map<std::string, int> seen;
+  std::istringstream ranges(slurp(folder_ / "ranges"));
+  for (std::string name; std::getline(ranges, name);) ++seen[name];
+  constexpr int kSteps = 4, kWorkers = 4;
+  EXPECT_GE(seen["conv2d0 forward"], kSteps * kWorkers);
+  EXPECT_EQ(seen["conv2d0 backward"], 2 * kSteps * kWorkers) << "of the input and of the weights";
+  EXPECT_GE(seen["update"], kSteps);
+  const auto messages =
+      std::count_if(seen.begin(), seen.end(), [](const auto& s) { return s.first.ends_with(" message"); });
+  EXPECT_EQ(messages, 5) << "one for each batch norm layer";
+}
+
 TEST_F(CudaTraining, LearnsAsMuchAsTheCpuAndTheSameInEveryRun) {
-  if (std::getenv("SYNCBN_CUDA_MODULE") == std::string(STAND_IN_MODULE)) GTEST_SKIP() << "too long for the stand-in";
+  if (on_stand_in()) GTEST_SKIP() << "too long for the stand-in";
   const std::vector<std::string> whole = {"workers=8",      "data.train_limit=4000", "data.test_limit=1000",
                                           "train.epochs=3", "data.crop_padding=0",   "train.log_every=100",
                                           "threads=0",      "optimizer.lr=0.05"};

@@ -26,6 +26,20 @@ class Error : public std::runtime_error {
   ExitCode code_;
 };
 
+/// A device, or one of its libraries, has refused or failed: what was asked of it, where, and what to do. Those who
+/// know a layer, a worker or a step name it on the error's way up.
+class DeviceError : public Error {
+ public:
+  /// `advice` is what to do, or empty.
+  explicit DeviceError(const std::string& problem, const std::string& advice = "", ExitCode code = ExitCode::failure)
+      : Error(advice.empty() ? problem : problem + "; " + advice, code), problem_(problem), advice_(advice) {}
+  /// The same, at a place; the first one is the innermost.
+  DeviceError at(const std::string& place) const { return DeviceError(problem_ + ", " + place, advice_, code()); }
+
+ private:
+  std::string problem_, advice_;
+};
+
 /// Thrown in workers that were interrupted because another worker or rank failed first. Never the cause; the
 /// cause is reported once, by whoever met it.
 class Aborted : public Error {

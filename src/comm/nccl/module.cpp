@@ -16,15 +16,20 @@ namespace syncbn {
 
 namespace {
 
+[[noreturn]] void report(const char* library, const std::string& what, const std::string& text) {
+  int device = -1;
+  cudaGetDevice(&device);
+  throw DeviceError(fmt::format("{}: {}: {} (device {})", library, what, text, device));
+}
+
 void check(ncclResult_t code, const std::string& what, ncclComm_t comm = nullptr) {
   if (code == ncclSuccess || code == ncclInProgress) return;
-  const char* detail = comm ? ncclGetLastError(comm) : "";
-  throw Error(fmt::format("NCCL: {}: {}{}{}", what, ncclGetErrorString(code), detail && *detail ? ": " : "",
-                          detail ? detail : ""));
+  const char* detail = comm ? ncclGetLastError(comm) : nullptr;
+  report("NCCL", what, ncclGetErrorString(code) + (detail && *detail ? std::string(": ") + detail : ""));
 }
 
 void check(cudaError_t code, const std::string& what) {
-  if (code != cudaSuccess) throw Error(fmt::format("CUDA: {}: {}", what, cudaGetErrorString(code)));
+  if (code != cudaSuccess) report("CUDA", what, cudaGetErrorString(code));
 }
 
 class NcclPeers final : public DevicePeers {

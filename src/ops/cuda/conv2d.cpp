@@ -35,7 +35,8 @@ Candidate choose(const char* what, const std::array<Candidate, kMost>& candidate
     const Candidate& c = candidates[static_cast<std::size_t>(i)];
     if (c.status == CUDNN_STATUS_SUCCESS && c.determinism == CUDNN_DETERMINISTIC) return c;
   }
-  throw Error(fmt::format("cuDNN: {}: none of its {} algorithms gives the same result in every run", what, found));
+  throw DeviceError(
+      fmt::format("cuDNN: {}: none of its {} algorithms gives the same result in every run", what, found));
 }
 
 std::string describe(const Conv2dGeometry& g) {
@@ -78,10 +79,7 @@ struct Conv2d::Plan {
 };
 
 void check(cudnnStatus_t code, const std::string& what) {
-  if (code == CUDNN_STATUS_SUCCESS) return;
-  int device = -1;
-  cudaGetDevice(&device);
-  throw Error(fmt::format("cuDNN: {}: {} (device {})", what, cudnnGetErrorString(code), device));
+  if (code != CUDNN_STATUS_SUCCESS) throw_library_error("cuDNN", what, cudnnGetErrorString(code));
 }
 
 Conv2d::Conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision)

@@ -1,5 +1,7 @@
 #include "ops/device.hpp"
 
+#include <nvtx3/nvToolsExt.h>
+
 #include "ops/cuda/adapters.cuh"
 #include "ops/cuda/kernels.cuh"
 
@@ -25,7 +27,7 @@ class CudaDevice final : public Device {
         labels_(queue),
         values_(queue),
         loss_(queue, 2 * sizeof(double)),
-        loss_here_(2 * sizeof(double)) {}
+        loss_here_(queue, 2 * sizeof(double)) {}
 
   std::string name() const override {
     std::array<char, 32> address{};
@@ -45,12 +47,19 @@ class CudaDevice final : public Device {
 
   void finish() const override { queue_.synchronize(); }
 
+  // Not nested ones (nvtxRangePush), because workers may take turns on a thread within one.
+  std::uint64_t open_range(const char* name) const override { return nvtxRangeStartA(name); }
+  void close_range(std::uint64_t range) const override { nvtxRangeEnd(range); }
+
   std::shared_ptr<void> pin(void* data, std::size_t bytes) const override {
     if (bytes == 0 || cudaHostRegister(data, bytes, cudaHostRegisterDefault) != cudaSuccess) {
       static_cast<void>(cudaGetLastError());
       return nullptr;
     }
-    return {data, [](void* pinned) { cudaHostUnregister(pinned); }};
+    return {data, [this](void* pinned) {
+              cudaStreamSynchronize(queue_.stream());
+              cudaHostUnregister(pinned);
+            }};
   }
   void start_download(const void* from, void* to, std::size_t bytes) const override {
     queue_.copy(to, from, bytes, cudaMemcpyDeviceToHost);

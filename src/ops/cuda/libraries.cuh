@@ -13,7 +13,7 @@
 
 namespace syncbn::ops::cuda {
 
-/// Throw Error unless `code` is success: "cuDNN: <what>: <its own text>".
+/// Throw DeviceError unless `code` is success: "cuDNN: <what>: <its own text> (device 0)".
 void check(cudnnStatus_t code, const std::string& what);
 void check(cublasStatus_t code, const std::string& what);
 

@@ -30,10 +30,7 @@ enum Which { kForward, kBackwardData, kBackwardWeights };
 }  // namespace
 
 void check(cublasStatus_t code, const std::string& what) {
-  if (code == CUBLAS_STATUS_SUCCESS) return;
-  int device = -1;
-  cudaGetDevice(&device);
-  throw Error(fmt::format("cuBLASLt: {}: {} (device {})", what, cublasLtGetStatusString(code), device));
+  if (code != CUBLAS_STATUS_SUCCESS) throw_library_error("cuBLASLt", what, cublasLtGetStatusString(code));
 }
 
 Libraries::Libraries(Queue& queue) : queue_(queue) {
@@ -113,7 +110,7 @@ struct Linear::Product {
         cublasLtMatmulAlgoGetHeuristic(handle, operation, a, b, c, c, preference, 1, &result, &found);
     cublasLtMatmulPreferenceDestroy(preference);
     check(code, what);
-    if (found == 0) throw Error(fmt::format("cuBLASLt: {}: it has no algorithm for this", what));
+    if (found == 0) throw DeviceError(fmt::format("cuBLASLt: {}: it has no algorithm for this", what));
     algorithm = result.algo;
     workspace_bytes = result.workspaceSize;
   }

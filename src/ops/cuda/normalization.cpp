@@ -11,7 +11,7 @@ class Message {
   Message(Queue& queue, std::int64_t count)
       : queue_(queue),
         count_(static_cast<std::size_t>(count)),
-        here_(count_ * sizeof(double)),
+        here_(queue, count_ * sizeof(double)),
         group_(queue, count_ * sizeof(double)) {}
 
   void fetch(const double* from) {

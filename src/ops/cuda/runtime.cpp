@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "ops/cuda/runtime.cuh"
 #include "syncbn/core/error.hpp"
@@ -17,21 +19,58 @@ double mebibytes(std::size_t bytes) {
   static_cast<void>(cudaGetLastError());  // it stays set otherwise
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "asking for the free memory");
-  throw Error(
-      fmt::format("CUDA: device {} cannot give {:.1f} MiB ({:.1f} of {:.1f} MiB are free): use smaller batches or "
-                  "fewer workers on it",
-                  device, mebibytes(wanted), mebibytes(free), mebibytes(total)),
-      ExitCode::unavailable);
+  throw DeviceError(fmt::format("CUDA: device {} cannot give {:.1f} MiB ({:.1f} of {:.1f} MiB are free)", device,
+                                mebibytes(wanted), mebibytes(free), mebibytes(total)),
+                    "use smaller batches or fewer workers on it", ExitCode::unavailable);
+}
+
+/// Whether the device fails while it works, so that whoever calls it next is told.
+bool comes_late(cudaError_t code) {
+  switch (code) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string advice_for(cudaError_t code) {
+  if (!comes_late(code)) return {};
+  const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
+  if (blocking && std::string_view(blocking) == "1") return {};
+  return "an earlier call may be the cause, which CUDA_LAUNCH_BLOCKING=1 in the environment shows";
+}
+
+int current_device() {
+  int device = -1;
+  cudaGetDevice(&device);
+  return device;
 }
 
 }  // namespace
 
 void check(cudaError_t code, const std::string& what) {
   if (code == cudaSuccess) return;
-  int device = -1;
-  cudaGetDevice(&device);
-  throw Error(
-      fmt::format("CUDA: {}: {} ({}, device {})", what, cudaGetErrorString(code), cudaGetErrorName(code), device));
+  throw DeviceError(fmt::format("CUDA: {}: {} ({}, device {})", what, cudaGetErrorString(code), cudaGetErrorName(code),
+                                current_device()),
+                    advice_for(code));
+}
+
+void throw_library_error(const char* library, const std::string& what, const char* text) {
+  const cudaError_t behind = cudaGetLastError();
+  throw DeviceError(fmt::format("{}: {}: {} (device {}{})", library, what, text, current_device(),
+                                behind == cudaSuccess ? "" : fmt::format(", {}", cudaGetErrorName(behind))),
+                    advice_for(behind));
 }
 
 DeviceMemory::DeviceMemory(Queue& queue, std::size_t bytes) : queue_(&queue), size_(bytes) {
@@ -57,12 +96,15 @@ DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
   return *this;
 }
 
-PinnedMemory::PinnedMemory(std::size_t bytes) : size_(bytes) {
+PinnedMemory::PinnedMemory(Queue& queue, std::size_t bytes) : queue_(&queue), size_(bytes) {
+  queue.use_device();
   if (bytes > 0) check(cudaMallocHost(&data_, bytes), "taking page-locked memory");
 }
 
 PinnedMemory::~PinnedMemory() {
-  if (data_) cudaFreeHost(data_);
+  if (!data_) return;
+  cudaStreamSynchronize(queue_->stream());
+  cudaFreeHost(data_);
 }
 
 Event::Event() {
@@ -94,6 +136,7 @@ Queue::Queue(int device) : device_((check(cudaSetDevice(device), "choosing the d
 
 Queue::~Queue() {
   scratch_ = DeviceMemory();
+  for (Stage& stage : stages_) stage.memory = PinnedMemory();
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
 }
@@ -118,7 +161,7 @@ void Queue::upload(void* to, const void* from, std::size_t bytes) {
   }
   Stage& stage = stages_[next_stage_++ % stages_.size()];
   stage.done.wait();
-  if (stage.memory.size() < bytes) stage.memory = PinnedMemory(bytes);
+  if (stage.memory.size() < bytes) stage.memory = PinnedMemory(*this, bytes);
   if (bytes > 0) std::memcpy(stage.memory.as<void>(), from, bytes);
   copy(to, stage.memory.as<void>(), bytes, cudaMemcpyHostToDevice);
   record(stage.done);

@@ -12,8 +12,10 @@
 
 namespace syncbn::ops::cuda {
 
-/// Throws Error unless `code` is success: "CUDA: <what>: <CUDA's own text> (cudaErrorLaunchFailure, device 0)".
+/// Throws DeviceError unless `code` is success: "CUDA: <what>: <CUDA's own text> (cudaErrorLaunchFailure, device 0)".
 void check(cudaError_t code, const std::string& what);
+/// Throws the DeviceError of a library: "<library>: <what>: <its own text> (device 0)", and what CUDA says behind it.
+[[noreturn]] void throw_library_error(const char* library, const std::string& what, const char* text);
 
 class Queue;
 
@@ -39,15 +41,17 @@ class DeviceMemory {
   std::size_t size_ = 0;
 };
 
-/// Page-locked host memory, which the device can copy to and from while the processor does other work.
+/// Page-locked host memory, which the device can copy to and from while the processor does other work. Given back once
+/// its queue has come to an end, because a copy may be under way.
 class PinnedMemory {
  public:
   PinnedMemory() = default;
-  explicit PinnedMemory(std::size_t bytes);
+  PinnedMemory(Queue& queue, std::size_t bytes);
   ~PinnedMemory();
   PinnedMemory(PinnedMemory&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : queue_(other.queue_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   PinnedMemory& operator=(PinnedMemory&& other) noexcept {
+    std::swap(queue_, other.queue_);
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
     return *this;
@@ -59,6 +63,7 @@ class PinnedMemory {
   }
 
  private:
+  Queue* queue_ = nullptr;
   void* data_ = nullptr;
   std::size_t size_ = 0;
 };
@@ -122,6 +127,7 @@ class Queue {
 
  private:
   friend class DeviceMemory;
+  friend class PinnedMemory;
   void use_device() const;
   void* scratch_bytes(std::size_t bytes);
 

@@ -86,8 +86,27 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
-  cudaErrorNotReady = 600
+  cudaErrorECCUncorrectable = 214,
+  cudaErrorNotReady = 600,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchTimeout = 702,
+  cudaErrorAssert = 710,
+  cudaErrorHardwareStackError = 714,
+  cudaErrorIllegalInstruction = 715,
+  cudaErrorMisalignedAddress = 716,
+  cudaErrorInvalidAddressSpace = 717,
+  cudaErrorInvalidPc = 718,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorNotSupported = 801,
+  cudaErrorUnknown = 999
 };
+
+namespace stand_in {
+/// What the call of this name returns: success, unless $STAND_IN_FAILURE ("cudaEventRecord 3": the third of these calls
+/// from now on; "kernel 3": the third kernel) makes it fail, or a kernel has failed, after which every call does.
+cudaError_t outcome(const char* call);
+}  // namespace stand_in
+
 struct cudaDeviceProp {
   char name[256];
   int major, minor;
@@ -141,6 +160,8 @@ cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
+  const cudaError_t code = stand_in::outcome("cudaLaunchKernelEx");
+  if (code != cudaSuccess) return code;
   std::tuple<std::decay_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
   stand_in::queue(config->stream, [grid = config->gridDim, block = config->blockDim, kernel, values] {
     stand_in::run(grid, block, [&] { std::apply(kernel, values); });

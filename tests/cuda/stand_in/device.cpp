@@ -3,14 +3,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "comm/fiber.hpp"
 #include "cuda_runtime.h"
+#include "nvtx3/nvToolsExt.h"
 
 namespace stand_in {
 
@@ -144,6 +149,32 @@ class Block {
 
 std::mutex one_kernel;
 
+/// What $STAND_IN_FAILURE asks for.
+class Failure {
+ public:
+  /// Whether this is the call that fails.
+  bool is(const std::string& call) {
+    const std::lock_guard lock(mutex_);
+    const char* wish = std::getenv("STAND_IN_FAILURE");
+    if (wish_ != (wish ? wish : "")) {
+      wish_ = wish ? wish : "";
+      broken_ = false;
+      const std::size_t space = wish_.find(' ');
+      call_ = wish_.substr(0, space);
+      left_ = space == std::string::npos ? 0 : std::stoi(wish_.substr(space));
+    }
+    return call == call_ && --left_ == 0;
+  }
+  void break_device() { broken_ = true; }
+  bool broken() const { return broken_; }
+
+ private:
+  std::mutex mutex_;
+  std::string wish_, call_;
+  int left_ = 0;
+  std::atomic<bool> broken_ = false;
+} failure;
+
 /// The calling thread's, since fibers stay on the thread that has made them. Called under one_kernel. Kept until the
 /// process ends: its fibers never return.
 Block& the_block() {
@@ -158,8 +189,14 @@ Block& the_block() {
 
 }  // namespace
 
+cudaError_t outcome(const char* call) {
+  if (failure.is(call)) return cudaErrorNotSupported;
+  return failure.broken() ? cudaErrorIllegalAddress : cudaSuccess;
+}
+
 void run(dim3 grid, dim3 block, const std::function<void()>& thread) {
   const std::lock_guard lock(one_kernel);
+  if (failure.is("kernel")) failure.break_device();
   if (block.x * block.y * block.z > 1024) fail("more than 1024 threads in a block");
   the_block().backwards = !the_block().backwards;
   gridDim = grid;
@@ -190,13 +227,31 @@ unsigned lane() {
 }  // namespace stand_in
 
 const char* cudaGetErrorString(cudaError_t code) {
-  return code == cudaSuccess ? "no error" : "out of memory";
+  switch (code) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorIllegalAddress:
+      return "an illegal memory access was encountered";
+    default:
+      return "operation not supported";
+  }
 }
 const char* cudaGetErrorName(cudaError_t code) {
-  return code == cudaSuccess ? "cudaSuccess" : "cudaErrorMemoryAllocation";
+  switch (code) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
+    default:
+      return "cudaErrorNotSupported";
+  }
 }
 cudaError_t cudaGetLastError() {
-  return cudaSuccess;
+  return stand_in::outcome("cudaGetLastError");
 }
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
@@ -237,4 +292,25 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) {
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *free = *total = std::size_t{1} << 30;
   return cudaSuccess;
+}
+
+namespace {
+
+std::mutex ranges_mutex;
+std::map<nvtxRangeId_t, std::string> ranges;
+
+}  // namespace
+
+nvtxRangeId_t nvtxRangeStartA(const char* name) {
+  static nvtxRangeId_t number = 0;
+  const std::lock_guard lock(ranges_mutex);
+  if (std::getenv("STAND_IN_RANGES")) ranges[++number] = name;
+  return number;
+}
+void nvtxRangeEnd(nvtxRangeId_t range) {
+  const std::lock_guard lock(ranges_mutex);
+  const auto found = ranges.find(range);
+  if (found == ranges.end()) return;
+  if (const char* path = std::getenv("STAND_IN_RANGES")) std::ofstream(path, std::ios::app) << found->second << '\n';
+  ranges.erase(found);
 }

@@ -115,6 +115,7 @@ cudnnStatus_t convolve(cudnnHandle_t handle, const StandInShape& x, const StandI
   const bool alike = x.type == w.type && w.type == y.type;
   const bool meant = g.math == CUDNN_TENSOR_OP_MATH ? x.type != CUDNN_DATA_FLOAT : x.type == CUDNN_DATA_FLOAT;
   if (!fits || !alike || !meant) return CUDNN_STATUS_BAD_PARAM;
+  if (stand_in::outcome("cudnnConvolution") != cudaSuccess) return CUDNN_STATUS_NOT_SUPPORTED;
   stand_in::queue(handle->stream, [=, keep = value(beta)] {
     std::memset(memory, 0xFF, bytes);
     const std::vector<float> as = a.read(g.math), bs = b.read(g.math);
@@ -276,6 +277,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product, co
                     d_layout->stride == static_cast<std::int64_t>(a.rows()) && algorithm->chosen == 1;
   const bool alike = a.shape.type == b.shape.type && (d_layout->type == a.shape.type || d_layout->type == CUDA_R_32F);
   if (!fits || !alike || (product->tf32 && a.shape.type != CUDA_R_32F)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (stand_in::outcome("cublasLtMatmul") != cudaSuccess) return CUBLAS_STATUS_NOT_SUPPORTED;
   stand_in::queue(stream, [=, tf32 = product->tf32, d_type = stored(*d_layout), keep = value(beta)] {
     const std::vector<float> as = a.read(tf32), bs = b.read(tf32);
     std::vector<float> sums;

@@ -177,6 +177,7 @@ ncclResult_t ncclGroupStart() {
 }
 ncclResult_t ncclGroupEnd() {
   grouping = false;
+  if (stand_in::outcome("ncclGroupEnd") != cudaSuccess) return ncclSystemError;
   if (!group_comm) return ncclSuccess;
   group_comm->under_way = [transfers = std::move(group), c = group_comm->connections, stream = group_stream] {
     stand_in::queue(stream, [transfers, c] { c->run(transfers); });

@@ -104,7 +104,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard lock(device);
   run_until(*stream, stream->queued);
-  return cudaSuccess;
+  return stand_in::outcome("cudaStreamSynchronize");
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaStreamSynchronize(stream);
@@ -126,21 +126,22 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::lock_guard lock(device);
   *event = {stream, stream->queued};
-  return cudaSuccess;
+  return stand_in::outcome("cudaEventRecord");
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const std::lock_guard lock(device);
   if (event->stream) run_until(*event->stream, event->place);
-  return cudaSuccess;
+  return stand_in::outcome("cudaEventSynchronize");
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::lock_guard lock(device);
-  if (!event->stream || event->stream->done >= event->place) return cudaSuccess;
+  if (!event->stream || event->stream->done >= event->place) return stand_in::outcome("cudaEventQuery");
   run_until(*event->stream, event->stream->done + 1);
   return cudaErrorNotReady;
 }
 
 cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream) {
+  if (stand_in::outcome("cudaMallocAsync") != cudaSuccess) return cudaErrorMemoryAllocation;
   const cudaError_t code = allocate(data, bytes);
   if (code != cudaSuccess) return code;
   // NaN: nobody may count on what is there.
@@ -179,7 +180,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
     return cudaSuccess;
   }
   stand_in::queue(stream, [to, from, bytes] { std::memcpy(to, from, bytes); });
-  return kind == cudaMemcpyDeviceToHost && !is_pinned(to) ? cudaStreamSynchronize(stream) : cudaSuccess;
+  if (kind == cudaMemcpyDeviceToHost && !is_pinned(to)) return cudaStreamSynchronize(stream);
+  return stand_in::outcome("cudaMemcpyAsync");
 }
 cudaError_t cudaMemsetAsync(void* data, int value, std::size_t bytes, cudaStream_t stream) {
   stand_in::queue(stream, [data, value, bytes] { std::memset(data, value, bytes); });
