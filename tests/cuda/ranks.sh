@@ -49,7 +49,7 @@ for precision in bfloat16 float16; do
 done
 for ranks in 1 2 3; do
   left_out=$(grep -c 'the update is left out' "$dir/float16-$ranks.log") || :
-  [ "$left_out" -ge 3 ] && [ "$left_out" -le 6 ] || { cat "$dir/float16-$ranks.log" && exit 1; }
+  if [ "$left_out" -lt 3 ] || [ "$left_out" -gt 6 ]; then cat "$dir/float16-$ranks.log" && exit 1; fi
 done
 
 if [ "${devices:-3}" -lt 3 ]; then
