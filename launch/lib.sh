@@ -111,6 +111,17 @@ build() { # PRESET [TARGET]
   exec {lock}>&-
 }
 
+# NVIDIA's, as far as the driver shows them.
+gpus() { nvidia-smi -L 2> /dev/null | grep -c '^GPU' || :; }
+
+# What tests and measures the CUDA backend; an error where the toolkit is missing.
+build_cuda() {
+  install_packages tests
+  mkdir -p "$build_dir"
+  (cd "$root" && run_logged "Configuring with CUDA" configure-gpu.log cmake --preset "$preset" -DSYNCBN_CUDA=ON)
+  (cd "$root" && run_logged "Building" build-gpu.log cmake --build --preset "$preset" --target cuda_checks --parallel "$(build_jobs)")
+}
+
 # The program: as SYNCBN_PROGRAM says, else that of this tree, built first if it was not yet.
 need_program() {
   if [ -x "$program" ]; then return; fi
