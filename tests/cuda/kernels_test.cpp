@@ -6,7 +6,9 @@
 
 #include "cuda/on_device.hpp"
 #include "nn/loss.hpp"
+#include "ops/cuda/adapters.cuh"
 #include "ops/cuda/kernels.cuh"
+#include "syncbn/core/error.hpp"
 #include "syncbn/core/random.hpp"
 
 namespace syncbn::test {
@@ -234,6 +236,16 @@ INSTANTIATE_TEST_SUITE_P(All, CudaKernels,
                            return std::string(name_of(std::get<0>(test.param))) + "_" +
                                   name_of(std::get<1>(test.param));
                          });
+
+TEST(CudaPool, RefusesWindowsWhosePlacesDoNotFitIntoAByte) {
+  ops::cuda::Queue queue(0);
+  ops::PoolGeometry g{ops::PoolKind::max, 1, 17, 17, 1, 1, 17, 1, 0};
+  EXPECT_THROW(ops::cuda::make_pool(queue, g), Error);
+  g.kind = ops::PoolKind::average;
+  EXPECT_NO_THROW(ops::cuda::make_pool(queue, g));
+  g = {ops::PoolKind::max, 1, 16, 16, 1, 1, 16, 1, 0};
+  EXPECT_NO_THROW(ops::cuda::make_pool(queue, g));
+}
 
 TEST(CudaLoss, EqualsTheCpu) {
   Queue queue(0);

@@ -1,5 +1,8 @@
+#include <fmt/format.h>
+
 #include "ops/cuda/adapters.cuh"
 #include "ops/cuda/kernels.cuh"
+#include "syncbn/core/error.hpp"
 
 namespace syncbn::ops::cuda {
 
@@ -46,7 +49,14 @@ class CudaElementwise final : public Elementwise {
 
 class CudaPool final : public Pool {
  public:
-  CudaPool(Queue& queue, const PoolGeometry& g) : queue_(queue), geometry_(g) {}
+  CudaPool(Queue& queue, const PoolGeometry& g) : queue_(queue), geometry_(g) {
+    constexpr std::int64_t kLargest = 16;  // the places of a window fit into a byte
+    if (g.kind == PoolKind::max && g.kernel > kLargest)
+      throw Error(fmt::format("device: cuda: max pooling with a kernel of {0}x{0}: at most {1}x{1} are possible; use a "
+                              "smaller kernel, or device: cpu",
+                              g.kernel, kLargest),
+                  ExitCode::usage);
+  }
   std::int64_t workspace_bytes_per_sample() const override {
     return geometry_.kind == PoolKind::max ? geometry_.c * geometry_.h_out * geometry_.w_out : 0;
   }

@@ -154,7 +154,8 @@ void Queue::clear(void* data, std::size_t bytes) {
 }
 
 void Queue::upload(void* to, const void* from, std::size_t bytes) {
-  constexpr std::size_t kLargestStage = std::size_t{64} << 20;
+  // 256 images of 224x224 have room: they are copied while the device still computes the step before.
+  constexpr std::size_t kLargestStage = std::size_t{256} << 20;
   if (bytes > kLargestStage) {
     copy(to, from, bytes, cudaMemcpyHostToDevice);
     return synchronize();
