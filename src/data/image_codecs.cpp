@@ -16,15 +16,16 @@
 namespace syncbn {
 namespace {
 
-constexpr std::int64_t kLongestSide = 32768;
+/// More would be a decompression bomb: photographs have up to a hundred million.
+constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;
 
 [[noreturn]] void refuse(const std::filesystem::path& file, const std::string& what) {
   throw Error(fmt::format("{}: {}; mend or remove it", file.string(), what), ExitCode::bad_data);
 }
 
 void check_size(const std::filesystem::path& file, std::int64_t height, std::int64_t width) {
-  if (height < 1 || width < 1 || height > kLongestSide || width > kLongestSide)
-    refuse(file, fmt::format("{} x {} pixels; sides of 1 to {} can be read", width, height, kLongestSide));
+  if (height < 1 || width < 1 || height > kMostPixels / width)
+    refuse(file, fmt::format("{} x {} pixels; 1 to {} can be read", width, height, kMostPixels));
 }
 
 /// [height, width, from_channels] to [3, height, width].

@@ -78,6 +78,12 @@ TEST(Pictures, DamageIsNamed) {
   Bytes bomb = png({});
   bomb[16] = bomb[20] = 0x7F;  // it claims sides of two thousand million pixels
   EXPECT_THAT(refused(bomb), HasSubstr("cat/7.jpg: "));
+  Bytes large = jpeg({});
+  const Bytes frame = {0xFF, 0xC0, 0, 17, 8, 0, 24, 0, 32};  // the start of the frame says the size
+  const auto at = std::search(large.begin(), large.end(), frame.begin(), frame.end());
+  ASSERT_NE(at, large.end());
+  std::fill(at + 5, at + 9, 0x7F);
+  EXPECT_THAT(refused(large), HasSubstr("32639 x 32639 pixels; 1 to 268435456 can be read"));
 }
 
 Image planes_of(const Picture& p) {
