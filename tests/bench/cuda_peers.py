@@ -69,11 +69,11 @@ def seconds_of(body, block_ms, blocks=7, warm_up=5):
 
 
 def run_to_end(command):
+    limit = max(10, min(seconds_left(), 3600))
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=OWN_ENVIRONMENT,
-                              timeout=max(10, seconds_left()))
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=OWN_ENVIRONMENT, timeout=limit)
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"no end after {max(10, seconds_left()):.0f} s")
+        return subprocess.CompletedProcess(command, 124, "", f"no end after {limit:.0f} s")
 
 
 # ---- kernels ----
