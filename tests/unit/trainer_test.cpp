@@ -69,6 +69,26 @@ class Trainer : public testing::Test {
   fs::path folder_;
 };
 
+// The first batch has weight 1, the second 1/2.
+TEST_F(Trainer, CumulativeRunningStatisticsAreThePlainMean) {
+  const auto losses = [&](const std::string& momentum, const std::string& steps) {
+    return run({"norm.momentum=" + momentum, "train.steps=" + steps}, momentum + "-" + steps).losses;
+  };
+  EXPECT_EQ(losses("cumulative", "1"), losses("1", "1"));
+  EXPECT_NE(losses("cumulative", "2"), losses("1", "2"));
+}
+
+TEST_F(Trainer, OneValueHasNoVariance) {
+  for (const std::string norm : {"batch", "whitening"}) {
+    try {
+      run({"norm.type=" + norm, "model.name=mlp", "model.layers=[]", "workers=1", "batch_per_worker=1"}, norm);
+      ADD_FAILURE() << norm << ": expected an error";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("one value per channel in the whole group"), std::string::npos) << e.what();
+    }
+  }
+}
+
 // Ioffe 2017: training begins as with batch normalization.
 TEST_F(Trainer, BatchRenormIsBatchNormUntilItsStart) {
   const Outcome norm = run({"norm.type=batch"}, "norm");
