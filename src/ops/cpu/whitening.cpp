@@ -8,7 +8,7 @@
 namespace syncbn::ops::cpu {
 namespace {
 
-/// Channels [first, first + width) of one sample as rows of f64, centered.
+/// Channels [first, first + width) of one sample as rows of f64, centered. What is behind their ends stays as it is: 0.
 void gather(const Tensor& x, std::int64_t sample, std::int64_t first, std::int64_t width, const double* center,
             double* rows) {
   const Panels p(x);
@@ -16,7 +16,6 @@ void gather(const Tensor& x, std::int64_t sample, std::int64_t first, std::int64
   for (std::int64_t c = first; c < first + width; ++c, rows += stride) {
     const float* in = x.sample(sample) + p.offset(c, 0);
     for (std::int64_t i = 0; i < p.positions; ++i) rows[i] = static_cast<double>(in[i * p.width]) - center[c];
-    std::fill(rows + p.positions, rows + stride, 0);
   }
 }
 
