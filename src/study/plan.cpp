@@ -128,7 +128,7 @@ Trial Planner::make(int point, std::uint64_t seed, double lr_factor, bool search
   Trial trial{point, seed, lr_factor, search, {}};
   std::string& hash = hashes_[{point, seed, lr_factor}];
   if (hash.empty()) {
-    const std::string text = experiment_yaml(config_of(points_[static_cast<std::size_t>(point)], trial));
+    const std::string text = changes_yaml(config_of(points_[static_cast<std::size_t>(point)], trial));
     hash = sha256(std::as_bytes(std::span(text))).substr(0, kHashLetters);
   }
   trial.hash = hash;

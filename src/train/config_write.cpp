@@ -46,14 +46,23 @@ struct WriteValue {
   void operator()(std::vector<LayerConfig>* layers) const { write_layers(out, *layers); }
 };
 
-std::string write(Config config, bool with_run_only) {
+std::string value_of(const Key<Config>& key, Config config) {
+  YAML::Emitter out;
+  std::visit(WriteValue{out, key}, key.field(config));
+  return out.c_str();
+}
+
+enum class Part { everything, experiment, changes };
+
+std::string write(Config config, Part part) {
   YAML::Emitter out;
   out << YAML::BeginMap;
   std::string open;  // the section that is being written
   for (const Key<Config>& key : config_schema()) {
     // Where pictures of the user's own lie says which they are.
     const bool defines = key.name == "data.path" && config.data.kind == "image-folder";
-    if (key.run_only && !with_run_only && !defines) continue;
+    if (key.run_only && part != Part::everything && !defines) continue;
+    if (part == Part::changes && value_of(key, config) == value_of(key, Config{})) continue;
     const std::size_t dot = key.name.find('.');
     const std::string section = dot == std::string::npos ? "" : key.name.substr(0, dot);
     if (section != open) {
@@ -72,11 +81,15 @@ std::string write(Config config, bool with_run_only) {
 }  // namespace
 
 std::string to_yaml(const Config& config) {
-  return write(config, true);
+  return write(config, Part::everything);
 }
 
 std::string experiment_yaml(const Config& config) {
-  return write(config, false);
+  return write(config, Part::experiment);
+}
+
+std::string changes_yaml(const Config& config) {
+  return write(config, Part::changes);
 }
 
 const std::vector<KeyHelp>& config_keys() {

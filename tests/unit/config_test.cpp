@@ -230,6 +230,9 @@ TEST(Config, WrittenTextReadsBackTheSame) {
 
 TEST(Config, ExperimentLeavesOutHowItIsRun) {
   const std::string base = experiment_yaml(Config{});
+  EXPECT_EQ(changes_yaml(Config{}), "{}\n");
+  EXPECT_EQ(changes_yaml(parse("norm: {eps: 1e-4, momentum: 0.1}\nseed: 7\nthreads: 3")),
+            "seed: 7\nnorm:\n  eps: 0.0001\n");
   for (const char* same :
        {"threads=3", "overlap=false", "bucket_kib=1", "timeout_s=1", "checkpoint.every=7", "checkpoint.keep=9",
         "output.dir=x", "data.path=x", "data.prefetch=9", "train.log_every=3"}) {

@@ -147,6 +147,10 @@ std::string to_yaml(const Config& config);
 /// frequency): what a resume must match.
 std::string experiment_yaml(const Config& config);
 
+/// The keys of it that do not have their default value: a name of the experiment that stays the same when a later
+/// version has more keys.
+std::string changes_yaml(const Config& config);
+
 /// One line per key: name, default, meaning. For --help and the README.
 struct KeyHelp {
   std::string key, default_value, meaning;
