@@ -72,7 +72,8 @@ Image decode_png(std::span<const std::uint8_t> bytes, const std::filesystem::pat
   if (!png_image_begin_read_from_memory(&png, bytes.data(), bytes.size()))
     refuse(file, fmt::format("not a PNG picture ({})", png.message));
   check_size(file, png.height, png.width);
-  png.format = PNG_FORMAT_RGBA;  // without it, libpng would mix what is transparent with a background
+  png.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // else 16 bits without a word about gamma would be taken for linear light
+  png.format = PNG_FORMAT_RGBA;            // without it, libpng would mix what is transparent with a background
   std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(png));
   const std::int64_t height = png.height, width = png.width;
   if (!png_image_finish_read(&png, nullptr, pixels.data(), 0, nullptr))

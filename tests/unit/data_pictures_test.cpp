@@ -42,6 +42,15 @@ TEST(Pictures, PngIsExact) {
   EXPECT_EQ(distance(decode_image(png({.height = 1, .width = 1}), "a.png"), {.height = 1, .width = 1}), 0);
 }
 
+/// 257 * v is what 8 bits of v are in 16.
+TEST(Pictures, SixteenBitsBecomeEight) {
+  const Picture p;
+  std::vector<std::uint16_t> values;
+  for (const std::uint8_t v : p.bytes()) values.push_back(static_cast<std::uint16_t>(257 * v));
+  const Image image = decode_image(png16(p, values), "a.png");
+  EXPECT_EQ(distance(image, p), 0);
+}
+
 TEST(Pictures, JpegIsClose) {
   EXPECT_LE(distance(decode_image(jpeg({}), "a.jpg"), {}), 4);
   EXPECT_LE(distance(decode_image(jpeg({.height = 7, .width = 9}), "a.jpg"), {.height = 7, .width = 9}), 4);

@@ -61,6 +61,29 @@ inline Bytes png(const Picture& p) {
   return bytes;
 }
 
+/// RGB of 16 bits, [height, width, 3], with nothing said about gamma.
+inline Bytes png16(const Picture& p, const std::vector<std::uint16_t>& values) {
+  Bytes bytes;
+  png_structp writer = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
+  png_infop info = png_create_info_struct(writer);
+  png_set_write_fn(
+      writer, &bytes,
+      [](png_structp w, png_bytep data, std::size_t size) {
+        auto& out = *static_cast<Bytes*>(png_get_io_ptr(w));
+        out.insert(out.end(), data, data + size);
+      },
+      nullptr);
+  png_set_IHDR(writer, info, static_cast<png_uint_32>(p.width), static_cast<png_uint_32>(p.height), 16,
+               PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+  png_write_info(writer, info);
+  png_set_swap(writer);  // from this machine's order, low byte first
+  for (int y = 0; y < p.height; ++y)
+    png_write_row(writer, reinterpret_cast<png_const_bytep>(values.data() + 3 * y * p.width));
+  png_write_end(writer, info);
+  png_destroy_write_struct(&writer, &info);
+  return bytes;
+}
+
 /// train and val with these classes, each with pictures of different sizes and formats.
 inline void write_pictures(const TempFolder& folder, const std::vector<std::string>& classes, int train, int val) {
   for (std::size_t c = 0; c < classes.size(); ++c)
