@@ -4,11 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cmath>
 #include <numeric>
-#include <stdexcept>
 #include <thread>
 
 #include "data/image_pipeline.hpp"
