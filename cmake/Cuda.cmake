@@ -40,7 +40,7 @@ else()
     if(NOT TARGET syncbn_cudnn)
       string(APPEND cuda_missing " cuDNN")
     endif()
-    syncbn_cuda_library(syncbn_nccl_library nccl)  # without it gradients go by way of the processors
+    syncbn_cuda_library(syncbn_nccl_library nccl)  # without it messages go by way of the processors
     # CMake before 3.26 does not know that nvcc 12 and later speak C++20.
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")

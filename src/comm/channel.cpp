@@ -39,7 +39,7 @@ Channel::Channel(RankContext& context, int id, const WorkerRange& members)
   }
 }
 
-void Channel::start(int seat, Header header, std::span<std::byte> values) {
+void Channel::start(int seat, Header header, std::span<std::byte> values, std::function<void()> complete) {
   context_.throw_if_failed();
   Seat& me = seats_[static_cast<std::size_t>(seat)];
   if (me.pending)
@@ -47,6 +47,7 @@ void Channel::start(int seat, Header header, std::span<std::byte> values) {
                                          describe_local(seat), describe(header))));
   me.pending = true;
   me.values = values;
+  me.complete = std::move(complete);
   header.sequence = me.next++;
   header.worker = local_.first + seat;
   context_.note(local_index(seat), header);
@@ -101,7 +102,7 @@ void Channel::complete_here(Round& round) {
   }
   if (!link_) {
     round.result = round.blocks.empty() ? nullptr : round.blocks[0];
-    return set_phase(round, Phase::done);
+    return complete(round);
   }
   if (direct_) {
     link_->start(header, round.blocks, {nullptr, seats_[0].values.data()});
@@ -174,8 +175,21 @@ bool Channel::try_exchange(Round& round, int seat) {
     if (link_->progress() != progress) context_.crew().resumed(local_index(seat));  // the next step is not far
     return false;
   }
-  set_phase(round, Phase::done);
+  try {
+    complete(round);
+  } catch (const Error& error) {
+    context_.fail_with(error);
+  }
   return true;
+}
+
+void Channel::complete(Round& round) {
+  try {
+    if (seats_[0].complete) seats_[0].complete();
+  } catch (const DeviceError& error) {
+    throw error.at("at " + describe(round.headers[0]));
+  }
+  set_phase(round, Phase::done);
 }
 
 void Channel::check_arrivals(const Round& round, int seat, const Deadline& deadline) {

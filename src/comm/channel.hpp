@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -28,8 +29,8 @@ class Channel {
 
   /// The two halves of a collective, by the local worker with this index (from 0) among the local members.
   /// `values` are read, and written if the operation has a result; they must live until finish() has returned, unless
-  /// the caller fails.
-  void start(int seat, Header header, std::span<std::byte> values);
+  /// the caller fails. `complete` of the first local member is called by whoever completes the exchange.
+  void start(int seat, Header header, std::span<std::byte> values, std::function<void()> complete = nullptr);
   void finish(int seat);
 
   int seat_of(int worker) const { return worker - local_.first; }
@@ -56,6 +57,7 @@ class Channel {
     std::uint64_t next = 0;  // sequence number of the next collective
     bool pending = false;
     std::span<std::byte> values;  // of the present collective
+    std::function<void()> complete;
     double waited_s = 0;
   };
 
@@ -65,6 +67,7 @@ class Channel {
   void complete_here(Round& round);
   void compare_headers(const Round& round);
   void set_phase(Round& round, Phase phase);
+  void complete(Round& round);
   bool is_done(Round& round, int seat);
   void wait(Round& round, int seat);
   bool try_exchange(Round& round, int seat);

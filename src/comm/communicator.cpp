@@ -64,10 +64,11 @@ void Communicator::all_reduce(std::span<std::int64_t> values, Reduce op, const T
   if (member_) reduce(*member_, values, op, tag);
 }
 
-void Communicator::start_all_reduce(std::span<double> values, Reduce op, const Tag& tag) const {
-  if (!member_) return;
+void Communicator::start_all_reduce(std::span<double> values, Reduce op, const Tag& tag,
+                                    std::function<void()> complete) const {
+  if (!member_) return complete ? complete() : void();
   if (values.size_bytes() > kPieceBytes) throw Error("start_all_reduce takes at most 256 MiB; use all_reduce");
-  member_->start(reduce_header(values, op, tag), std::as_writable_bytes(values));
+  member_->start(reduce_header(values, op, tag), std::as_writable_bytes(values), std::move(complete));
 }
 
 void Communicator::finish_all_reduce() const {

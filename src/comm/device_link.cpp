@@ -2,29 +2,31 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdio>
 
-#include "comm/nccl_module.hpp"
-#include "comm/rank_context.hpp"
+#include "comm/device_peers.hpp"
 #include "comm/staged_link.hpp"
 
 namespace syncbn::detail {
 
 namespace {
 
-constexpr int kQueue = GradientMemory::kExchange;
+constexpr int kQueue = ExchangeDevice::kExchange;
 /// Shards begin at multiples of this many elements, so that they stay aligned.
 constexpr std::int64_t kShardGrain = 16;
 
+std::size_t bytes_of(std::int64_t count) {
+  return static_cast<std::size_t>(count) * sizeof(float);
+}
+
 }  // namespace
 
-DeviceLink::DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> peers, GradientMemory& memory, int mark,
+DeviceLink::DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> peers, ExchangeDevice& device,
                        const Layout& layout, Reduction reduction, std::int64_t max_count)
     : link_(std::move(link)),
       peers_(std::move(peers)),
-      memory_(memory),
-      mark_(mark),
+      device_(device),
+      mark_(device.make_marks(1)),
       rank_(layout.rank),
       ranks_(layout.ranks),
       reduction_(reduction) {
@@ -41,7 +43,7 @@ DeviceLink::DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> 
   plan_ = fold_plan(layout.workers, all);
   // The shard of the last rank is the longest.
   const std::int64_t longest = max_count - max_count / ranks_ * (ranks_ - 1) + ranks_ * kShardGrain;
-  inbox_ = memory_.scratch(longest * static_cast<std::int64_t>(all.size()));
+  inbox_ = static_cast<float*>(device_.allocate(bytes_of(longest) * all.size()));
 }
 
 DeviceLink::~DeviceLink() {
@@ -92,11 +94,11 @@ bool DeviceLink::go_on() {
       return go_on();
     case Stage::spreading:
       if (!peers_->queued()) return false;
-      memory_.set(mark_, kQueue);
+      device_.set(mark_, kQueue);
       stage_ = Stage::running;
       return go_on();
     case Stage::running:
-      if (!peers_->queued() || !memory_.passed(mark_)) return false;
+      if (!peers_->queued() || !device_.passed(mark_)) return false;
       stage_ = Stage::idle;
       return true;
   }
@@ -106,8 +108,8 @@ bool DeviceLink::go_on() {
 void DeviceLink::exchange() {
   if (reduction_ == Reduction::native) {
     for (std::size_t i = 1; i < blocks_.size(); ++i)
-      memory_.add(blocks_[0], blocks_[i], blocks_[0], header_.count, kQueue);
-    memory_.copy(blocks_[0], result_, header_.count, kQueue);
+      device_.add(blocks_[0], blocks_[i], blocks_[0], header_.count, kQueue);
+    device_.copy(blocks_[0], result_, bytes_of(header_.count), kQueue);
     peers_->all_reduce(result_, header_.count);
     stage_ = Stage::spreading;
     return;
@@ -124,11 +126,11 @@ void DeviceLink::exchange() {
         continue;
       }
       values_.push_back(room);
-      if (mine.count > 0) receives.push_back({rank, room, mine.count});
+      if (mine.count > 0) receives.push_back({rank, room, bytes_of(mine.count)});
       room += (mine.count + kShardGrain - 1) / kShardGrain * kShardGrain;
     }
     if (rank == rank_ || theirs.count == 0) continue;
-    for (float* block : blocks_) sends.push_back({rank, block + theirs.begin, theirs.count});
+    for (float* block : blocks_) sends.push_back({rank, block + theirs.begin, bytes_of(theirs.count)});
   }
   peers_->exchange(sends, receives);
   stage_ = Stage::exchanging;
@@ -139,9 +141,9 @@ void DeviceLink::fold() {
   if (mine.count == 0) return;
   for (const Fold& fold : plan_.folds) {
     float* into = values_[static_cast<std::size_t>(fold.into)];
-    memory_.add(into, values_[static_cast<std::size_t>(fold.from)], into, mine.count, kQueue);
+    device_.add(into, values_[static_cast<std::size_t>(fold.from)], into, mine.count, kQueue);
   }
-  memory_.copy(values_[0], result_ + mine.begin, mine.count, kQueue);
+  device_.copy(values_[0], result_ + mine.begin, bytes_of(mine.count), kQueue);
 }
 
 void DeviceLink::spread() {
@@ -150,8 +152,8 @@ void DeviceLink::spread() {
   for (int rank = 0; rank < ranks_; ++rank) {
     const Shard theirs = shard_of(rank);
     if (rank == rank_) continue;
-    if (mine.count > 0) sends.push_back({rank, result_ + mine.begin, mine.count});
-    if (theirs.count > 0) receives.push_back({rank, result_ + theirs.begin, theirs.count});
+    if (mine.count > 0) sends.push_back({rank, result_ + mine.begin, bytes_of(mine.count)});
+    if (theirs.count > 0) receives.push_back({rank, result_ + theirs.begin, bytes_of(theirs.count)});
   }
   peers_->exchange(sends, receives);
   stage_ = Stage::spreading;
@@ -161,37 +163,16 @@ std::string DeviceLink::missing() const {
   return stage_ == Stage::comparing ? link_->missing() : "the devices of other ranks";
 }
 
-std::unique_ptr<Link> connect_devices(RankContext& context, std::unique_ptr<Link> link, GradientMemory& memory,
-                                      int mark, std::size_t blocks, std::int64_t max_count) {
-  const Layout& layout = context.layout();
-  const NcclModule nccl = open_nccl_module();
-  // Everybody must decide alike: each says what it has, or why it cannot.
-  const auto own = static_cast<std::size_t>(layout.rank);
-  const std::string mine = nccl.problem.empty() ? layout.hosts[own] + " " + memory.device_name() : "";
-  const std::vector<std::string> devices = context.all_gather(mine, "devices");
-  const std::vector<std::string> problems = context.all_gather(nccl.problem, "NCCL");
-  std::string reason;
-  for (std::size_t rank = 0; rank < devices.size() && reason.empty(); ++rank) {
-    const auto same =
-        static_cast<std::size_t>(std::find(devices.begin(), devices.end(), devices[rank]) - devices.begin());
-    if (devices[rank].empty())
-      reason = fmt::format("{}: {}", layout.describe_rank(static_cast<int>(rank)), problems[rank]);
-    else if (same < rank)
-      reason = fmt::format("ranks {} and {} share a device, which NCCL does not allow", same, rank);
-  }
-  if (!reason.empty()) {
-    if (layout.rank == 0)
-      fmt::print(stderr, "syncbn: gradients go by way of the processors' memory, not directly between devices: {}\n",
-                 reason);
-    return std::make_unique<StagedLink>(std::move(link), memory, mark, blocks, max_count);
-  }
-  std::string id;
-  if (layout.rank == 0) nccl.make_id(&id);
-  id = context.all_gather(id, "NCCL's id").front();
-  std::unique_ptr<DevicePeers> peers(
-      nccl.connect(id, layout.rank, layout.ranks, memory.device_index(), memory.native_queue(), context.timeout_s()));
-  return std::make_unique<DeviceLink>(std::move(link), std::move(peers), memory, mark, layout, context.reduction(),
-                                      max_count);
+std::unique_ptr<Link> extend_to_devices(RankContext& context, std::unique_ptr<Link> link, ExchangeDevice& device,
+                                        std::size_t blocks, std::int64_t max_count) {
+  DeviceRoute route = connect_devices(context, device);
+  if (route.peers)
+    return std::make_unique<DeviceLink>(std::move(link), std::move(route.peers), device, context.layout(),
+                                        context.reduction(), max_count);
+  if (context.layout().rank == 0)
+    fmt::print(stderr, "syncbn: messages go by way of the processors' memory, not directly between devices: {}\n",
+               route.obstacle);
+  return std::make_unique<StagedLink>(std::move(link), device, blocks, max_count);
 }
 
 }  // namespace syncbn::detail

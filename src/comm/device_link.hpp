@@ -6,7 +6,7 @@
 #include "comm/rank_context.hpp"
 #include "comm/transport.hpp"
 #include "comm/tree.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
+#include "syncbn/comm/exchange_device.hpp"
 
 namespace syncbn::detail {
 
@@ -16,8 +16,8 @@ namespace syncbn::detail {
 /// wait for others.
 class DeviceLink final : public Link {
  public:
-  /// At most `max_count` values at a time. `mark`: a mark of its own.
-  DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> peers, GradientMemory& memory, int mark,
+  /// At most `max_count` values at a time.
+  DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> peers, ExchangeDevice& device,
              const Layout& layout, Reduction reduction, std::int64_t max_count);
   ~DeviceLink() override;
 
@@ -39,7 +39,7 @@ class DeviceLink final : public Link {
 
   std::unique_ptr<Link> link_;
   std::unique_ptr<DevicePeers> peers_;
-  GradientMemory& memory_;
+  ExchangeDevice& device_;
   const int mark_, rank_, ranks_;
   const Reduction reduction_;
   std::vector<int> blocks_of_;  // each rank
@@ -53,9 +53,9 @@ class DeviceLink final : public Link {
   float* result_ = nullptr;
 };
 
-/// The exchange of gradients in `memory` with other ranks, to which `link` leads: between the devices, where all of
-/// them can, else by way of the processors, with one warning that says why. Collective over ranks.
-std::unique_ptr<Link> connect_devices(RankContext& context, std::unique_ptr<Link> link, GradientMemory& memory,
-                                      int mark, std::size_t blocks, std::int64_t max_count);
+/// The exchange of values on devices with other ranks, to which `link` leads: between the devices, where all of them
+/// can, else by way of the processors, with one warning that says why. Collective over ranks.
+std::unique_ptr<Link> extend_to_devices(RankContext& context, std::unique_ptr<Link> link, ExchangeDevice& device,
+                                        std::size_t blocks, std::int64_t max_count);
 
 }  // namespace syncbn::detail

@@ -45,10 +45,10 @@ struct GradientExchange::Impl {
   };
 
   Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list, bool overlapped,
-       std::shared_ptr<GradientMemory> gradient_memory);
+       std::shared_ptr<ExchangeDevice> exchange_device);
   ~Impl();
   void build_nodes();
-  void prepare_memory();
+  void prepare_result();
   void begin(int local, std::span<float> gradient, std::int64_t step);
   void ready(int local, int bucket);
   void wait(int local);
@@ -64,8 +64,8 @@ struct GradientExchange::Impl {
   bool try_exchange();
   float* gradient_of(int local, int bucket) const { return workers[at(local)].gradient + buckets[at(bucket)].offset; }
   float* result_of(int bucket) const { return sums + buckets[at(bucket)].offset; }
-  /// In a GradientMemory: the latest value in this worker's gradient is complete.
-  int mark_of(int local, int bucket) const { return bucket * static_cast<int>(workers.size()) + local; }
+  /// On a device: the latest value in this worker's gradient is complete.
+  int mark_of(int local, int bucket) const { return first_mark + bucket * static_cast<int>(workers.size()) + local; }
   std::string name(int local) const { return context->layout().describe_worker(first_worker + local); }
   static std::string label(int bucket) { return fmt::format("gradients[bucket {}]", bucket); }
   static std::size_t at(int i) { return static_cast<std::size_t>(i); }
@@ -74,8 +74,9 @@ struct GradientExchange::Impl {
   const std::vector<Bucket> buckets;
   const bool overlap;
   const int first_worker;
-  const std::shared_ptr<GradientMemory> memory;  // null: the processor's
+  const std::shared_ptr<ExchangeDevice> device;  // null: all is in the processor's memory
   std::int64_t length = 0;
+  int first_mark = 0;
   std::shared_ptr<Buffer> result;  // in the processor's memory
   float* sums = nullptr;           // where the result is
 
@@ -104,12 +105,12 @@ struct GradientExchange::Impl {
 };
 
 GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list,
-                             bool overlapped, std::shared_ptr<GradientMemory> gradient_memory)
+                             bool overlapped, std::shared_ptr<ExchangeDevice> exchange_device)
     : context(std::move(rank_context)),
       buckets(std::move(bucket_list)),
       overlap(overlapped),
       first_worker(world.first_worker()),
-      memory(std::move(gradient_memory)),
+      device(std::move(exchange_device)),
       workers(at(world.local_workers())),
       handed_over(buckets.size(), false) {
   for (const Bucket& bucket : buckets) {
@@ -123,7 +124,7 @@ GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_con
   for (auto& open : open_blocks) open.store(static_cast<int>(rest.size()));
   transport = context->transport().duplicate();
   link = transport->connect(kGradientChannel, {0, world.workers()});
-  prepare_memory();
+  prepare_result();
   if (link && !link->in_memory()) communicator = std::thread([this] { communicate(); });
 }
 
@@ -156,19 +157,18 @@ void GradientExchange::Impl::build_nodes() {
   }
 }
 
-void GradientExchange::Impl::prepare_memory() {
-  if (!memory) {
+void GradientExchange::Impl::prepare_result() {
+  if (!device) {
     result = std::make_shared<Buffer>(static_cast<std::size_t>(length) * sizeof(float));
     sums = result->as<float>();
     return;
   }
-  const int marks = static_cast<int>(buckets.size() * workers.size());
-  memory->prepare(marks + 1, length);
-  sums = memory->result();
+  first_mark = device->make_marks(static_cast<int>(buckets.size() * workers.size()));
+  sums = static_cast<float*>(device->allocate(static_cast<std::size_t>(length) * sizeof(float)));
   if (!link) return;
   std::int64_t longest = 0;
   for (const Bucket& bucket : buckets) longest = std::max(longest, bucket.count);
-  link = detail::connect_devices(*context, std::move(link), *memory, marks, rest.size(), longest);
+  link = detail::extend_to_devices(*context, std::move(link), *device, rest.size(), longest);
 }
 
 void GradientExchange::Impl::begin(int local, std::span<float> gradient, std::int64_t step) {
@@ -202,7 +202,7 @@ void GradientExchange::Impl::ready(int local, int bucket) {
 
 void GradientExchange::Impl::release(int local, int bucket) {
   workers[at(local)].released.fetch_add(1, std::memory_order_relaxed);
-  if (memory) memory->set(mark_of(local, bucket), local);
+  if (device) device->set(mark_of(local, bucket), local);
   int node = node_of_leaf[at(local)];
   while (node >= 0) {
     // 0 -> 1: the other child goes on from here. 1 -> 0: both are there, and the flag is fit for the next step.
@@ -227,27 +227,28 @@ void GradientExchange::Impl::fold(const Node& node, int bucket, bool is_root, in
   float* lower = gradient_of(node.fold.into, bucket);
   const float* upper = gradient_of(node.fold.from, bucket);
   float* into = is_root ? result_of(bucket) : lower;
-  if (!memory) {
+  if (!device) {
     return detail::combine(reinterpret_cast<std::byte*>(into), reinterpret_cast<const std::byte*>(lower),
                            reinterpret_cast<const std::byte*>(upper), buckets[at(bucket)].count, detail::Element::f32,
                            Reduce::sum);
   }
-  for (const int child : {node.fold.into, node.fold.from}) memory->follow(mark_of(child, bucket), by);
-  memory->add(lower, upper, into, buckets[at(bucket)].count, by);
-  memory->set(mark_of(node.fold.into, bucket), by);
+  for (const int child : {node.fold.into, node.fold.from}) device->follow(mark_of(child, bucket), by);
+  device->add(lower, upper, into, buckets[at(bucket)].count, by);
+  device->set(mark_of(node.fold.into, bucket), by);
 }
 
 void GradientExchange::Impl::complete_here(int bucket, int by) {
   if (!link && nodes.empty()) {
-    if (memory) {
-      memory->copy(gradient_of(0, bucket), result_of(bucket), buckets[at(bucket)].count, by);
-      memory->set(mark_of(0, bucket), by);
+    if (device) {
+      device->copy(gradient_of(0, bucket), result_of(bucket),
+                   static_cast<std::size_t>(buckets[at(bucket)].count) * sizeof(float), by);
+      device->set(mark_of(0, bucket), by);
     } else {
       std::copy_n(gradient_of(0, bucket), buckets[at(bucket)].count, result_of(bucket));
     }
   }
   for (const detail::Block& block : rest)
-    if (memory) memory->follow(mark_of(block.item, bucket), GradientMemory::kExchange);
+    if (device) device->follow(mark_of(block.item, bucket), ExchangeDevice::kExchange);
   if (!link) return complete();
   {
     std::lock_guard lock(mutex);
@@ -369,8 +370,8 @@ std::string GradientExchange::Impl::describe_exchange() const {
 }
 
 GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, bool overlap,
-                                   std::shared_ptr<GradientMemory> memory)
-    : impl_(std::make_unique<Impl>(world, world.state_->context, std::move(buckets), overlap, std::move(memory))) {}
+                                   std::shared_ptr<ExchangeDevice> device)
+    : impl_(std::make_unique<Impl>(world, world.state_->context, std::move(buckets), overlap, std::move(device))) {}
 
 GradientExchange::~GradientExchange() = default;
 

@@ -20,7 +20,9 @@ class Member {
     start(header, values);
     finish();
   }
-  void start(const Header& header, std::span<std::byte> values) { channel_->start(seat_, header, values); }
+  void start(const Header& header, std::span<std::byte> values, std::function<void()> complete = nullptr) {
+    channel_->start(seat_, header, values, std::move(complete));
+  }
   void finish() { channel_->finish(seat_); }
   double waited_seconds() const { return channel_->waited_seconds(seat_); }
 

@@ -3,27 +3,26 @@
 namespace syncbn::detail {
 
 namespace {
-constexpr int kQueue = GradientMemory::kExchange;
+constexpr int kQueue = ExchangeDevice::kExchange;
 }
 
-StagedLink::StagedLink(std::unique_ptr<Link> link, GradientMemory& memory, int mark, std::size_t blocks,
-                       std::int64_t max_count)
-    : link_(std::move(link)), memory_(memory), mark_(mark) {
+StagedLink::StagedLink(std::unique_ptr<Link> link, ExchangeDevice& device, std::size_t blocks, std::int64_t max_count)
+    : link_(std::move(link)), device_(device), mark_(device.make_marks(1)) {
   const std::size_t bytes = static_cast<std::size_t>(max_count) * sizeof(float);
   for (std::size_t i = 0; i < blocks; ++i) blocks_.emplace_back(bytes);
   result_ = std::make_shared<Buffer>(bytes);
-  for (const Buffer& block : blocks_) pinned_.push_back(memory_.pin(block.data(), bytes));
-  pinned_.push_back(memory_.pin(result_->data(), bytes));
+  for (const Buffer& block : blocks_) pinned_.push_back(device_.pin(block.data(), bytes));
+  pinned_.push_back(device_.pin(result_->data(), bytes));
 }
 
 StagedLink::~StagedLink() = default;
 
 void StagedLink::start(const Header& header, std::span<std::byte* const> blocks, const Target& result) {
   header_ = header;
-  place_ = reinterpret_cast<float*>(result.data);
+  place_ = result.data;
   for (std::size_t i = 0; i < blocks.size(); ++i)
-    memory_.download(reinterpret_cast<const float*>(blocks[i]), blocks_[i].as<float>(), header.count, kQueue);
-  memory_.set(mark_, kQueue);
+    device_.download(blocks[i], blocks_[i].data(), header.bytes(), kQueue);
+  device_.set(mark_, kQueue);
   stage_ = Stage::downloading;
 }
 
@@ -39,7 +38,7 @@ bool StagedLink::poll() {
 // the queue.
 bool StagedLink::go_on() {
   if (stage_ == Stage::downloading) {
-    if (!memory_.passed(mark_)) return false;
+    if (!device_.passed(mark_)) return false;
     std::vector<std::byte*> here;
     for (const Buffer& block : blocks_) here.push_back(block.data());
     link_->start(header_, here, {result_, result_->data()});
@@ -47,7 +46,7 @@ bool StagedLink::go_on() {
   }
   if (stage_ == Stage::exchanging) {
     if (!link_->poll()) return false;
-    memory_.upload(result_->as<float>(), place_, header_.count, kQueue);
+    device_.upload(result_->data(), place_, header_.bytes(), kQueue);
     stage_ = Stage::idle;
   }
   return true;

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "comm/transport.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
+#include "syncbn/comm/exchange_device.hpp"
 
 namespace syncbn::detail {
 
@@ -12,8 +12,8 @@ namespace syncbn::detail {
 /// are in the device's memory; the work there is queued behind the exchange's.
 class StagedLink final : public Link {
  public:
-  /// At most `blocks` blocks of `max_count` values. `mark`: a mark of its own.
-  StagedLink(std::unique_ptr<Link> link, GradientMemory& memory, int mark, std::size_t blocks, std::int64_t max_count);
+  /// At most `blocks` blocks of `max_count` values.
+  StagedLink(std::unique_ptr<Link> link, ExchangeDevice& device, std::size_t blocks, std::int64_t max_count);
   ~StagedLink() override;
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
@@ -27,14 +27,14 @@ class StagedLink final : public Link {
   bool go_on();
 
   std::unique_ptr<Link> link_;
-  GradientMemory& memory_;
+  ExchangeDevice& device_;
   const int mark_;
   std::vector<Buffer> blocks_;
   std::shared_ptr<Buffer> result_;
   std::vector<std::shared_ptr<void>> pinned_;
   Stage stage_ = Stage::idle;
   Header header_;
-  float* place_ = nullptr;  // of the result, on the device
+  std::byte* place_ = nullptr;  // of the result, on the device
 };
 
 }  // namespace syncbn::detail

@@ -11,9 +11,10 @@ DeviceBatchNormLayer::DeviceBatchNormLayer(const LayerContext& context, int inde
     : backend_(context.backend),
       t_(tensors),
       name_(context.spec(index).name),
-      group_(context.group),
+      members_(context.group.size()),
+      sums_(*context.sums),
       whole_world_(context.state.norm().whole_world),
-      alone_(group_.size() == 1),
+      alone_(members_ == 1),
       exchanges_(!alone_ && (tensors.dx || whole_world_)),
       parameters_(context, index),
       running_(context, index),
@@ -43,13 +44,12 @@ void DeviceBatchNormLayer::exchange(const Pass& pass) {
   if (pass.n == 0) accumulate(pass, {0, 0});
   std::int64_t count = pass.n * t_.x.shape.spatial();
   if (!alone_) {
-    norm_->fetch();
-    const std::span<double> message = norm_->message();
-    group_.all_reduce(message, Reduce::sum, {name_, pass.step});
-    count = std::llround(message[0]);
-    norm_->finish(affine());
+    sums_.start(norm_->message(), 1 + 2 * t_.x.shape.c(), static_cast<double>(count), {name_, pass.step});
+    const GroupSums::Sum sum = sums_.finish();
+    count = std::llround(sum.head);
+    norm_->finish(sum.values, affine());
   }
-  if (pass.mode == Mode::train) require_variance(name_, pass.step, count, group_.size());
+  if (pass.mode == Mode::train) require_variance(name_, pass.step, count, members_);
   count_ = count;
   if (pass.population) {
     const BatchStatistics batch = statistics();
@@ -65,13 +65,15 @@ void DeviceBatchNormLayer::accumulate_backward(const Pass&, ops::Samples samples
 // The weight gradients that are queued next run while the message is under way.
 void DeviceBatchNormLayer::start_exchange_backward(const Pass& pass) {
   if (pass.n == 0) accumulate_backward(pass, {0, 0});
-  if (exchanges_) norm_->fetch_backward();
+  gradient_sums_ = norm_->backward_message();
+  if (exchanges_) sums_.start(gradient_sums_, 2 * t_.x.shape.c(), 0, {name_, pass.step});
 }
 
-void DeviceBatchNormLayer::finish_exchange_backward(const Pass& pass) {
+void DeviceBatchNormLayer::finish_exchange_backward(const Pass&) {
   if (!exchanges_) return;
-  group_.all_reduce(norm_->backward_message(), Reduce::sum, {name_, pass.step});
-  norm_->finish_backward();
+  const double* sum = sums_.finish().values;
+  norm_->finish_backward(sum);
+  if (whole_world_) gradient_sums_ = sum;
 }
 
 void DeviceBatchNormLayer::backward(const Pass&, ops::Samples samples) {
@@ -81,7 +83,7 @@ void DeviceBatchNormLayer::backward(const Pass&, ops::Samples samples) {
 }
 
 void DeviceBatchNormLayer::backward_parameters(const Pass&) {
-  norm_->add_parameter_gradients(whole_world_, parameters_.gamma_gradient_place(), parameters_.beta_gradient_place());
+  norm_->add_parameter_gradients(gradient_sums_, parameters_.gamma_gradient_place(), parameters_.beta_gradient_place());
 }
 
 BatchStatistics DeviceBatchNormLayer::statistics() const {
@@ -92,8 +94,8 @@ BatchStatistics DeviceBatchNormLayer::statistics() const {
 }
 
 bool DeviceBatchNormLayer::local_finite() const {
-  norm_->fetch();
-  const std::span<const double> own = norm_->message();
+  std::vector<double> own(1 + 2 * static_cast<std::size_t>(t_.x.shape.c()));
+  backend_.download(norm_->message(), own.data(), own.size() * sizeof(double));
   return std::all_of(own.begin(), own.end(), [](double v) { return std::isfinite(v); });
 }
 

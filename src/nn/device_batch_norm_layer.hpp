@@ -9,8 +9,8 @@
 
 namespace syncbn {
 
-/// BatchNormLayer on a device with memory of its own: only the messages leave it, and a worker that is alone in its
-/// group never waits for it.
+/// BatchNormLayer on a device with memory of its own, where its messages are summed up as well if that can be (see
+/// GroupSums).
 class DeviceBatchNormLayer : public NormLayer {
  public:
   DeviceBatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors);
@@ -42,7 +42,8 @@ class DeviceBatchNormLayer : public NormLayer {
   const ops::Backend& backend_;
   LayerTensors t_;
   std::string name_;
-  Communicator group_;
+  int members_;  // of the group
+  GroupSums& sums_;
   bool whole_world_, alone_, exchanges_;  // whether backward sends its message
   GammaBeta parameters_;
   RunningStatistics running_;
@@ -51,7 +52,8 @@ class DeviceBatchNormLayer : public NormLayer {
   ops::FusedRelu relu_;
   ops::Memory mask_;
   std::unique_ptr<ops::Normalization> norm_;
-  std::int64_t count_ = 0;  // of the group, in the last training forward
+  const double* gradient_sums_ = nullptr;  // of the group, or this worker's own
+  std::int64_t count_ = 0;                 // of the group, in the last training forward
 };
 
 }  // namespace syncbn

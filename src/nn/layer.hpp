@@ -8,6 +8,7 @@
 #include "nn/model_state.hpp"
 #include "ops/backend.hpp"
 #include "syncbn/comm/communicator.hpp"
+#include "syncbn/comm/device_sums.hpp"
 
 namespace syncbn {
 
@@ -66,6 +67,7 @@ struct LayerContext {
   const ops::Backend& backend;
   std::span<float> gradient;  ///< this worker's flat gradient, in the kernels' memory
   Communicator group;         ///< for the normalization layers
+  GroupSums* sums = nullptr;  ///< the same on a device; null on the processor
   int groups = 1;             ///< number of groups in the world
   std::int64_t max_samples = 0;
 

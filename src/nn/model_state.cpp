@@ -226,7 +226,8 @@ void ModelState::finish_gain(int layer, std::span<float> gradient) {
 }
 
 void ModelState::copy(const float* from, float* to, std::int64_t count) const {
-  if (const ops::Device* device = backend_.device()) return device->copy(from, to, count);
+  if (const ops::Device* device = backend_.device())
+    return device->copy(from, to, static_cast<std::size_t>(count) * sizeof(float));
   std::copy_n(from, count, to);
 }
 

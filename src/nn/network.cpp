@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "nn/arena.hpp"
+#include "nn/host_sums.hpp"
 
 namespace syncbn {
 
@@ -14,15 +15,17 @@ constexpr std::int64_t kChunkBytes = 256 * 1024;
 }  // namespace
 
 Network::Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups,
-                 std::int64_t max_samples, std::span<float> gradient)
-    : state_(state), backend_(backend.for_worker()), gradient_(gradient) {
+                 std::int64_t max_samples, std::span<float> gradient, std::unique_ptr<GroupSums> sums)
+    : state_(state), backend_(backend.for_worker()), sums_(std::move(sums)), gradient_(gradient) {
+  if (backend_->device() && !sums_)
+    sums_ = std::make_unique<HostSums>(*backend_, group, longest_message(state.model()));
   for (const LayerSpec& spec : state.model().layers)
     places_.push_back({spec.name + " forward", spec.name + " backward", spec.name + " message"});
   plan_forward();
   plan_backward();
   plan_gradient();
   plan_memory(max_samples);
-  make_layers({state, *backend_, gradient, std::move(group), groups, max_samples});
+  make_layers({state, *backend_, gradient, std::move(group), sums_.get(), groups, max_samples});
   set_chunks(forward_);
   set_chunks(backward_);
 }
@@ -199,7 +202,7 @@ void Network::set_images(const float* images, std::int64_t n) {
 void Network::start_loss(std::span<const int> labels, double smoothing, double scale) {
   const Tensor gradient = scale != 0 ? gradients_.back() : Tensor{};
   if (const ops::Device* device = backend_->device()) {
-    device->start_loss(tensors_.back(), labels, smoothing, scale, gradient);
+    at("loss", [&] { device->start_loss(tensors_.back(), labels, smoothing, scale, gradient); });
   } else {
     loss_ = softmax_cross_entropy(tensors_.back(), labels, smoothing, scale, gradient);
   }
@@ -207,8 +210,10 @@ void Network::start_loss(std::span<const int> labels, double smoothing, double s
 
 LossResult Network::finish_loss() {
   if (const ops::Device* device = backend_->device()) {
-    const auto [sum, correct] = device->finish_loss();
-    loss_ = {sum, correct};
+    at("loss", [&] {
+      const auto [sum, correct] = device->finish_loss();
+      loss_ = {sum, correct};
+    });
   }
   return loss_;
 }

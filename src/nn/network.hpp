@@ -21,9 +21,10 @@ namespace syncbn {
 /// message that ends it is under way.
 class Network {
  public:
-  /// `gradient`: this worker's flat gradient, as long as the state's flat buffers, in the kernels' memory.
+  /// `gradient`: this worker's flat gradient, as long as the state's flat buffers, in the kernels' memory. `sums`: on a
+  /// device, of the group, if the devices can reach each other; else they go by way of the processors.
   Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups, std::int64_t max_samples,
-          std::span<float> gradient);
+          std::span<float> gradient, std::unique_ptr<GroupSums> sums = nullptr);
   ~Network();
 
   /// The images of the next forward(): n of them, channels_first, f32, in the processor's memory.
@@ -98,6 +99,7 @@ class Network {
 
   ModelState& state_;
   std::unique_ptr<const ops::Backend> backend_;  // this worker's own
+  std::unique_ptr<GroupSums> sums_;
   std::span<float> gradient_;
   std::vector<FlatRange> added_to_;  // of the gradient: what layers do not assign
   bool accumulate_ = false;

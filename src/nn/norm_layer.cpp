@@ -1,10 +1,19 @@
 #include "nn/norm_layer.hpp"
 
+#include <algorithm>
+
 #include "nn/batch_norm_layer.hpp"
 #include "nn/device_batch_norm_layer.hpp"
 #include "nn/whitening_layer.hpp"
 
 namespace syncbn {
+
+std::int64_t longest_message(const Model& model) {
+  std::int64_t channels = 0;
+  for (const LayerSpec& spec : model.layers)
+    if (shares_statistics(spec.type)) channels = std::max(channels, spec.output.c());
+  return 1 + 2 * channels;
+}
 
 std::unique_ptr<NormLayer> make_norm_layer(const LayerContext& context, int index, const LayerTensors& tensors) {
   if (context.spec(index).type == LayerType::whitening) {

@@ -45,6 +45,9 @@ class NormLayer : public Layer {
   virtual BatchStatistics statistics() const = 0;
 };
 
+/// Values in the longest message of a batch norm layer of this model.
+std::int64_t longest_message(const Model& model);
+
 /// The layer for a type that shares_statistics().
 std::unique_ptr<NormLayer> make_norm_layer(const LayerContext& context, int index, const LayerTensors& tensors);
 

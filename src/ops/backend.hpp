@@ -214,8 +214,9 @@ class Device;
 class Backend {
  public:
   virtual ~Backend() = default;
-  /// The same for one worker: on a device, with a queue of its own, in whose order its work is done.
-  virtual std::unique_ptr<Backend> for_worker() const = 0;
+  /// The same for one worker: on a device, with a queue of its own, in whose order its work is done. `urgent`: it goes
+  /// before that of others.
+  virtual std::unique_ptr<Backend> for_worker(bool urgent = false) const = 0;
   /// Zeroed, aligned to 64 bytes, for all workers to use; must not outlive this object.
   virtual Memory allocate(std::size_t bytes) const = 0;
   /// Copies between the processor's memory and what allocate() gave, in the order of the worker's calls. `from` may

@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ops/backend.hpp"
@@ -34,21 +35,19 @@ struct Affine {
   const float* beta = nullptr;
 };
 
-/// One batch normalization layer of one worker. Only the messages leave the device, in the form in which all workers
-/// send them: count, sums and sums of squares about zero forward, sum(g) and sum(g * (x - mean)) backward. A worker
-/// that is alone in its group sends none, and has its statistics at once.
+/// One batch normalization layer of one worker, between whose sweeps the sums of its group are needed: in a message of
+/// count, sums and sums of squares about zero forward, of sum(g) and sum(g * (x - mean)) backward, f64, in the device's
+/// memory. A worker that is alone in its group sends none, and has its statistics at once.
 class Normalization {
  public:
   virtual ~Normalization() = default;
 
   /// This worker's sums over n samples, of which there may be 0; `alone` derives statistics and map from them.
   virtual void sums(const Tensor& x, std::int64_t n, bool alone, Affine affine) = 0;
-  /// Starts the copy of the message to the processor.
-  virtual void fetch() = 0;
-  /// Waits for it. [1 + 2C] in the processor's memory, for the caller to replace by the group's.
-  virtual std::span<double> message() = 0;
-  /// Statistics and map from what message() holds now.
-  virtual void finish(Affine affine) = 0;
+  /// They: [1 + 2C]
+  virtual const double* message() const = 0;
+  /// Statistics and map from the group's.
+  virtual void finish(const double* group, Affine affine) = 0;
   /// The group's statistics of the last batch, [C] each, in the processor's memory; var: biased. Waits.
   virtual void statistics(std::span<double> mean, std::span<double> var) = 0;
   /// Evaluation: from given statistics, [C] each.
@@ -63,11 +62,10 @@ class Normalization {
   /// The same steps backward; g = dy where the ReLU passed, else 0.
   virtual void backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu,
                              const std::uint8_t* mask, bool alone) = 0;
-  virtual void fetch_backward() = 0;
-  virtual std::span<double> backward_message() = 0;  ///< [2C]
-  virtual void finish_backward() = 0;
-  /// Adds this worker's share of d(gamma) and d(beta), or those of the whole group; either may be null.
-  virtual void add_parameter_gradients(bool of_group, float* d_gamma, float* d_beta) = 0;
+  virtual const double* backward_message() const = 0;  ///< [2C]
+  virtual void finish_backward(const double* group) = 0;
+  /// Adds to d(gamma) and d(beta), from this worker's message or the group's; either may be null.
+  virtual void add_parameter_gradients(const double* sums, float* d_gamma, float* d_beta) = 0;
   virtual void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
                         FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) = 0;
 };
@@ -144,9 +142,12 @@ class Device {
   virtual void start_upload(const void* from, void* to, std::size_t bytes) const = 0;
 
   virtual void clear(float* values, std::int64_t count) const = 0;
-  virtual void copy(const float* from, float* to, std::int64_t count) const = 0;
+  virtual void copy(const void* from, void* to, std::size_t bytes) const = 0;
   /// to = left + right; `to` may be one of them.
   virtual void add(const float* left, const float* right, float* to, std::int64_t count) const = 0;
+  /// For each pair in turn, row `first` += row `second`: the first `count` values of rows `stride` values apart.
+  virtual void add_rows(double* rows, std::int64_t stride, std::span<const std::pair<int, int>> pairs,
+                        std::int64_t count) const = 0;
   /// to = keep * to + share * values; the values are the processor's.
   virtual void blend(std::span<const double> values, double keep, double share, float* to) const = 0;
   /// running = kept[0] * running + contribution

@@ -118,10 +118,15 @@ Model make_model(const Config& config, const Shape& image, int classes) {
   return make_model(model_options(config, image, classes));
 }
 
+int norm_group_size(const World& world, const Config::Norm& norm) {
+  if (!shares_statistics(norm.type)) return 1;
+  if (norm.group == "node") return 0;
+  return norm.group == "all" ? world.workers() : std::stoi(norm.group);
+}
+
 Communicator make_norm_group(const Worker& worker, const Config::Norm& norm) {
-  if (!shares_statistics(norm.type)) return worker.group(1);
-  if (norm.group == "node") return worker.node_group();
-  return worker.group(norm.group == "all" ? worker.world().workers() : std::stoi(norm.group));
+  const int size = norm_group_size(worker.world(), norm);
+  return size == 0 ? worker.node_group() : worker.group(size);
 }
 
 Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend) {

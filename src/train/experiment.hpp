@@ -50,8 +50,11 @@ LoaderOptions loader_options(const World& world, const Experiment& experiment);
 /// The model of a configuration for images of this shape ([1, C, H, W]).
 Model make_model(const Config& config, const Shape& image, int classes);
 
-/// The communicator of the workers that share statistics, which norm.group says; each alone where norm.type shares
-/// none. Collective over all workers.
+/// How many consecutive workers share statistics, as norm.group says: 1 where norm.type shares none, 0 for the workers
+/// of a machine.
+int norm_group_size(const World& world, const Config::Norm& norm);
+
+/// Their communicator. Collective over all workers.
 Communicator make_norm_group(const Worker& worker, const Config::Norm& norm);
 
 }  // namespace syncbn

@@ -8,17 +8,18 @@
 #include <string>
 
 #include "nn/network.hpp"
+#include "syncbn/comm/device_sums.hpp"
 #include "syncbn/comm/gradient_exchange.hpp"
 #include "syncbn/optim/optimizer.hpp"
 #include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/run_directory.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/buckets.hpp"
-#include "train/device_gradients.hpp"
 #include "train/evaluation.hpp"
 #include "train/experiment.hpp"
 #include "train/loss_scale.hpp"
 #include "train/probes/probes.hpp"
+#include "train/rank_device.hpp"
 #include "train/reporter.hpp"
 
 namespace syncbn {
@@ -68,8 +69,11 @@ class TrainingRun {
   std::vector<ParameterSlot> slots_;
   std::unique_ptr<Optimizer> optimizer_;
   BucketPlan buckets_;
-  std::shared_ptr<DeviceGradients> device_gradients_;  // null: gradients are in the processor's memory
-  std::unique_ptr<ops::Mark> updated_;                 // on a device: the weights are new
+  // On a device; else null.
+  std::unique_ptr<const ops::Backend> messenger_;  // in whose queue statistics are exchanged
+  std::shared_ptr<RankDevice> for_gradients_, for_statistics_;
+  std::unique_ptr<ops::Mark> updated_;  // the weights are new
+  std::unique_ptr<DeviceSums> sums_;    // null as well where groups must go by way of the processors
   GradientExchange exchange_;
   // One per local worker; here, because a worker's neighbours read it until run() ends.
   std::vector<ops::Memory> gradients_;

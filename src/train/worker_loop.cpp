@@ -31,9 +31,10 @@ struct TrainingRun::WorkerState {
         gradient(run.gradients_[static_cast<std::size_t>(w.local_index())].as<float>(),
                  static_cast<std::size_t>(run.state_.flat_size())),
         groups(count_groups()),
-        network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient) {
+        network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient,
+                run.sums_ ? run.sums_->join(w, group) : nullptr) {
     if (const ops::Device* device = network.backend().device()) {
-      run.device_gradients_->attach(w.local_index(), *device);
+      for (const auto& exchange : {run.for_gradients_, run.for_statistics_}) exchange->attach(w.local_index(), *device);
       computed = device->make_mark();
       if (!run.experiment_.config.probes.names.empty()) gradient_here.resize(gradient.size());
     }
@@ -90,14 +91,19 @@ void TrainingRun::work(Worker& worker) {
   try {
     backend_.prepare_thread();
     WorkerState w(*this, worker);
-    for (; step < experiment_.total_steps && !stopping_; ++step) {
-      train_step(w, step);
-      const bool improved = evaluate_if_due(w, step + 1);
-      save_if_due(w, step + 1, improved);
-    }
-    if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
-      worker.local_barrier();  // last_evaluation_ has been read by all
-      evaluate_if_due(w, experiment_.total_steps);
+    try {
+      for (; step < experiment_.total_steps && !stopping_; ++step) {
+        train_step(w, step);
+        const bool improved = evaluate_if_due(w, step + 1);
+        save_if_due(w, step + 1, improved);
+      }
+      if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
+        worker.local_barrier();  // last_evaluation_ has been read by all
+        evaluate_if_due(w, experiment_.total_steps);
+      }
+    } catch (...) {
+      if (sums_) sums_->give_up();  // the worker waits for its device, and that perhaps for other ranks
+      throw;
     }
   } catch (const DeviceError& e) {
     throw e.at(here());

@@ -298,5 +298,21 @@ TEST(CudaFlat, SumsOfGradientsAndOfTheProcessors) {
   }
 }
 
+TEST(CudaFlat, AddsRowsInTheOrderOfThePairs) {
+  Queue queue(0);
+  constexpr std::int64_t kRows = 9, kStride = 96, kCount = 65;
+  std::vector<double> values(kRows * kStride);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<double>(i)) * std::pow(10.0, i % 17);
+  // More pairs than one launch takes; row 3 is read and written in turn.
+  std::vector<std::pair<int, int>> pairs;
+  for (int i = 0; i < 300; ++i) pairs.emplace_back(i % 3 == 0 ? 3 : i % kRows, i % 3 == 0 ? (i / 3) % 3 : 3);
+  const DeviceArray<double> rows(queue, values);
+  cuda::add_rows(queue, rows.data(), kStride, pairs, kCount);
+  for (const auto& [into, from] : pairs)
+    for (std::int64_t i = 0; i < kCount; ++i)
+      values[static_cast<std::size_t>(into * kStride + i)] += values[static_cast<std::size_t>(from * kStride + i)];
+  EXPECT_EQ(rows.get(), values);
+}
+
 }  // namespace
 }  // namespace syncbn::test

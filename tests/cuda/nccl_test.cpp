@@ -52,10 +52,10 @@ TEST_F(Nccl, ExchangesAndSumsInTheOrderOfTheQueue) {
 
   cuda_->upload(values.data(), from.data(), bytes);
   // In two parts, which arrive in the order of the calls.
-  const std::vector<DevicePeers::Transfer> sends = {{0, from.as<float>(), 100},
-                                                    {0, from.as<float>() + 100, count - 100}};
-  const std::vector<DevicePeers::Transfer> receives = {{0, to.as<float>(), 100},
-                                                       {0, to.as<float>() + 100, count - 100}};
+  const std::vector<DevicePeers::Transfer> sends = {{0, from.as<float>(), 400},
+                                                    {0, from.as<float>() + 100, bytes - 400}};
+  const std::vector<DevicePeers::Transfer> receives = {{0, to.as<float>(), 400},
+                                                       {0, to.as<float>() + 100, bytes - 400}};
   peers->exchange(sends, receives);
   wait_until_queued(*peers);
   cuda_->device()->add(to.as<float>(), from.as<float>(), sum.as<float>(), count);

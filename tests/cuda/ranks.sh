@@ -21,7 +21,13 @@ same() { # NAME NAME...
 }
 
 by_way_of_processors() { # NAME REASON
-  grep -q "gradients go by way of the processors' memory.*$2" "$dir/$1.log" || { cat "$dir/$1.log" && exit 1; }
+  grep -q "messages go by way of the processors' memory.*$2" "$dir/$1.log" || { cat "$dir/$1.log" && exit 1; }
+}
+
+failing() { # LAYER OVERRIDE...
+  if (STAND_IN_FAILURE='ncclGroupEnd 4' train 2 "failing-at-$1" "${@:2}" > "$dir/failure"); then exit 1; fi
+  grep -q "NCCL: exchanging values: .* (device 0), at layer '$1' step [0-9]" "$dir/failure" ||
+    { cat "$dir/failure" && exit 1; }
 }
 
 directly() { # NAME...
@@ -61,10 +67,13 @@ train 2 two-direct
 train 3 three-direct overlap=false
 train 2 two-native reduction=native
 directly two-direct three-direct two-native
+# Groups that lie across ranks, on 3 two of them on the second.
+for ranks in 1 2 3; do train "$ranks" "groups-$ranks" workers=8 norm.group=4 data.train_limit=21; done
+directly groups-{2,3}
+same groups-{1,2,3}
 if [ -z "$devices" ]; then
-  if (STAND_IN_FAILURE='ncclGroupEnd 4' train 2 two-failing > "$dir/failing"); then exit 1; fi
-  grep -q "NCCL: exchanging values: .* (device 0), at layer 'gradients\[bucket [0-9]*\]' step [0-9]" "$dir/failing" ||
-    { cat "$dir/failing" && exit 1; }
+  failing 'norm[0-9]*'
+  failing 'gradients\[bucket [0-9]*\]' norm.type=none
 fi
 SYNCBN_NCCL_MODULE=/nowhere train 2 two-without
 by_way_of_processors two-without 'this build has no NCCL (/nowhere does not exist)'

@@ -277,11 +277,13 @@ TEST_F(CudaTraining, ErrorsOfTheDeviceSayWhere) {
        {Case{"cudnnConvolution 3", "cuDNN: .* \\(device 0\\), in [a-z0-9]+ forward" + worker},
         Case{"cudnnConvolution 90", "cuDNN: .* \\(device 0\\), in [a-z0-9]+ (for|back)ward" + worker},
         Case{"cublasLtMatmul 9", "cuBLASLt: .* \\(device 0\\), in linear[0-9]* (for|back)ward" + worker},
-        Case{"cudaLaunchKernelEx 700", "CUDA: .* \\(cudaErrorNotSupported, device 0\\), in .*" + worker},
+        Case{"cudaLaunchKernelEx 700", "CUDA: .* \\(cudaErrorNotSupported, device 0\\), (in|at) .*" + worker},
         Case{"cudaMallocAsync 100", "CUDA: device 0 cannot give .* are free\\), in .*" + worker +
                                         "; use smaller batches or fewer workers on it"},
-        Case{"kernel 700", "CUDA: .*: an illegal memory access .* \\(cudaErrorIllegalAddress, device 0.*" + worker +
-                               "; an earlier call .* CUDA_LAUNCH_BLOCKING=1 .* shows"}}) {
+        // By whoever asks next: CUDA, or one of its libraries.
+        Case{"kernel 700",
+             ".*\\((cudaErrorIllegalAddress, device 0|device 0, cudaErrorIllegalAddress)\\)(, (in|at) .*)?" + worker +
+                 "; an earlier call .* CUDA_LAUNCH_BLOCKING=1 .* shows"}}) {
     SCOPED_TRACE(c.failure);
     const Wish wish("STAND_IN_FAILURE", c.failure);
     try {

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -48,6 +49,28 @@ TEST_P(DistributedComm, SumsHaveTheBitsOfTheTreeAtAnySize) {
         EXPECT_TRUE(same_bits(values, expected)) << "worker " << worker.index() << ", " << count << " values";
       }
     });
+  }
+}
+
+TEST_P(DistributedComm, CallsOncePerRankWhenAllHaveCome) {
+  const int workers = GetParam();
+  World world = mpi_world(workers);
+  for (const int size : {1, workers}) {  // a member alone is a group as well
+    std::vector<std::atomic<int>> calls(50);
+    world.run([&](Worker& worker) {
+      const Communicator group = worker.group(size);
+      for (int step = 0; step < static_cast<int>(calls.size()); ++step) {
+        double members = 1;
+        group.start_all_reduce(std::span<double>(&members, 1), Reduce::sum, {"bn", step},
+                               [&calls, step] { ++calls[static_cast<std::size_t>(step)]; });
+        group.finish_all_reduce();
+        EXPECT_EQ(members, size);
+        if (size > 1) {
+          EXPECT_EQ(calls[static_cast<std::size_t>(step)], 1);
+        }
+      }
+    });
+    for (const auto& count : calls) EXPECT_EQ(count, size > 1 ? 1 : world.local_workers());
   }
 }
 

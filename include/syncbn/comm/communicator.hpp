@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -40,8 +41,11 @@ class Communicator {
   void all_reduce(std::span<std::int64_t> values, Reduce op, const Tag& tag) const;
 
   /// The same in two halves, for work in between. `values` must stay untouched until finish(). Collective.
-  /// At most one may be under way per communicator and worker.
-  void start_all_reduce(std::span<double> values, Reduce op, const Tag& tag) const;
+  /// At most one may be under way per communicator and worker. `complete`, if there is one, is called once per rank
+  /// when all members have come here, before any of them returns from finish(): that of the rank's first member, on the
+  /// thread of any.
+  void start_all_reduce(std::span<double> values, Reduce op, const Tag& tag,
+                        std::function<void()> complete = nullptr) const;
   void finish_all_reduce() const;
 
   /// Copies `bytes` of member `root` to all. Sizes must agree. Collective.

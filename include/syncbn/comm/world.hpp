@@ -106,6 +106,7 @@ class World {
 
  private:
   explicit World(std::unique_ptr<detail::WorldState> state);
+  friend class DeviceSums;
   friend class GradientExchange;
   std::unique_ptr<detail::WorldState> state_;
 };

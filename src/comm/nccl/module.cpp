@@ -62,10 +62,8 @@ class NcclPeers final : public DevicePeers {
     check(cudaSetDevice(device_), "choosing the device");
     what_ = "exchanging values";
     check(ncclGroupStart(), what_, comm_);
-    for (const Transfer& t : sends)
-      check(ncclSend(t.values, static_cast<std::size_t>(t.count), ncclFloat, t.peer, comm_, stream_), what_, comm_);
-    for (const Transfer& t : receives)
-      check(ncclRecv(t.values, static_cast<std::size_t>(t.count), ncclFloat, t.peer, comm_, stream_), what_, comm_);
+    for (const Transfer& t : sends) check(ncclSend(t.data, t.bytes, ncclChar, t.peer, comm_, stream_), what_, comm_);
+    for (const Transfer& t : receives) check(ncclRecv(t.data, t.bytes, ncclChar, t.peer, comm_, stream_), what_, comm_);
     check(ncclGroupEnd(), what_, comm_);
   }
 

@@ -8,7 +8,7 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
-  std::unique_ptr<Backend> for_worker() const override { return make_cpu_backend(); }
+  std::unique_ptr<Backend> for_worker(bool) const override { return make_cpu_backend(); }
   Memory allocate(std::size_t bytes) const override {
     auto buffer = std::make_shared<Buffer>(bytes);
     return {std::shared_ptr<std::byte>(buffer, buffer->data()), bytes};

@@ -20,16 +20,16 @@ int devices() {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int device, Precision precision)
+  CudaBackend(int device, Precision precision, bool urgent = false)
       : precision_(precision),
-        queue_(device),
+        queue_(device, urgent),
         libraries_(queue_),
         device_(make_device(queue_)),
         batch_norm_(make_batch_norm(queue_)),
         elementwise_(make_elementwise(queue_)) {}
 
-  std::unique_ptr<Backend> for_worker() const override {
-    return std::make_unique<CudaBackend>(queue_.device(), precision_);
+  std::unique_ptr<Backend> for_worker(bool urgent) const override {
+    return std::make_unique<CudaBackend>(queue_.device(), precision_, urgent);
   }
   Memory allocate(std::size_t bytes) const override {
     auto memory = std::make_shared<DeviceMemory>(queue_, bytes);

@@ -69,11 +69,15 @@ class CudaDevice final : public Device {
   }
 
   void clear(float* values, std::int64_t count) const override { queue_.clear(values, bytes_of(count)); }
-  void copy(const float* from, float* to, std::int64_t count) const override {
-    queue_.copy(to, from, bytes_of(count), cudaMemcpyDeviceToDevice);
+  void copy(const void* from, void* to, std::size_t bytes) const override {
+    queue_.copy(to, from, bytes, cudaMemcpyDeviceToDevice);
   }
   void add(const float* left, const float* right, float* to, std::int64_t count) const override {
     add_flat(queue_, left, right, to, count);
+  }
+  void add_rows(double* rows, std::int64_t stride, std::span<const std::pair<int, int>> pairs,
+                std::int64_t count) const override {
+    cuda::add_rows(queue_, rows, stride, pairs, count);
   }
   void blend(std::span<const double> values, double keep, double share, float* to) const override {
     cuda::blend(queue_, values_.upload(values.data(), values.size()), keep, share, to,

@@ -5,7 +5,9 @@
 // every run. All calls are asynchronous on the queue.
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "ops/backend.hpp"
 #include "ops/cuda/runtime.cuh"
@@ -62,6 +64,9 @@ void load_images(Queue& queue, const std::uint8_t* images, const float* table, c
 
 /// Sum of the same range of several workers' gradients in the order of a tree over them: to = left + right.
 void add_flat(Queue& queue, const float* left, const float* right, float* to, std::int64_t count);
+/// As ops::Device::add_rows().
+void add_rows(Queue& queue, double* rows, std::int64_t stride, std::span<const std::pair<int, int>> pairs,
+              std::int64_t count);
 /// to = keep * to + share * values
 void blend(Queue& queue, const double* values, double keep, double share, float* to, std::int64_t count);
 /// running = kept[0] * running + contribution

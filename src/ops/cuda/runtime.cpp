@@ -125,8 +125,10 @@ bool Event::passed() const {
   return code == cudaSuccess;
 }
 
-Queue::Queue(int device) : device_((check(cudaSetDevice(device), "choosing the device"), device)) {
-  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+Queue::Queue(int device, bool urgent) : device_((check(cudaSetDevice(device), "choosing the device"), device)) {
+  int lowest = 0, highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for priorities");
+  check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, urgent ? highest : lowest), "making a stream");
   // What has been given back is kept for the next request, instead of returning it to the driver at each wait.
   cudaMemPool_t pool{};
   check(cudaDeviceGetDefaultMemPool(&pool, device), "looking for the memory pool");

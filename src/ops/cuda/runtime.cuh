@@ -87,7 +87,8 @@ class Event {
 /// return at once, except synchronize(). Used by one thread at a time, follow() by any.
 class Queue {
  public:
-  explicit Queue(int device);
+  /// `urgent`: its kernels go before those of other queues that are ready as well.
+  explicit Queue(int device, bool urgent = false);
   ~Queue();
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;

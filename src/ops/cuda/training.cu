@@ -103,6 +103,20 @@ __global__ void add_flat_kernel(const float* left, const float* right, float* to
   if (i < count) to[i] = left[i] + right[i];
 }
 
+/// What one launch of add_rows_kernel does, in the parameters of the launch.
+struct RowPairs {
+  static constexpr std::size_t kMost = 120;
+  int count;
+  std::int32_t into[kMost], from[kMost];
+};
+
+/// Floor: a launch. The rows of a message are few and short, and one thread takes a column.
+__global__ void add_rows_kernel(double* rows, std::int64_t stride, RowPairs pairs, std::int64_t count) {
+  const std::int64_t i = this_thread();
+  if (i >= count) return;
+  for (int k = 0; k < pairs.count; ++k) rows[pairs.into[k] * stride + i] += rows[pairs.from[k] * stride + i];
+}
+
 /// to = keep * to + share * values
 __global__ void blend_kernel(const double* values, double keep, double share, float* to, std::int64_t count) {
   const std::int64_t i = this_thread();
@@ -140,6 +154,18 @@ void load_images(Queue& queue, const std::uint8_t* images, const float* table, c
 
 void add_flat(Queue& queue, const float* left, const float* right, float* to, std::int64_t count) {
   queue.launch("sum of gradients", add_flat_kernel, blocks_for(count, kThreads), kThreads, left, right, to, count);
+}
+
+void add_rows(Queue& queue, double* rows, std::int64_t stride, std::span<const std::pair<int, int>> pairs,
+              std::int64_t count) {
+  for (std::size_t begin = 0; begin < pairs.size(); begin += RowPairs::kMost) {
+    RowPairs some{};
+    for (const auto& [into, from] : pairs.subspan(begin, std::min(RowPairs::kMost, pairs.size() - begin))) {
+      some.into[some.count] = into;
+      some.from[some.count++] = from;
+    }
+    queue.launch("sum of messages", add_rows_kernel, blocks_for(count, kThreads), kThreads, rows, stride, some, count);
+  }
 }
 
 void blend(Queue& queue, const double* values, double keep, double share, float* to, std::int64_t count) {

@@ -31,6 +31,8 @@ namespace stand_in {
 
 /// Does the work some time, after all that has been queued in this stream before.
 void queue(cudaStream_t stream, std::function<void()> work);
+/// The same, again and again until it says that it is done.
+void queue_until(cudaStream_t stream, std::function<bool()> work);
 /// Calls `thread` for every thread of every block. Threads start from the first, at every other call from the last:
 /// results must not depend on it.
 void run(dim3 grid, dim3 block, const std::function<void()>& thread);
@@ -136,7 +138,8 @@ cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetPCIBusId(char* address, int size, int device);
 cudaError_t cudaSetDevice(int device);
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device);

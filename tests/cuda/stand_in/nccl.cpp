@@ -79,25 +79,22 @@ struct Connections {
     }
   }
 
-  /// All at once, by peer in the order of the calls.
-  void run(std::vector<Transfer> transfers) {
+  /// All at once, by peer in the order of the calls; true when nothing is left to do.
+  bool run(std::vector<Transfer>& transfers) {
     run_own(transfers);
-    for (bool done = false; !done && !aborted && !failed;) {
-      done = true;
-      std::vector<bool> busy(static_cast<std::size_t>(2 * ranks));
-      for (Transfer& t : transfers) {
-        const auto way = static_cast<std::size_t>(2 * t.peer + t.sends);
-        if (t.left == 0 || busy[way]) continue;
-        busy[way] = true;
-        done = false;
-        const int s = sockets[static_cast<std::size_t>(t.peer)];
-        const ssize_t moved = t.sends ? ::send(s, t.values, t.left, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                      : ::recv(s, t.values, t.left, MSG_DONTWAIT);
-        if (moved > 0) t.values += moved, t.left -= static_cast<std::size_t>(moved);
-        if (moved == 0 || (moved < 0 && errno != EAGAIN)) failed = true;
-      }
-      if (!done) ::usleep(50);
+    std::vector<bool> busy(static_cast<std::size_t>(2 * ranks));
+    for (Transfer& t : transfers) {
+      const auto way = static_cast<std::size_t>(2 * t.peer + t.sends);
+      if (t.left == 0 || busy[way]) continue;
+      busy[way] = true;
+      const int s = sockets[static_cast<std::size_t>(t.peer)];
+      const ssize_t moved = t.sends ? ::send(s, t.values, t.left, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                    : ::recv(s, t.values, t.left, MSG_DONTWAIT);
+      if (moved > 0) t.values += moved, t.left -= static_cast<std::size_t>(moved);
+      if (moved == 0 || (moved < 0 && errno != EAGAIN)) failed = true;
     }
+    const auto is_done = [](const Transfer& t) { return t.left == 0; };
+    return aborted || failed || std::all_of(transfers.begin(), transfers.end(), is_done);
   }
 };
 
@@ -117,11 +114,13 @@ thread_local ncclComm_t group_comm = nullptr;
 thread_local cudaStream_t group_stream = nullptr;
 thread_local std::vector<Transfer> group;
 
-ncclResult_t note(const void* values, std::size_t count, int peer, bool sends, ncclComm_t comm, cudaStream_t stream) {
+ncclResult_t note(const void* values, std::size_t count, ncclDataType_t type, int peer, bool sends, ncclComm_t comm,
+                  cudaStream_t stream) {
   if (!grouping || count == 0 || comm->under_way) return ncclInvalidArgument;
   group_comm = comm;
   group_stream = stream;
-  group.push_back({peer, static_cast<char*>(const_cast<void*>(values)), count * sizeof(float), sends});
+  group.push_back(
+      {peer, static_cast<char*>(const_cast<void*>(values)), type == ncclChar ? count : count * sizeof(float), sends});
   return ncclSuccess;
 }
 
@@ -135,7 +134,8 @@ const char* ncclGetLastError(ncclComm_t) {
 }
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   *id = {};
-  std::snprintf(id->internal, sizeof id->internal, "syncbn-stand-in-%d-%p", ::getpid(), static_cast<void*>(id));
+  static std::atomic<int> ids{0};
+  std::snprintf(id->internal, sizeof id->internal, "syncbn-stand-in-%d-%d", ::getpid(), ids++);
   return ncclSuccess;
 }
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t* config) {
@@ -180,36 +180,36 @@ ncclResult_t ncclGroupEnd() {
   if (stand_in::outcome("ncclGroupEnd") != cudaSuccess) return ncclSystemError;
   if (!group_comm) return ncclSuccess;
   group_comm->under_way = [transfers = std::move(group), c = group_comm->connections, stream = group_stream] {
-    stand_in::queue(stream, [transfers, c] { c->run(transfers); });
+    stand_in::queue_until(stream, [transfers, c]() mutable { return c->run(transfers); });
   };
   return ncclInProgress;
 }
-ncclResult_t ncclSend(const void* values, std::size_t count, ncclDataType_t, int peer, ncclComm_t comm,
+ncclResult_t ncclSend(const void* values, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream) {
-  return note(values, count, peer, true, comm, stream);
+  return note(values, count, type, peer, true, comm, stream);
 }
-ncclResult_t ncclRecv(void* values, std::size_t count, ncclDataType_t, int peer, ncclComm_t comm, cudaStream_t stream) {
-  return note(values, count, peer, false, comm, stream);
+ncclResult_t ncclRecv(void* values, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
+                      cudaStream_t stream) {
+  return note(values, count, type, peer, false, comm, stream);
 }
 ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t, ncclRedOp_t, ncclComm_t comm,
                            cudaStream_t stream) {
   if (comm->under_way) return ncclInvalidArgument;
   comm->under_way = [=, c = comm->connections] {
+    const auto all = std::make_shared<std::vector<std::vector<float>>>(c->ranks, std::vector<float>(count));
+    const auto values_of = [all](int r) { return reinterpret_cast<char*>((*all)[static_cast<std::size_t>(r)].data()); };
+    std::vector<Transfer> transfers;
+    for (int r = 0; r < c->ranks; ++r) {
+      if (r == c->rank) continue;
+      transfers.push_back({r, values_of(c->rank), count * sizeof(float), true});
+      transfers.push_back({r, values_of(r), count * sizeof(float), false});
+    }
+    stand_in::queue(stream, [=] { std::memcpy(values_of(c->rank), from, count * sizeof(float)); });
+    stand_in::queue_until(stream, [=]() mutable { return c->run(transfers); });
     stand_in::queue(stream, [=] {
-      std::vector<std::vector<float>> all(static_cast<std::size_t>(c->ranks), std::vector<float>(count));
-      std::memcpy(all[static_cast<std::size_t>(c->rank)].data(), from, count * sizeof(float));
-      std::vector<Transfer> transfers;
-      for (int r = 0; r < c->ranks; ++r) {
-        if (r == c->rank) continue;
-        transfers.push_back(
-            {r, reinterpret_cast<char*>(all[static_cast<std::size_t>(c->rank)].data()), count * sizeof(float), true});
-        transfers.push_back(
-            {r, reinterpret_cast<char*>(all[static_cast<std::size_t>(r)].data()), count * sizeof(float), false});
-      }
-      c->run(transfers);
       for (std::size_t i = 0; i < count; ++i) {
         float sum = 0;
-        for (const auto& values : all) sum += values[i];
+        for (const auto& values : *all) sum += values[i];
         static_cast<float*>(to)[i] = sum;
       }
     });

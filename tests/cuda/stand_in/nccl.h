@@ -5,7 +5,7 @@
 #include "cuda_runtime.h"
 
 enum ncclResult_t { ncclSuccess = 0, ncclSystemError = 2, ncclInvalidArgument = 4, ncclInProgress = 7 };
-enum ncclDataType_t { ncclFloat = 7 };
+enum ncclDataType_t { ncclChar = 0, ncclFloat = 7 };
 enum ncclRedOp_t { ncclSum = 0 };
 struct ncclUniqueId {
   char internal[128];

@@ -2,20 +2,22 @@
 // allows, or at some time before, by chance: when somebody waits for it, or another stream comes to a place that must
 // be behind it. So a missing wait shows up in results.
 
-#include <algorithm>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "cuda_runtime.h"
 
 struct StandInStream {
   struct Work {
-    std::function<void()> run;
+    std::function<bool()> run;       // again and again until it says that it is done
     StandInStream* other = nullptr;  // or a place that must be passed first
     std::uint64_t place = 0;
   };
@@ -30,7 +32,31 @@ struct StandInEvent {
 
 namespace {
 
-std::recursive_mutex device;
+/// Held while the device's state is looked at, by one thread as often as it likes.
+class DeviceLock {
+ public:
+  void lock() {
+    mutex_.lock();
+    ++depth_;
+  }
+  void unlock() {
+    --depth_;
+    mutex_.unlock();
+  }
+  /// Lets other threads at the device for a moment.
+  void breathe() {
+    const int depth = depth_;
+    for (int i = 0; i < depth; ++i) unlock();
+    ::usleep(50);
+    for (int i = 0; i < depth; ++i) lock();
+  }
+
+ private:
+  std::recursive_mutex mutex_;
+  int depth_ = 0;
+};
+
+DeviceLock& device = *new DeviceLock;  // threads may use it until the process ends
 
 /// Streams stay until the process ends, because events may outlive them.
 std::vector<std::unique_ptr<StandInStream>>& streams() {
@@ -38,21 +64,47 @@ std::vector<std::unique_ptr<StandInStream>>& streams() {
   return all;
 }
 
+/// Does the next piece of work of a stream, or of the one that it waits for. False if that must wait for other
+/// processes.
+bool step(StandInStream& stream) {
+  if (stream.work.empty()) return true;
+  StandInStream::Work& next = stream.work.front();
+  if (next.other && next.other->done < next.place) return step(*next.other);
+  if (next.run && !next.run()) return false;
+  stream.work.pop_front();
+  ++stream.done;
+  return true;
+}
+
+/// Streams run side by side: while one waits for other processes the others go on.
+void step_or_others(StandInStream& stream) {
+  if (step(stream)) return;
+  for (const auto& other : streams()) step(*other);
+  device.breathe();
+}
+
+/// Other processes wait for this one's network even if nobody here waits for anything.
+void keep_going() {
+  std::thread([] {
+    for (;;) {
+      {
+        const std::lock_guard lock(device);
+        for (const auto& stream : streams()) step(*stream);
+      }
+      ::usleep(500);
+    }
+  }).detach();
+}
+
 void run_until(StandInStream& stream, std::uint64_t place) {
-  while (stream.done < place) {
-    const StandInStream::Work next = std::move(stream.work.front());
-    stream.work.pop_front();
-    if (next.other) run_until(*next.other, next.place);
-    if (next.run) next.run();
-    ++stream.done;
-  }
+  while (stream.done < place) step_or_others(stream);
 }
 
 /// Some stream may go some steps further at any time.
 void go_on_by_chance() {
   static std::minstd_rand random(1);
   StandInStream& stream = *streams()[random() % streams().size()];
-  run_until(stream, std::min<std::uint64_t>(stream.queued, stream.done + random() % 3));
+  for (auto steps = random() % 3; steps > 0; --steps) step(stream);
 }
 
 void push(StandInStream& stream, StandInStream::Work work) {
@@ -92,10 +144,23 @@ cudaError_t allocate(void** data, std::size_t bytes) {
 }  // namespace
 
 void stand_in::queue(cudaStream_t stream, std::function<void()> work) {
+  push(*stream, {[work = std::move(work)] {
+    work();
+    return true;
+  }});
+}
+
+void stand_in::queue_until(cudaStream_t stream, std::function<bool()> work) {
+  static std::once_flag first;
+  std::call_once(first, keep_going);
   push(*stream, {std::move(work)});
 }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
+  *lowest = 0, *highest = -5;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
   const std::lock_guard lock(device);
   streams().push_back(std::make_unique<StandInStream>());
   *stream = streams().back().get();
@@ -136,7 +201,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::lock_guard lock(device);
   if (!event->stream || event->stream->done >= event->place) return stand_in::outcome("cudaEventQuery");
-  run_until(*event->stream, event->stream->done + 1);
+  step_or_others(*event->stream);
   return cudaErrorNotReady;
 }
 

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "syncbn/comm/communicator.hpp"
+#include "syncbn/comm/exchange_device.hpp"
+#include "syncbn/comm/world.hpp"
+
+namespace syncbn {
+
+/// Sums what one worker's normalization layers send over its group, where it lies on the worker's device. One sum at a
+/// time.
+class GroupSums {
+ public:
+  struct Sum {
+    const double* values;  ///< on the device, for what is queued there until the start() after the next
+    double head;
+  };
+  virtual ~GroupSums() = default;
+  /// `values`: [count] f64 on the device, as of what the worker has queued so far; `head`: one number more, which the
+  /// caller has at hand. Does not wait for the device unless the sum goes by way of the processors. Collective over the
+  /// group.
+  virtual void start(const double* values, std::int64_t count, double head, const Tag& tag) = 0;
+  /// Collective over the group.
+  virtual Sum finish() = 0;
+};
+
+/// The sums of all groups of workers directly between and on their devices, in the order of the tree over a group's
+/// workers. One object per rank. Members meet on the processors, without waiting for a device, so that whoever is
+/// missing or on another path is noticed; what they bring is queued for the devices alone.
+class DeviceSums {
+ public:
+  /// Groups as Worker::group() makes them, or for 0 Worker::node_group(); at most `max_count` values at a time. Null
+  /// where a group has workers of several ranks, and their devices cannot reach each other. Collective over ranks;
+  /// called outside World::run.
+  static std::unique_ptr<DeviceSums> make(World& world, int workers_per_group, std::shared_ptr<ExchangeDevice> device,
+                                          std::int64_t max_count);
+  ~DeviceSums();
+
+  /// The place of a worker in its group, whose communicator is given; this object must outlive it.
+  std::unique_ptr<GroupSums> join(const Worker& worker, const Communicator& group);
+  /// Frees devices that wait for ranks which will not come. Of no other use afterwards.
+  void give_up() noexcept;
+
+ private:
+  struct Impl;
+  explicit DeviceSums(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace syncbn

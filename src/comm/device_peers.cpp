@@ -1,0 +1,69 @@
+#include "comm/device_peers.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "comm/nccl_module.hpp"
+
+namespace syncbn::detail {
+
+namespace {
+
+/// What stands between the devices, the same text on all ranks.
+std::string find_obstacle(RankContext& context, ExchangeDevice& device, const std::string& problem) {
+  const Layout& layout = context.layout();
+  const auto own = static_cast<std::size_t>(layout.rank);
+  const std::string mine = problem.empty() ? layout.hosts[own] + " " + device.device_name() : "";
+  const std::vector<std::string> devices = context.all_gather(mine, "devices");
+  const std::vector<std::string> problems = context.all_gather(problem, "NCCL");
+  for (std::size_t rank = 0; rank < devices.size(); ++rank) {
+    if (devices[rank].empty())
+      return fmt::format("{}: {}", layout.describe_rank(static_cast<int>(rank)), problems[rank]);
+    const auto same =
+        static_cast<std::size_t>(std::find(devices.begin(), devices.end(), devices[rank]) - devices.begin());
+    if (same < rank) return fmt::format("ranks {} and {} share a device, which NCCL does not allow", same, rank);
+  }
+  return "";
+}
+
+}  // namespace
+
+DeviceRoute connect_devices(RankContext& context, ExchangeDevice& device) {
+  const Layout& layout = context.layout();
+  const NcclModule nccl = open_nccl_module();
+  const std::string obstacle = find_obstacle(context, device, nccl.problem);
+  if (!obstacle.empty()) return {nullptr, obstacle};
+  std::string id;
+  if (layout.rank == 0) nccl.make_id(&id);
+  id = context.all_gather(id, "NCCL's id").front();
+  std::unique_ptr<DevicePeers> peers(
+      nccl.connect(id, layout.rank, layout.ranks, device.device_index(), device.native_queue(), context.timeout_s()));
+  // NCCL connects two devices at their first exchange, and allocates memory then, which may wait for kernels that are
+  // running. Later there may be some among them that wait for another rank.
+  auto* room = static_cast<std::byte*>(device.allocate(2 * static_cast<std::size_t>(layout.ranks)));
+  std::vector<DevicePeers::Transfer> sends, receives;
+  for (int rank = 0; rank < layout.ranks; ++rank) {
+    if (rank == layout.rank) continue;
+    sends.push_back({rank, room + 2 * rank, 1});
+    receives.push_back({rank, room + 2 * rank + 1, 1});
+  }
+  peers->exchange(sends, receives);
+  wait_until_queued(*peers, context);
+  return {std::move(peers), ""};
+}
+
+void wait_until_queued(DevicePeers& peers, RankContext& context) {
+  const Deadline deadline(context.timeout_s());
+  while (!peers.queued()) {
+    context.throw_if_failed();
+    context.check_remote_failure();
+    if (deadline.passed())
+      throw Error(fmt::format("{}: NCCL has not queued an operation within {:.3g} s; NCCL_DEBUG=INFO shows why",
+                              context.layout().describe_rank(context.layout().rank), deadline.limit_s()));
+    relax();
+  }
+}
+
+}  // namespace syncbn::detail

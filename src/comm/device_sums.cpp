@@ -1,0 +1,216 @@
+#include "syncbn/comm/device_sums.hpp"
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <mutex>
+#include <vector>
+
+#include "comm/device_peers.hpp"
+#include "comm/tree.hpp"
+#include "comm/world_state.hpp"
+
+namespace syncbn {
+
+namespace {
+
+using detail::Block;
+using detail::Fold;
+using detail::FoldPlan;
+using detail::RankContext;
+using detail::WorkerRange;
+
+constexpr int kQueue = ExchangeDevice::kExchange;
+/// Rows begin at multiples of this many values, so that they stay aligned.
+constexpr std::int64_t kRowGrain = 32;
+
+}  // namespace
+
+struct DeviceSums::Impl {
+  /// A block of the tree over a group: the rank that folds it, and its row.
+  struct Part {
+    int rank;
+    int row;
+  };
+  /// A group with workers of this rank. Rows: those of its local workers, then the blocks of the other ranks.
+  struct Group {
+    WorkerRange members, local;
+    std::vector<std::pair<int, int>> here, across;  // rows to add, before and after the exchange with other ranks
+    std::vector<Part> parts;
+    bool spans = false;  // whether there are other ranks
+    int rows = 0, result = 0;
+    // Two rounds are enough: when a worker brings its values of round s + 2, all have queued what reads those of s.
+    std::array<double*, 2> values{};
+    int mark = 0;  // behind the sum
+  };
+
+  struct Seat;
+
+  Impl(std::shared_ptr<RankContext> rank_context, const std::vector<WorkerRange>& all_groups,
+       std::shared_ptr<ExchangeDevice> on_device, std::int64_t max_count);
+  Group plan(const WorkerRange& members) const;
+  void add_up(const Group& group, int round, std::int64_t count);
+  void exchange(const Group& group, double* rows, std::int64_t count);
+  void give_up() noexcept;
+
+  std::shared_ptr<RankContext> context;
+  std::shared_ptr<ExchangeDevice> device;
+  std::unique_ptr<DevicePeers> peers;  // null: no group has workers of several ranks
+  std::int64_t stride;
+  int first_mark = 0;  // of each local worker: what it brings is in its row
+  std::vector<Group> groups;
+  std::mutex mutex;  // the exchange's queue, and peers
+};
+
+DeviceSums::Impl::Impl(std::shared_ptr<RankContext> rank_context, const std::vector<WorkerRange>& all_groups,
+                       std::shared_ptr<ExchangeDevice> on_device, std::int64_t max_count)
+    : context(std::move(rank_context)),
+      device(std::move(on_device)),
+      stride((max_count + kRowGrain - 1) / kRowGrain * kRowGrain) {
+  const WorkerRange local = context->layout().local();
+  first_mark = device->make_marks(local.size());
+  for (const WorkerRange& members : all_groups)
+    if (detail::intersect(members, local).size() > 0) groups.push_back(plan(members));
+  for (Group& group : groups) {
+    for (double*& values : group.values)
+      values = static_cast<double*>(device->allocate(static_cast<std::size_t>(group.rows * stride) * sizeof(double)));
+    group.mark = device->make_marks(1);
+  }
+}
+
+DeviceSums::Impl::Group DeviceSums::Impl::plan(const WorkerRange& members) const {
+  const detail::Layout& layout = context->layout();
+  Group group;
+  group.members = members;
+  group.local = detail::intersect(members, layout.local());
+  group.rows = group.local.size();
+  group.spans = group.local.size() < members.size();
+  std::vector<Block> all;
+  for (int rank = 0; rank < layout.ranks; ++rank) {
+    const WorkerRange theirs = detail::intersect(members, layout.of_rank(rank));
+    if (theirs.size() <= 0) continue;
+    const FoldPlan own =
+        detail::fold_plan(members.size(), detail::leaves(theirs.first - members.first, theirs.last - members.first));
+    if (rank == layout.rank)
+      for (const Fold& fold : own.folds) group.here.emplace_back(fold.into, fold.from);
+    for (Block block : own.rest) {
+      const int row = rank == layout.rank ? block.item : group.rows++;
+      block.item = static_cast<int>(group.parts.size());
+      group.parts.push_back({rank, row});
+      all.push_back(block);
+    }
+  }
+  const FoldPlan whole = detail::fold_plan(members.size(), all);
+  const auto row_of = [&](int part) { return group.parts[static_cast<std::size_t>(part)].row; };
+  for (const Fold& fold : whole.folds) group.across.emplace_back(row_of(fold.into), row_of(fold.from));
+  group.result = row_of(whole.rest[0].item);
+  return group;
+}
+
+/// By the last member to come.
+void DeviceSums::Impl::add_up(const Group& group, int round, std::int64_t count) {
+  const std::lock_guard lock(mutex);
+  double* rows = group.values[static_cast<std::size_t>(round)];
+  for (int worker = group.local.first; worker < group.local.last; ++worker)
+    device->follow(first_mark + worker - context->layout().local().first, kQueue);
+  device->add_rows(rows, stride, group.here, count, kQueue);
+  if (group.spans) exchange(group, rows, count);
+  device->set(group.mark, kQueue);
+}
+
+void DeviceSums::Impl::exchange(const Group& group, double* rows, std::int64_t count) {
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(double);
+  const int own = context->layout().rank;
+  std::vector<DevicePeers::Transfer> sends, receives;
+  for (const Part& part : group.parts) {
+    double* row = rows + part.row * stride;
+    if (part.rank != own) {
+      receives.push_back({part.rank, row, bytes});
+      continue;
+    }
+    for (int rank = 0; rank < context->layout().ranks; ++rank)
+      if (rank != own && detail::intersect(group.members, context->layout().of_rank(rank)).size() > 0)
+        sends.push_back({rank, row, bytes});
+  }
+  if (!peers) throw Aborted();  // given up
+  peers->exchange(sends, receives);
+  detail::wait_until_queued(*peers, *context);
+  device->add_rows(rows, stride, group.across, count, kQueue);
+}
+
+void DeviceSums::Impl::give_up() noexcept {
+  const std::lock_guard lock(mutex);
+  if (peers) peers->abandon();
+  peers = nullptr;
+}
+
+/// One worker in its group.
+struct DeviceSums::Impl::Seat final : GroupSums {
+  Seat(Impl& owner, const Worker& worker, Communicator communicator)
+      : all(owner),
+        group(*std::find_if(all.groups.begin(), all.groups.end(),
+                            [&](const Group& g) { return g.local.contains(worker.index()); })),
+        members(std::move(communicator)),
+        queue(worker.local_index()),
+        row(worker.index() - group.local.first) {}
+
+  void start(const double* values, std::int64_t count, double own_head, const Tag& tag) override {
+    round = 1 - round;
+    head = own_head;
+    all.device->copy(values, group.values[at(round)] + row * all.stride,
+                     static_cast<std::size_t>(count) * sizeof(double), queue);
+    all.device->set(all.first_mark + queue, queue);
+    members.start_all_reduce(std::span<double>(&head, 1), Reduce::sum, tag,
+                             [this, count] { all.add_up(group, round, count); });
+  }
+
+  Sum finish() override {
+    members.finish_all_reduce();
+    all.device->follow(group.mark, queue);
+    return {group.values[at(round)] + group.result * all.stride, head};
+  }
+
+  static std::size_t at(int i) { return static_cast<std::size_t>(i); }
+
+  Impl& all;
+  const Group& group;
+  const Communicator members;
+  const int queue, row;
+  int round = 0;
+  double head = 0;
+};
+
+DeviceSums::DeviceSums(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+DeviceSums::~DeviceSums() = default;
+
+std::unique_ptr<DeviceSums> DeviceSums::make(World& world, int workers_per_group,
+                                             std::shared_ptr<ExchangeDevice> device, std::int64_t max_count) {
+  const std::shared_ptr<RankContext>& context = world.state_->context;
+  const detail::Layout& layout = context->layout();
+  std::vector<WorkerRange> groups;
+  for (int first = 0; workers_per_group > 0 && first < layout.workers; first += workers_per_group)
+    groups.push_back({first, first + workers_per_group});
+  if (workers_per_group == 0) groups = layout.by_node();
+  const auto spans = [&](const WorkerRange& members) {
+    for (int rank = 0; rank < layout.ranks; ++rank)
+      if (const int theirs = detail::intersect(members, layout.of_rank(rank)).size(); theirs > 0)
+        return theirs < members.size();
+    return false;
+  };
+  auto impl = std::make_unique<Impl>(context, groups, std::move(device), max_count);
+  if (std::any_of(groups.begin(), groups.end(), spans)) {
+    impl->peers = detail::connect_devices(*context, *impl->device).peers;
+    if (!impl->peers) return nullptr;
+  }
+  return std::unique_ptr<DeviceSums>(new DeviceSums(std::move(impl)));
+}
+
+std::unique_ptr<GroupSums> DeviceSums::join(const Worker& worker, const Communicator& group) {
+  return std::make_unique<Impl::Seat>(*impl_, worker, group);
+}
+
+void DeviceSums::give_up() noexcept {
+  impl_->give_up();
+}
+
+}  // namespace syncbn

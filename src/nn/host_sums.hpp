@@ -1,0 +1,31 @@
+#pragma once
+
+#include <memory>
+
+#include "ops/device.hpp"
+#include "syncbn/comm/device_sums.hpp"
+
+namespace syncbn {
+
+/// Group sums by way of the processors, for devices that cannot reach each other: finish() waits for this worker's
+/// device, and the sum goes back to it.
+class HostSums final : public GroupSums {
+ public:
+  /// At most `max_count` values at a time. The worker's backend must outlive it.
+  HostSums(const ops::Backend& worker, Communicator group, std::int64_t max_count);
+
+  void start(const double* values, std::int64_t count, double head, const Tag& tag) override;
+  Sum finish() override;
+
+ private:
+  const ops::Device& device_;
+  Communicator group_;
+  Buffer here_;  // the head, which no copy touches, then the values
+  std::shared_ptr<void> pinned_;
+  ops::Memory sum_;
+  std::unique_ptr<ops::Mark> arrived_;
+  std::int64_t count_ = 0;
+  Tag tag_;
+};
+
+}  // namespace syncbn
