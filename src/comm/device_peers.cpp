@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <thread>
 #include <vector>
 
 #include "comm/nccl_module.hpp"
@@ -42,28 +43,42 @@ DeviceRoute connect_devices(RankContext& context, ExchangeDevice& device) {
       nccl.connect(id, layout.rank, layout.ranks, device.device_index(), device.native_queue(), context.timeout_s()));
   // NCCL connects two devices at their first exchange, and allocates memory then, which may wait for kernels that are
   // running. Later there may be some among them that wait for another rank.
-  auto* room = static_cast<std::byte*>(device.allocate(2 * static_cast<std::size_t>(layout.ranks)));
+  auto* room = static_cast<std::byte*>(device.allocate(2 * sizeof(float) * static_cast<std::size_t>(layout.ranks)));
   std::vector<DevicePeers::Transfer> sends, receives;
   for (int rank = 0; rank < layout.ranks; ++rank) {
     if (rank == layout.rank) continue;
     sends.push_back({rank, room + 2 * rank, 1});
     receives.push_back({rank, room + 2 * rank + 1, 1});
   }
+  DeviceWait wait(context, kSetUpPatience);
   peers->exchange(sends, receives);
-  wait_until_queued(*peers, context);
+  wait_until_queued(*peers, wait);
+  if (context.reduction() == Reduction::native) {
+    peers->all_reduce(reinterpret_cast<float*>(room), 1);
+    wait_until_queued(*peers, wait);
+  }
+  const int done = device.make_marks(1);
+  device.set(done, ExchangeDevice::kExchange);
+  for (; !device.passed(done); std::this_thread::sleep_for(kRemoteNap))
+    wait.check("the first exchange between devices");
   return {std::move(peers), ""};
 }
 
-void wait_until_queued(DevicePeers& peers, RankContext& context) {
-  const Deadline deadline(context.timeout_s());
-  while (!peers.queued()) {
-    context.throw_if_failed();
-    context.check_remote_failure();
-    if (deadline.passed())
-      throw Error(fmt::format("{}: NCCL has not queued an operation within {:.3g} s; NCCL_DEBUG=INFO shows why",
-                              context.layout().describe_rank(context.layout().rank), deadline.limit_s()));
-    relax();
-  }
+void DeviceWait::check(const std::string& what) {
+  context_.throw_if_failed();
+  const double now_s = deadline_.elapsed_s();
+  if (now_s < looked_at_s_ + kLookForFailuresEvery_s) return;
+  looked_at_s_ = now_s;
+  context_.check_remote_failure();
+  if (deadline_.passed())
+    context_.fail_with(
+        Error(fmt::format("{} has waited {:.3g} s for {}: another device or rank is dead or stuck; "
+                          "NCCL_DEBUG=INFO shows more",
+                          context_.layout().describe_rank(context_.layout().rank), deadline_.limit_s(), what)));
+}
+
+void wait_until_queued(DevicePeers& peers, DeviceWait& wait) {
+  for (; !peers.queued(); relax()) wait.check("NCCL to queue an operation");
 }
 
 }  // namespace syncbn::detail

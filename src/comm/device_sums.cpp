@@ -1,9 +1,11 @@
 #include "syncbn/comm/device_sums.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
-#include <functional>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "comm/device_peers.hpp"
@@ -51,7 +53,8 @@ struct DeviceSums::Impl {
   Group plan(const WorkerRange& members) const;
   void add_up(const Group& group, int round, std::int64_t count);
   void exchange(const Group& group, double* rows, std::int64_t count);
-  void give_up() noexcept;
+  void give_up(const std::exception_ptr& failure) noexcept;
+  void check_peers();
 
   std::shared_ptr<RankContext> context;
   std::shared_ptr<ExchangeDevice> device;
@@ -132,16 +135,25 @@ void DeviceSums::Impl::exchange(const Group& group, double* rows, std::int64_t c
       if (rank != own && detail::intersect(group.members, context->layout().of_rank(rank)).size() > 0)
         sends.push_back({rank, row, bytes});
   }
-  if (!peers) throw Aborted();  // given up
+  context->throw_if_failed();
   peers->exchange(sends, receives);
-  detail::wait_until_queued(*peers, *context);
+  detail::DeviceWait wait(*context);
+  detail::wait_until_queued(*peers, wait);
   device->add_rows(rows, stride, group.across, count, kQueue);
 }
 
-void DeviceSums::Impl::give_up() noexcept {
+/// Throws what NCCL has noticed meanwhile.
+void DeviceSums::Impl::check_peers() {
+  const std::unique_lock lock(mutex, std::try_to_lock);
+  if (!lock) return;
+  context->throw_if_failed();
+  peers->queued();
+}
+
+void DeviceSums::Impl::give_up(const std::exception_ptr& failure) noexcept {
+  context->fail(failure);
   const std::lock_guard lock(mutex);
   if (peers) peers->abandon();
-  peers = nullptr;
 }
 
 /// One worker in its group.
@@ -156,19 +168,41 @@ struct DeviceSums::Impl::Seat final : GroupSums {
 
   void start(const double* values, std::int64_t count, double own_head, const Tag& tag) override {
     round = 1 - round;
-    head = own_head;
+    summed = count;
+    heads = {own_head, static_cast<double>(count)};
+    layer = tag.layer;
+    step = tag.step;
     all.device->copy(values, group.values[at(round)] + row * all.stride,
                      static_cast<std::size_t>(count) * sizeof(double), queue);
     all.device->set(all.first_mark + queue, queue);
-    members.start_all_reduce(std::span<double>(&head, 1), Reduce::sum, tag,
-                             [this, count] { all.add_up(group, round, count); });
+    // By any member of the rank, when this one may be gone already.
+    members.start_all_reduce(heads, Reduce::sum, tag, [&sums = all, &shared = group, which = round, count] {
+      sums.add_up(shared, which, count);
+    });
   }
 
   Sum finish() override {
     members.finish_all_reduce();
+    if (heads[1] != static_cast<double>(summed * members.size()))
+      all.context->fail_with(Error(fmt::format("worker {} brings {} values to {}, all {} members {}",
+                                               group.local.first + row, summed, where(), members.size(), heads[1])));
     all.device->follow(group.mark, queue);
-    return {group.values[at(round)] + group.result * all.stride, head};
+    return {group.values[at(round)] + group.result * all.stride, heads[0]};
   }
+
+  void settle() override {
+    if (!group.spans) return;
+    detail::DeviceWait wait(*all.context);
+    bool waited = false;
+    for (; !all.device->passed(group.mark); all.context->crew().pause(queue, detail::kRemoteNap)) {
+      waited = true;
+      all.check_peers();
+      wait.check("the sum of " + where());
+    }
+    if (waited) all.context->crew().resumed(queue);
+  }
+
+  std::string where() const { return fmt::format("layer '{}' step {}", layer, step); }
 
   static std::size_t at(int i) { return static_cast<std::size_t>(i); }
 
@@ -177,7 +211,9 @@ struct DeviceSums::Impl::Seat final : GroupSums {
   const Communicator members;
   const int queue, row;
   int round = 0;
-  double head = 0;
+  std::int64_t summed = 0, step = 0;
+  std::string layer;
+  std::array<double, 2> heads{};  // what the caller brings, and how many values
 };
 
 DeviceSums::DeviceSums(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -209,8 +245,12 @@ std::unique_ptr<GroupSums> DeviceSums::join(const Worker& worker, const Communic
   return std::make_unique<Impl::Seat>(*impl_, worker, group);
 }
 
-void DeviceSums::give_up() noexcept {
-  impl_->give_up();
+bool DeviceSums::between_ranks() const {
+  return impl_->peers != nullptr;
+}
+
+void DeviceSums::give_up(const std::exception_ptr& failure) noexcept {
+  impl_->give_up(failure);
 }
 
 }  // namespace syncbn

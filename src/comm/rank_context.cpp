@@ -22,9 +22,6 @@ constexpr int kFirstFreeChannel = 4;
 
 constexpr double kLetOthersSpeak_s = 2;
 constexpr double kYieldFor_s = 1e-3;
-constexpr double kLookForFailuresEvery_s = 1e-3;
-// Between runs ranks read data sets and checkpoints, some from slower disks than others.
-constexpr double kSetUpPatience = 10;
 
 int threads_for(const WorldOptions& options, const Layout& layout) {
   const int share = std::max(1, std::min(cores_offered(), layout.node_cores / layout.ranks_on_this_node()));

@@ -117,6 +117,8 @@ class RankContext {
   int next_channel_;
 };
 
+inline constexpr double kLookForFailuresEvery_s = 1e-3;
+
 /// The wait of somebody on this rank for other ranks.
 class RemoteWait {
  public:
@@ -133,6 +135,9 @@ class RemoteWait {
   const Deadline deadline_;
   double looked_at_s_ = 0;
 };
+
+/// Between runs ranks read data sets and checkpoints, some from slower disks than others.
+inline constexpr double kSetUpPatience = 10;
 
 /// How long a thread that waits for other ranks sleeps between two looks.
 inline constexpr auto kRemoteNap = std::chrono::microseconds(50);

@@ -8,20 +8,28 @@ std::size_t bytes_of(std::int64_t count) {
   return static_cast<std::size_t>(count) * sizeof(double);
 }
 
+// Pages are pinned as a whole.
+constexpr std::size_t kPage = 4096;
+
+std::size_t pages(std::size_t bytes) {
+  return (bytes + kPage - 1) / kPage * kPage;
+}
+
 }  // namespace
 
 HostSums::HostSums(const ops::Backend& worker, Communicator group, std::int64_t max_count)
     : device_(*worker.device()),
       group_(std::move(group)),
-      here_(bytes_of(max_count + 1)),
-      pinned_(device_.pin(here_.data(), here_.size())),
+      room_(pages(bytes_of(max_count + 1)) + kPage),
+      here_(reinterpret_cast<double*>(pages(reinterpret_cast<std::uintptr_t>(room_.data())))),
+      pinned_(device_.pin(here_, pages(bytes_of(max_count + 1)))),
       sum_(worker.allocate(bytes_of(max_count))),
       arrived_(device_.make_mark()) {}
 
 void HostSums::start(const double* values, std::int64_t count, double head, const Tag& tag) {
-  device_.start_download(values, here_.as<double>() + 1, bytes_of(count));
+  device_.start_download(values, here_ + 1, bytes_of(count));
   device_.set(*arrived_);
-  here_.as<double>()[0] = head;
+  here_[0] = head;
   count_ = count;
   tag_ = tag;
 }
@@ -29,7 +37,7 @@ void HostSums::start(const double* values, std::int64_t count, double head, cons
 // The next download is behind the upload.
 GroupSums::Sum HostSums::finish() {
   arrived_->wait();
-  const std::span<double> message(here_.as<double>(), static_cast<std::size_t>(1 + count_));
+  const std::span<double> message(here_, static_cast<std::size_t>(1 + count_));
   group_.all_reduce(message, Reduce::sum, tag_);
   device_.start_upload(message.data() + 1, sum_.data(), bytes_of(count_));
   return {sum_.as<double>(), message.front()};

@@ -211,6 +211,7 @@ void Network::start_loss(std::span<const int> labels, double smoothing, double s
 LossResult Network::finish_loss() {
   if (const ops::Device* device = backend_->device()) {
     at("loss", [&] {
+      sums_->settle();
       const auto [sum, correct] = device->finish_loss();
       loss_ = {sum, correct};
     });

@@ -57,14 +57,17 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       slots_(parameter_slots(state_)),
       optimizer_(make_optimizer(experiment_.optimizer, slots_, state_.flat_size(), backend)),
       buckets_(plan_buckets(state_, request.config.bucket_kib * 1024)),
-      messenger_(backend.device() ? backend.for_worker(/*urgent=*/true) : nullptr),
-      for_gradients_(messenger_ ? std::make_shared<RankDevice>(backend, world.local_workers()) : nullptr),
+      for_gradients_(backend.device() ? std::make_shared<RankDevice>(backend, world.local_workers()) : nullptr),
+      updated_(backend.device() ? backend.device()->make_mark() : nullptr),
+      // Batch renormalization has its sums on the processor.
+      messenger_(backend.device() && norm_group_size(world, request.config.norm) != 1 && !experiment_.norm.renorm
+                     ? backend.for_worker(/*urgent=*/true)
+                     : nullptr),
       for_statistics_(messenger_ ? std::make_shared<RankDevice>(*messenger_, world.local_workers()) : nullptr),
-      updated_(messenger_ ? backend.device()->make_mark() : nullptr),
       sums_(messenger_ ? DeviceSums::make(world, norm_group_size(world, request.config.norm), for_statistics_,
                                           longest_message(experiment_.model))
                        : nullptr),
-      exchange_(world, buckets_.buckets, request.config.overlap, for_gradients_),
+      exchange_(world, buckets_.buckets, request.config.overlap && !(sums_ && sums_->between_ranks()), for_gradients_),
       total_gradient_(backend.allocate(static_cast<std::size_t>(state_.flat_size()) * sizeof(float))),
       squares_(slots_.size()),
       loss_scale_(precision_of(request.config).type == DataType::f16),

@@ -70,10 +70,12 @@ class TrainingRun {
   std::unique_ptr<Optimizer> optimizer_;
   BucketPlan buckets_;
   // On a device; else null.
-  std::unique_ptr<const ops::Backend> messenger_;  // in whose queue statistics are exchanged
-  std::shared_ptr<RankDevice> for_gradients_, for_statistics_;
+  std::shared_ptr<RankDevice> for_gradients_;
   std::unique_ptr<ops::Mark> updated_;  // the weights are new
-  std::unique_ptr<DeviceSums> sums_;    // null as well where groups must go by way of the processors
+  // On a device where workers share statistics; else null.
+  std::unique_ptr<const ops::Backend> messenger_;  // in whose queue they are summed
+  std::shared_ptr<RankDevice> for_statistics_;
+  std::unique_ptr<DeviceSums> sums_;  // null as well where they must go by way of the processors
   GradientExchange exchange_;
   // One per local worker; here, because a worker's neighbours read it until run() ends.
   std::vector<ops::Memory> gradients_;

@@ -6,7 +6,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <limits>
+#include <optional>
 
 #include "train/training_run.hpp"
 
@@ -34,7 +36,8 @@ struct TrainingRun::WorkerState {
         network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient,
                 run.sums_ ? run.sums_->join(w, group) : nullptr) {
     if (const ops::Device* device = network.backend().device()) {
-      for (const auto& exchange : {run.for_gradients_, run.for_statistics_}) exchange->attach(w.local_index(), *device);
+      for (const auto& exchange : {run.for_gradients_, run.for_statistics_})
+        if (exchange) exchange->attach(w.local_index(), *device);
       computed = device->make_mark();
       if (!run.experiment_.config.probes.names.empty()) gradient_here.resize(gradient.size());
     }
@@ -88,30 +91,30 @@ struct TrainingRun::WorkerState {
 void TrainingRun::work(Worker& worker) {
   std::int64_t step = first_step_;
   const auto here = [&] { return fmt::format("rank {}, worker {}, step {}", world_.rank(), worker.index(), step); };
+  std::optional<WorkerState> state;
+  std::exception_ptr failure;
   try {
     backend_.prepare_thread();
-    WorkerState w(*this, worker);
-    try {
-      for (; step < experiment_.total_steps && !stopping_; ++step) {
-        train_step(w, step);
-        const bool improved = evaluate_if_due(w, step + 1);
-        save_if_due(w, step + 1, improved);
-      }
-      if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
-        worker.local_barrier();  // last_evaluation_ has been read by all
-        evaluate_if_due(w, experiment_.total_steps);
-      }
-    } catch (...) {
-      if (sums_) sums_->give_up();  // the worker waits for its device, and that perhaps for other ranks
-      throw;
+    WorkerState& w = state.emplace(*this, worker);
+    for (; step < experiment_.total_steps && !stopping_; ++step) {
+      train_step(w, step);
+      const bool improved = evaluate_if_due(w, step + 1);
+      save_if_due(w, step + 1, improved);
     }
+    if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
+      worker.local_barrier();  // last_evaluation_ has been read by all
+      evaluate_if_due(w, experiment_.total_steps);
+    }
+    return;
   } catch (const DeviceError& e) {
-    throw e.at(here());
+    failure = std::make_exception_ptr(e.at(here()));
   } catch (const Error&) {
-    throw;  // says where by itself
+    failure = std::current_exception();  // says where by itself
   } catch (const std::exception& e) {
-    throw Error(fmt::format("{} ({})", e.what(), here()));
+    failure = std::make_exception_ptr(Error(fmt::format("{} ({})", e.what(), here())));
   }
+  if (sums_) sums_->give_up(failure);
+  std::rethrow_exception(failure);
 }
 
 void TrainingRun::train_step(WorkerState& w, std::int64_t step) {

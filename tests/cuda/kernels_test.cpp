@@ -196,39 +196,6 @@ TEST_P(CudaKernels, PoolingEqualsTheCpu) {
   }
 }
 
-TEST_P(CudaKernels, LoadsImagesAsTheyAreAskedFor) {
-  constexpr std::int64_t kImages = 4, kC = 3, kH = 6, kW = 5;
-  std::vector<std::uint8_t> bytes(kImages * kC * kH * kW);
-  Random random(3, Purpose::test);
-  for (auto& b : bytes) b = static_cast<std::uint8_t>(random.next());
-  std::vector<float> table;
-  for (int i = 0; i < kC * 256; ++i) table.push_back(static_cast<float>(i % 256) / 64 - static_cast<float>(i / 256));
-  const std::vector<std::int64_t> indices = {2, 0, 3};
-  const std::vector<cuda::Change> changes = {{0, 0, 0}, {1, -2, 1}, {-3, 4, 0}};
-  const DeviceArray<std::uint8_t> device_bytes(queue, bytes);
-  const DeviceArray<float> device_table(queue, table);
-  const DeviceArray<std::int64_t> device_indices(queue, indices);
-  const DeviceArray<cuda::Change> device_changes(queue, changes);
-  DeviceTensor out = on_device({3, kC, kH, kW});
-  cuda::load_images(queue, device_bytes.data(), device_table.data(), device_indices.data(), device_changes.data(), out,
-                    3);
-  Values want;
-  for (std::size_t s = 0; s < 3; ++s) {
-    for (std::int64_t c = 0; c < kC; ++c) {
-      for (std::int64_t y = 0; y < kH; ++y) {
-        for (std::int64_t x = 0; x < kW; ++x) {
-          const std::int64_t row = y + changes[s].dy, column = (changes[s].flip ? kW - 1 - x : x) + changes[s].dx;
-          const bool inside = row >= 0 && row < kH && column >= 0 && column < kW;
-          const std::int64_t at = ((indices[s] * kC + c) * kH + row) * kW + column;
-          const std::size_t byte = inside ? bytes[static_cast<std::size_t>(at)] : 0;
-          want.push_back(table[static_cast<std::size_t>(c) * 256 + byte]);
-        }
-      }
-    }
-  }
-  EXPECT_EQ(out.get(), rounded_to(type, want));
-}
-
 INSTANTIATE_TEST_SUITE_P(All, CudaKernels,
                          ::testing::Combine(::testing::Values(Layout::channels_first, Layout::channels_last),
                                             ::testing::Values(DataType::f32, DataType::f16, DataType::bf16)),

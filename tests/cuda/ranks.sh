@@ -30,6 +30,15 @@ failing() { # LAYER OVERRIDE...
     { cat "$dir/failure" && exit 1; }
 }
 
+stopping() { # a rank that stands still in the middle of a training ends it
+  (train 2 stopped timeout_s=4 data.train_limit=4000 train.epochs=9 train.log_every=1 > "$dir/stop" && touch "$dir/went-on") &
+  until grep -qs '"step":9,' "$dir/stopped/metrics.jsonl"; do sleep 0.1; done
+  pkill -STOP -n -f "output.dir=$dir/stopped"
+  wait $! || :
+  pkill -KILL -f "output.dir=$dir/stopped" || :
+  if [ -e "$dir/went-on" ] || ! grep -q 'has waited .* s for' "$dir/stop"; then cat "$dir/stop" && exit 1; fi
+}
+
 directly() { # NAME...
   local name
   for name in "$@"; do ! grep 'by way of' "$dir/$name.log" || exit 1; done
@@ -74,6 +83,7 @@ same groups-{1,2,3}
 if [ -z "$devices" ]; then
   failing 'norm[0-9]*'
   failing 'gradients\[bucket [0-9]*\]' norm.type=none
+  stopping
 fi
 SYNCBN_NCCL_MODULE=/nowhere train 2 two-without
 by_way_of_processors two-without 'this build has no NCCL (/nowhere does not exist)'

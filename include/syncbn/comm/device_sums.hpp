@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <memory>
 
 #include "syncbn/comm/communicator.hpp"
@@ -24,11 +25,15 @@ class GroupSums {
   virtual void start(const double* values, std::int64_t count, double head, const Tag& tag) = 0;
   /// Collective over the group.
   virtual Sum finish() = 0;
+  /// Waits until no sum is missing any more that this worker's device may have to wait for. Before a wait for the
+  /// device, which could not be ended when another rank is lost. Throws Error on time-out.
+  virtual void settle() {}
 };
 
 /// The sums of all groups of workers directly between and on their devices, in the order of the tree over a group's
 /// workers. One object per rank. Members meet on the processors, without waiting for a device, so that whoever is
-/// missing or on another path is noticed; what they bring is queued for the devices alone.
+/// missing or on another path is noticed; what they bring is queued for the devices alone. Always ordered, also in a
+/// world of Reduction::native.
 class DeviceSums {
  public:
   /// Groups as Worker::group() makes them, or for 0 Worker::node_group(); at most `max_count` values at a time. Null
@@ -40,8 +45,13 @@ class DeviceSums {
 
   /// The place of a worker in its group, whose communicator is given; this object must outlive it.
   std::unique_ptr<GroupSums> join(const Worker& worker, const Communicator& group);
-  /// Frees devices that wait for ranks which will not come. Of no other use afterwards.
-  void give_up() noexcept;
+  /// Whether sums go between the devices of several ranks. They must not be under way at the same time as other
+  /// exchanges of devices: kernels that wait for other ranks can block each other, unless all ranks have started them
+  /// in one order.
+  bool between_ranks() const;
+  /// By a worker that has failed, before it waits for its device: records the failure, then frees devices that wait for
+  /// ranks which will not come. Of no other use afterwards.
+  void give_up(const std::exception_ptr& failure) noexcept;
 
  private:
   struct Impl;

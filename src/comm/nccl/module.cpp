@@ -62,9 +62,14 @@ class NcclPeers final : public DevicePeers {
     check(cudaSetDevice(device_), "choosing the device");
     what_ = "exchanging values";
     check(ncclGroupStart(), what_, comm_);
-    for (const Transfer& t : sends) check(ncclSend(t.data, t.bytes, ncclChar, t.peer, comm_, stream_), what_, comm_);
-    for (const Transfer& t : receives) check(ncclRecv(t.data, t.bytes, ncclChar, t.peer, comm_, stream_), what_, comm_);
-    check(ncclGroupEnd(), what_, comm_);
+    ncclResult_t code = ncclSuccess;
+    const auto note = [&code](ncclResult_t next) {
+      if (code == ncclSuccess || code == ncclInProgress) code = next;
+    };
+    for (const Transfer& t : sends) note(ncclSend(t.data, t.bytes, ncclChar, t.peer, comm_, stream_));
+    for (const Transfer& t : receives) note(ncclRecv(t.data, t.bytes, ncclChar, t.peer, comm_, stream_));
+    note(ncclGroupEnd());  // also after an error, which would otherwise leave the group open
+    check(code, what_, comm_);
   }
 
   void all_reduce(float* values, std::int64_t count) override {

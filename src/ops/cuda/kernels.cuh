@@ -44,21 +44,12 @@ void pool(Queue& queue, const PoolGeometry& g, const Tensor& x, const Tensor& y,
 void pool_backward(Queue& queue, const PoolGeometry& g, const Tensor& dy, const Tensor& dx, const std::uint8_t* places,
                    std::int64_t n, bool accumulate);
 
-// ---- the ends of a step ----
+// ---- the end of a step ----
 
 /// Softmax cross-entropy as syncbn::softmax_cross_entropy; labels: [n] in device memory. result[0] += sum of the
 /// losses, result[1] += number of correct predictions. `d_logits` may be absent.
 void softmax_loss(Queue& queue, const Tensor& logits, const int* labels, std::int64_t n, double smoothing, double scale,
                   const Tensor& d_logits, double* result);
-
-/// Images from the bytes of a data set, [images, C, H, W] in device memory: cropped, flipped and normalized by a table
-/// [C, 256]. For sample s: image `indices[s]`, shifted by shifts[s].x / .y, mirrored if .flip.
-struct Change {
-  std::int8_t dy, dx;
-  std::uint8_t flip;
-};
-void load_images(Queue& queue, const std::uint8_t* images, const float* table, const std::int64_t* indices,
-                 const Change* changes, const Tensor& out, std::int64_t n);
 
 // ---- flat buffers of f32 ----
 

@@ -1,4 +1,4 @@
-// The ends of a step: images in, loss out, sums over flat buffers.
+// The end of a step: the loss, and sums over flat buffers and messages.
 
 #include <algorithm>
 
@@ -75,29 +75,6 @@ __global__ void add_pairs_kernel(const double* pairs, std::int64_t n, double* re
   if (threadIdx.x == 0) result[0] += first, result[1] += second;
 }
 
-template <class T>
-__global__ void images_kernel(const std::uint8_t* images, const float* table, const std::int64_t* indices,
-                              const Change* changes, T* out, int channels, int height, int width, bool channels_last,
-                              std::int64_t count) {
-  const std::int64_t k = this_thread();
-  if (k >= count) return;
-  std::int64_t rest = k;
-  int c = 0;
-  if (channels_last) c = static_cast<int>(rest % channels), rest /= channels;
-  const int x = static_cast<int>(rest % width);
-  rest /= width;
-  const int y = static_cast<int>(rest % height);
-  rest /= height;
-  if (!channels_last) c = static_cast<int>(rest % channels), rest /= channels;
-  const Change change = changes[rest];
-  const int from_y = y + change.dy, from_x = (change.flip ? width - 1 - x : x) + change.dx;
-  std::uint8_t byte = 0;  // black outside
-  if (from_y >= 0 && from_y < height && from_x >= 0 && from_x < width) {
-    byte = images[((indices[rest] * channels + c) * height + from_y) * width + from_x];
-  }
-  out[k] = from_float<T>(table[c * 256 + byte]);
-}
-
 __global__ void add_flat_kernel(const float* left, const float* right, float* to, std::int64_t count) {
   const std::int64_t i = this_thread();
   if (i < count) to[i] = left[i] + right[i];
@@ -110,7 +87,8 @@ struct RowPairs {
   std::int32_t into[kMost], from[kMost];
 };
 
-/// Floor: a launch. The rows of a message are few and short, and one thread takes a column.
+/// Floor: a launch. Rows are short and mostly few, and one thread takes a column; hundreds of them would want a kernel
+/// that adds pairs side by side.
 __global__ void add_rows_kernel(double* rows, std::int64_t stride, RowPairs pairs, std::int64_t count) {
   const std::int64_t i = this_thread();
   if (i >= count) return;
@@ -139,17 +117,6 @@ void softmax_loss(Queue& queue, const Tensor& logits, const int* labels, std::in
                  static_cast<int>(logits.shape.c()), smoothing, scale, d_logits.as<T>(), per_sample);
   });
   if (n > 0) queue.launch("sum of the losses", add_pairs_kernel, 1, kWarp, per_sample, n, result);
-}
-
-void load_images(Queue& queue, const std::uint8_t* images, const float* table, const std::int64_t* indices,
-                 const Change* changes, const Tensor& out, std::int64_t n) {
-  const std::int64_t count = n * out.sample_stride();
-  visit_type(out.type, [&](auto value) {
-    using T = decltype(value);
-    queue.launch("images", images_kernel<T>, blocks_for(count, kThreads), kThreads, images, table, indices, changes,
-                 out.as<T>(), static_cast<int>(out.shape.c()), static_cast<int>(out.shape.h()),
-                 static_cast<int>(out.shape.w()), out.layout == Layout::channels_last, count);
-  });
 }
 
 void add_flat(Queue& queue, const float* left, const float* right, float* to, std::int64_t count) {
