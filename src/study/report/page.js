@@ -109,10 +109,11 @@
   }
 
   // From the smallest to the largest value; by their logarithm when they span a factor of 10 or more.
-  function yScale(values, title, { pad = 0, floor = -Infinity, log = false } = {}) {
+  // Within the limits: an interval may reach where no value can be.
+  function yScale(values, title, { pad = 0, limits = [-Infinity, Infinity], log = false } = {}) {
     const lowest = Math.min(...values), highest = Math.max(...values);
     if (log && lowest > 0 && highest / lowest >= 10) {
-      const min = lowest / 1.15, max = highest * 1.15;
+      const min = lowest / 1.15, max = Math.min(highest * 1.15, limits[1]);
       const places = [];
       for (let d = Math.floor(Math.log10(min)); d <= Math.log10(max); ++d) places.push(...[1, 2, 5].map((v) => v * 10 ** d));
       const scale = axis(`${title} (logarithmic)`, {
@@ -122,8 +123,8 @@
       return scale;
     }
     return axis(title, {
-      suggestedMin: Math.max(floor, lowest - pad), suggestedMax: highest + pad,
-      min: lowest - pad < floor ? floor : undefined,  // an interval may reach where no error can be
+      suggestedMin: Math.max(limits[0], lowest - pad), suggestedMax: Math.min(limits[1], highest + pad),
+      min: lowest - pad < limits[0] ? limits[0] : undefined, max: highest + pad > limits[1] ? limits[1] : undefined,
     });
   }
 
@@ -184,7 +185,7 @@
   }
 
   // Lines over the study's own axis; value(p) gives what is drawn of a point.
-  function axisFigure(chart, title, about, yTitle, value, unit, floor = -Infinity) {
+  function axisFigure(chart, title, about, yTitle, value, unit, limits) {
     const own = chart.series.map((s) => lookOf(s.name));
     return figure(title, about, () => {
       const x = xScale(chart);
@@ -196,7 +197,7 @@
       });
       const all = sets.flatMap((s) => s.data.flatMap((d) => [d.y - (d.half || 0), d.y + (d.half || 0)]));
       const pad = Math.max(0.25, 0.04 * (Math.max(...all) - Math.min(...all)));
-      const y = yScale(all, yTitle, { pad, floor, log: floor === 0 });
+      const y = yScale(all, yTitle, { pad, limits, log: limits !== undefined });
       return {
         type: 'line', data: { datasets: sets },
         options: {
@@ -369,7 +370,7 @@
         el('p', { class: 'soft' }, '± is half of a 95 % confidence interval over seeds (Student\u2019s t; differences by Welch). ' +
           'Each stands for itself: of many true \u201cno difference\u201ds, one in twenty looks like one.')));
     const figures = study.charts.map((c, i) => axisFigure(c, `Test error by ${c.title.toLowerCase()}`,
-      i === 0 ? 'Means over seeds at the end of training, with 95 % intervals.' : '', 'test error, %', (p) => p, '%', 0));
+      i === 0 ? 'Means over seeds at the end of training, with 95 % intervals.' : '', 'test error, %', (p) => p, '%', [0, 100]));
     figures.push(...gapFigures(study));
     if (figures.length % 2) figures[figures.length - 1].classList.add('wide');
     node.append(el('div', { class: 'charts' }, [...figures, curvesFigure(study), costFigure(study)].filter(Boolean)));
