@@ -105,7 +105,8 @@ enum cudaError_t {
 
 namespace stand_in {
 /// What the call of this name returns: success, unless $STAND_IN_FAILURE ("cudaEventRecord 3": the third of these calls
-/// from now on; "kernel 3": the third kernel) makes it fail, or a kernel has failed, after which every call does.
+/// from now on; "kernel 3": the third kernel; "stall 3": the third exchange of NCCL never ends) makes it fail, or a
+/// kernel has failed, after which every call does.
 cudaError_t outcome(const char* call);
 }  // namespace stand_in
 

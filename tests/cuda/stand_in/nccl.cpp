@@ -180,7 +180,9 @@ ncclResult_t ncclGroupEnd() {
   if (stand_in::outcome("ncclGroupEnd") != cudaSuccess) return ncclSystemError;
   if (!group_comm) return ncclSuccess;
   group_comm->under_way = [transfers = std::move(group), c = group_comm->connections, stream = group_stream] {
-    stand_in::queue_until(stream, [transfers, c]() mutable { return c->run(transfers); });
+    const bool stalls = stand_in::outcome("stall") != cudaSuccess;  // until it is aborted
+    stand_in::queue_until(stream,
+                          [transfers, c, stalls]() mutable { return stalls ? c->aborted.load() : c->run(transfers); });
   };
   return ncclInProgress;
 }
