@@ -148,7 +148,7 @@ std::string to_yaml(const Config& config);
 std::string experiment_yaml(const Config& config);
 
 /// The keys of it that do not have their default value: a name of the experiment that stays the same when a later
-/// version has more keys.
+/// version has more keys. A default that has been released must not change, because names do not tell.
 std::string changes_yaml(const Config& config);
 
 /// One line per key: name, default, meaning. For --help and the README.
