@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 #include <lzma.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -33,6 +35,17 @@ class RawSource final : public ByteSource {
     const std::size_t n = std::fread(out.data(), 1, out.size(), file_.get());
     if (n < out.size() && std::ferror(file_.get())) fail(fmt::format("cannot be read ({})", std::strerror(errno)));
     return n;
+  }
+
+  std::optional<SharedBytes> map_rest(std::uint64_t bytes) override {
+    struct stat status {};
+    const std::uint64_t begin = position(), end = begin + bytes;
+    // A file of another size is left to reading, which says what is wrong with it.
+    if (fstat(fileno(file_.get()), &status) != 0 || static_cast<std::uint64_t>(status.st_size) != end) return {};
+    void* const data = mmap(nullptr, end, PROT_READ, MAP_SHARED, fileno(file_.get()), 0);
+    if (data == MAP_FAILED) return {};
+    const std::shared_ptr<const void> owner(data, [end](void* mapped) { munmap(mapped, end); });
+    return SharedBytes{owner, std::span(static_cast<const std::uint8_t*>(data), end).subspan(begin)};
   }
 
  private:
@@ -165,6 +178,11 @@ class XzSource final : public PackedSource {
 
 }  // namespace
 
+SharedBytes share(std::vector<std::uint8_t> bytes) {
+  const auto owner = std::make_shared<const std::vector<std::uint8_t>>(std::move(bytes));
+  return {owner, *owner};
+}
+
 std::unique_ptr<ByteSource> ByteSource::open(const std::filesystem::path& path, const std::string& remedy) {
   if (path.extension() == ".gz") return std::make_unique<GzipSource>(path, remedy);
   if (path.extension() == ".xz") return std::make_unique<XzSource>(path, remedy);
@@ -188,6 +206,24 @@ std::size_t ByteSource::read(std::span<std::uint8_t> out) {
 
 void ByteSource::read_exactly(std::span<std::uint8_t> out, std::uint64_t expected) {
   if (read(out) < out.size()) fail(fmt::format("is cut short: expected {} bytes, found {}", expected, position_));
+}
+
+SharedBytes ByteSource::rest(std::uint64_t bytes) {
+  constexpr std::uint64_t kFirstStep = 1u << 20;
+  if (auto mapped = map_rest(bytes)) return *mapped;
+  const std::uint64_t whole = position_ + bytes;
+  std::vector<std::uint8_t> data;
+  while (data.size() < bytes) {
+    const std::size_t done = data.size();
+    data.resize(std::min<std::uint64_t>(bytes, std::max<std::uint64_t>(kFirstStep, 2 * done)));
+    read_exactly(std::span(data).subspan(done), whole);
+  }
+  expect_end();
+  return share(std::move(data));
+}
+
+std::optional<SharedBytes> ByteSource::map_rest(std::uint64_t) {
+  return std::nullopt;
 }
 
 void ByteSource::expect_end() {

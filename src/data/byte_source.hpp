@@ -7,8 +7,16 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace syncbn {
+
+/// Bytes that never change, shared by copies of this.
+struct SharedBytes {
+  std::shared_ptr<const void> owner;
+  std::span<const std::uint8_t> bytes;
+};
+SharedBytes share(std::vector<std::uint8_t> bytes);
 
 /// The bytes of a file, unpacked on the way if its name ends in .gz or .xz. Holds a fixed amount of memory (64 KiB,
 /// plus at most 128 MiB for the dictionary of an .xz), whatever the file claims about itself.
@@ -26,8 +34,10 @@ class ByteSource {
   std::size_t read(std::span<std::uint8_t> out);
   /// Fills `out` or throws Error(bad_data): `expected` is the size of the whole, for the message.
   void read_exactly(std::span<std::uint8_t> out, std::uint64_t expected);
-  /// Throws Error(bad_data) unless everything has been read.
-  void expect_end();
+  /// The rest, which must be `bytes` long, or Error(bad_data). A file that is not packed is mapped, so that the ranks
+  /// of a machine hold it once (if it is cut short later, reading it ends the process by SIGBUS). What is unpacked
+  /// takes memory as it comes, not as a header claims.
+  SharedBytes rest(std::uint64_t bytes);
   /// (Unpacked) bytes read so far.
   std::uint64_t position() const { return position_; }
   /// Throws Error(bad_data): file, `what`, remedy.
@@ -37,8 +47,12 @@ class ByteSource {
   ByteSource(std::filesystem::path path, std::string remedy) : path_(std::move(path)), remedy_(std::move(remedy)) {}
   /// Up to out.size() bytes; 0 at the end.
   virtual std::size_t read_some(std::span<std::uint8_t> out) = 0;
+  /// What rest() gives, at `position` and longer than 0; nothing where files cannot be mapped.
+  virtual std::optional<SharedBytes> map_rest(std::uint64_t bytes);
 
  private:
+  void expect_end();
+
   std::filesystem::path path_;
   std::string remedy_;
   std::uint64_t position_ = 0;

@@ -5,34 +5,10 @@
 
 #include <algorithm>
 
+#include "data/record_images.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
-
-namespace {
-
-class PixelArray : public ImageSource {
- public:
-  PixelArray(std::int64_t channels, std::int64_t height, std::int64_t width, std::vector<std::uint8_t> pixels)
-      : height_(height),
-        width_(width),
-        bytes_(static_cast<std::size_t>(channels * height * width)),
-        pixels_(std::move(pixels)) {}
-
-  Image image(std::int64_t i) const override {
-    return {height_, width_, std::span(pixels_).subspan(static_cast<std::size_t>(i) * bytes_, bytes_)};
-  }
-  std::uint64_t hash(std::int64_t n, std::uint64_t seed) const override {
-    return XXH3_64bits_withSeed(pixels_.data(), static_cast<std::size_t>(n) * bytes_, seed);
-  }
-
- private:
-  std::int64_t height_, width_;
-  std::size_t bytes_;
-  std::vector<std::uint8_t> pixels_;
-};
-
-}  // namespace
 
 Image::Image(std::int64_t height, std::int64_t width, std::span<const std::uint8_t> lent)
     : height_(height), width_(width), pixels_(lent) {}
@@ -42,28 +18,26 @@ Image::Image(std::int64_t height, std::int64_t width, std::vector<std::uint8_t> 
 
 Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
                  std::vector<std::uint8_t> pixels, const std::vector<std::uint8_t>& labels)
-    : name_(std::move(name)),
-      channels_(channels),
-      height_(height),
-      width_(width),
-      classes_(classes),
-      labels_(labels.begin(), labels.end()) {
+    : Dataset(std::move(name), channels, height, width, classes, {labels.begin(), labels.end()}, nullptr) {
   if (channels < 1 || height < 1 || width < 1 || classes < 1 || classes > 256)
     throw Error(
         fmt::format("data set {}: impossible shape {}x{}x{} with {} classes", name_, channels, height, width, classes),
         ExitCode::bad_data);
-  if (pixels.size() != labels_.size() * static_cast<std::size_t>(channels * height * width))
+  const std::int64_t bytes = channels * height * width;
+  if (std::ssize(pixels) != size() * bytes)
     throw Error(fmt::format("data set {}: {} bytes of pixels do not make {} images of {}x{}x{}", name_, pixels.size(),
-                            labels_.size(), channels, height, width),
+                            size(), channels, height, width),
                 ExitCode::bad_data);
-  check_labels();
-  images_ = std::make_shared<PixelArray>(channels, height, width, std::move(pixels));
+  images_ = std::make_shared<RecordImages>(RecordFormat{channels, height, width, 0, bytes},
+                                           std::vector{share(std::move(pixels))});
 }
 
-Dataset::Dataset(std::string name, std::int64_t channels, int classes, std::vector<std::uint16_t> labels,
-                 std::shared_ptr<const ImageSource> images)
+Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
+                 std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images)
     : name_(std::move(name)),
       channels_(channels),
+      height_(height),
+      width_(width),
       classes_(classes),
       labels_(std::move(labels)),
       images_(std::move(images)) {

@@ -58,10 +58,7 @@ Verdict missing(const std::string& folder, const std::string& name) {
 Verdict check_member(const SetLayout& layout, const std::string& folder, const ArchiveMember& member) {
   const auto path = find_file(folder, member.name);
   if (!path) return missing(folder, member.name);
-  const CifarFormat format = cifar_format(layout.kind, member.name == layout.train_files.front());
-  const auto records = static_cast<std::size_t>(format.records);
-  std::vector<std::uint8_t> pixels(records * kCifarPixels), labels(records);
-  read_cifar(*path, format, remedy_for(layout), pixels, labels);
+  read_cifar(*path, cifar_format(layout.kind, member.name == layout.train_files.front()), remedy_for(layout));
   return {FileState::ok, ""};
 }
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 
-#include "data/byte_source.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -38,21 +37,6 @@ std::uint32_t read_bounded(ByteSource& source, std::uint64_t header_bytes, const
   return value;
 }
 
-/// The rest of the source, which must be `bytes` long. Memory grows with what is really there, not with what a header
-/// claims.
-std::vector<std::uint8_t> read_rest(ByteSource& source, std::uint64_t bytes) {
-  constexpr std::uint64_t kFirstStep = 1u << 20;
-  const std::uint64_t whole = source.position() + bytes;
-  std::vector<std::uint8_t> data;
-  while (data.size() < bytes) {
-    const std::size_t done = data.size();
-    data.resize(std::min<std::uint64_t>(bytes, std::max<std::uint64_t>(kFirstStep, 2 * done)));
-    source.read_exactly(std::span(data).subspan(done), whole);
-  }
-  source.expect_end();
-  return data;
-}
-
 void check_label(const ByteSource& source, std::uint64_t at, int label, int classes) {
   if (label >= classes) source.fail(fmt::format("has label {} at byte {}, expected 0 to {}", label, at, classes - 1));
 }
@@ -69,7 +53,7 @@ IdxImages read_idx_images(const std::filesystem::path& path, const std::string& 
   const std::uint64_t bytes = count * height * width;
   if (bytes > kMaxBytes) source->fail(fmt::format("claims {} bytes of pixels, more than {}", bytes, kMaxBytes));
   return {static_cast<std::int64_t>(count), static_cast<std::int64_t>(height), static_cast<std::int64_t>(width),
-          read_rest(*source, bytes)};
+          source->rest(bytes)};
 }
 
 std::vector<std::uint8_t> read_idx_labels(const std::filesystem::path& path, int classes, const std::string& remedy) {
@@ -77,9 +61,9 @@ std::vector<std::uint8_t> read_idx_labels(const std::filesystem::path& path, int
   const auto source = ByteSource::open(path, remedy);
   expect_magic(*source, kLabelsMagic, kHeader, "labels");
   const std::uint64_t count = read_bounded(*source, kHeader, "label count", kMaxImages);
-  auto labels = read_rest(*source, count);
-  for (std::size_t i = 0; i < labels.size(); ++i) check_label(*source, kHeader + i, labels[i], classes);
-  return labels;
+  const SharedBytes labels = source->rest(count);
+  for (std::size_t i = 0; i < count; ++i) check_label(*source, kHeader + i, labels.bytes[i], classes);
+  return {labels.bytes.begin(), labels.bytes.end()};
 }
 
 CifarFormat cifar_format(const std::string& kind, bool train) {
@@ -87,21 +71,16 @@ CifarFormat cifar_format(const std::string& kind, bool train) {
   return {train ? 50'000 : 10'000, {20, 100}};
 }
 
-void read_cifar(const std::filesystem::path& path, const CifarFormat& format, const std::string& remedy,
-                std::span<std::uint8_t> pixels, std::span<std::uint8_t> labels) {
+CifarFile read_cifar(const std::filesystem::path& path, const CifarFormat& format, const std::string& remedy) {
   const auto source = ByteSource::open(path, remedy);
-  const std::size_t label_bytes = format.label_classes.size();
-  const auto whole = static_cast<std::uint64_t>(format.records) * (label_bytes + kCifarPixels);
-  std::vector<std::uint8_t> record_labels(label_bytes);
-  for (std::size_t r = 0; r < static_cast<std::size_t>(format.records); ++r) {
-    const std::uint64_t at = source->position();
-    source->read_exactly(record_labels, whole);
-    for (std::size_t i = 0; i < label_bytes; ++i)
-      check_label(*source, at + i, record_labels[i], format.label_classes[i]);
-    labels[r] = record_labels.back();
-    source->read_exactly(pixels.subspan(r * kCifarPixels, kCifarPixels), whole);
+  CifarFile file{source->rest(static_cast<std::uint64_t>(format.records * format.record_bytes())), {}};
+  for (std::int64_t at = 0; at < std::ssize(file.records.bytes); at += format.record_bytes()) {
+    const auto labels = file.records.bytes.subspan(static_cast<std::size_t>(at), format.label_classes.size());
+    for (std::size_t i = 0; i < labels.size(); ++i)
+      check_label(*source, static_cast<std::uint64_t>(at) + i, labels[i], format.label_classes[i]);
+    file.labels.push_back(labels.back());
   }
-  source->expect_end();
+  return file;
 }
 
 }  // namespace syncbn

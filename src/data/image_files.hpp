@@ -2,9 +2,10 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <vector>
+
+#include "data/byte_source.hpp"
 
 namespace syncbn {
 
@@ -17,7 +18,7 @@ struct IdxImages {
   std::int64_t count = 0;
   std::int64_t height = 0;
   std::int64_t width = 0;
-  std::vector<std::uint8_t> pixels;  ///< [count, height, width]
+  SharedBytes pixels;  ///< [count, height, width]
 };
 IdxImages read_idx_images(const std::filesystem::path& path, const std::string& remedy);
 
@@ -26,15 +27,18 @@ std::vector<std::uint8_t> read_idx_labels(const std::filesystem::path& path, int
 
 /// A CIFAR file has no header: `records` of label bytes (CIFAR-10: one; CIFAR-100: coarse, then fine), then 3*32*32
 /// pixels. The count is part of the format: it is all that tells a file cut between two records from a whole one.
+constexpr std::int64_t kCifarPixels = 3 * 32 * 32;
 struct CifarFormat {
   std::int64_t records = 0;
   std::vector<int> label_classes;  ///< how many classes each label byte tells apart; the last one is the label kept
+  std::int64_t record_bytes() const { return std::ssize(label_classes) + kCifarPixels; }
 };
-constexpr std::int64_t kCifarPixels = 3 * 32 * 32;
 /// Format of the official files of `kind` (cifar10, cifar100).
 CifarFormat cifar_format(const std::string& kind, bool train);
-/// pixels: [records, 3, 32, 32], labels: [records].
-void read_cifar(const std::filesystem::path& path, const CifarFormat& format, const std::string& remedy,
-                std::span<std::uint8_t> pixels, std::span<std::uint8_t> labels);
+struct CifarFile {
+  SharedBytes records;                ///< [records, record_bytes]
+  std::vector<std::uint16_t> labels;  ///< [records]
+};
+CifarFile read_cifar(const std::filesystem::path& path, const CifarFormat& format, const std::string& remedy);
 
 }  // namespace syncbn

@@ -132,7 +132,7 @@ Dataset list(const std::string& path, Split split) {
           static_cast<std::uint16_t>(std::lower_bound(classes.begin(), classes.end(), names[c]) - classes.begin()));
     }
   }
-  return Dataset("image-folder", 3, static_cast<int>(classes.size()), std::move(labels),
+  return Dataset("image-folder", 3, 0, 0, static_cast<int>(classes.size()), std::move(labels),
                  std::make_shared<PictureFiles>(root, std::move(files)));
 }
 

@@ -7,6 +7,7 @@
 #include "data/folders.hpp"
 #include "data/image_files.hpp"
 #include "data/image_folder.hpp"
+#include "data/record_images.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/data/dataset.hpp"
 
@@ -27,22 +28,20 @@ Dataset open_idx(const SetLayout& layout, const std::vector<fs::path>& files) {
     throw Error(fmt::format("{} holds {} images but {} holds {} labels; {}", files[0].string(), images.count,
                             files[1].string(), labels.size(), remedy),
                 ExitCode::bad_data);
-  return Dataset(layout.kind, 1, images.height, images.width, kClasses, std::move(images.pixels), std::move(labels));
+  const RecordFormat format{1, images.height, images.width, 0, images.height * images.width};
+  return Dataset(layout.kind, 1, images.height, images.width, kClasses, {labels.begin(), labels.end()},
+                 std::make_shared<RecordImages>(format, std::vector{images.pixels}));
 }
 
 Dataset open_cifar(const SetLayout& layout, const std::vector<fs::path>& files, const CifarFormat& format) {
-  const auto per_file = static_cast<std::size_t>(format.records);
-  std::vector<std::uint8_t> pixels(files.size() * per_file * kCifarPixels);
-  std::vector<std::uint8_t> labels(files.size() * per_file);
+  std::vector<CifarFile> read(files.size());
   std::vector<std::exception_ptr> errors(files.size());
   {
     std::vector<std::jthread> readers;  // unpacking is what takes the time
     for (std::size_t f = 0; f < files.size(); ++f)
       readers.emplace_back([&, f] {
         try {
-          read_cifar(files[f], format, remedy_for(layout),
-                     std::span(pixels).subspan(f * per_file * kCifarPixels, per_file * kCifarPixels),
-                     std::span(labels).subspan(f * per_file, per_file));
+          read[f] = read_cifar(files[f], format, remedy_for(layout));
         } catch (...) {
           errors[f] = std::current_exception();
         }
@@ -50,7 +49,15 @@ Dataset open_cifar(const SetLayout& layout, const std::vector<fs::path>& files, 
   }
   for (const auto& error : errors)
     if (error) std::rethrow_exception(error);
-  return Dataset(layout.kind, 3, 32, 32, format.label_classes.back(), std::move(pixels), std::move(labels));
+  std::vector<SharedBytes> records;
+  std::vector<std::uint16_t> labels;
+  for (CifarFile& file : read) {
+    records.push_back(std::move(file.records));
+    labels.insert(labels.end(), file.labels.begin(), file.labels.end());
+  }
+  const RecordFormat record{3, 32, 32, std::ssize(format.label_classes), format.record_bytes()};
+  return Dataset(layout.kind, 3, 32, 32, format.label_classes.back(), std::move(labels),
+                 std::make_shared<RecordImages>(record, std::move(records)));
 }
 
 }  // namespace

@@ -37,7 +37,6 @@ struct Rate {
 Rate convolution_rate(World& world, const Model& model, std::int64_t n, double seconds) {
   Rate rate;
   world.run([&](Worker& worker) {
-    ops::cpu::use_one_thread();
     ConvolutionsOnly convolutions(model, n);
     convolutions.step();
     double steps = std::max(1.0, std::round(seconds * 500 / static_cast<double>(n)));

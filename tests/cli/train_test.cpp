@@ -153,10 +153,15 @@ TEST(CliTrain, NamesWhatIsMissing) {
 TEST(CliTrain, ACrashLeavesABacktrace) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);
-  const Outcome o = s.signalled({"train", "tiny.yaml", "train.steps=100000"}, "runs/tiny/metrics.jsonl", SIGSEGV);
-  EXPECT_EQ(o.code, 128 + SIGSEGV);
-  EXPECT_TRUE(contains(o.err, "crashed: SIGSEGV; see runs/tiny/crash-rank0.txt")) << o.err;
-  EXPECT_TRUE(contains(s.read("runs/tiny/crash-rank0.txt"), "libsyncbn")) << s.read("runs/tiny/crash-rank0.txt");
+  for (const auto& [signal, said] : {std::pair(SIGSEGV, "crashed: SIGSEGV; see "),
+                                     std::pair(SIGBUS, "crashed: SIGBUS (was a data file cut short")}) {
+    const Outcome o = s.signalled({"train", "tiny.yaml", "train.steps=100000"}, "runs/tiny/metrics.jsonl", signal);
+    EXPECT_EQ(o.code, 128 + signal);
+    EXPECT_TRUE(contains(o.err, said)) << o.err;
+    EXPECT_TRUE(contains(o.err, "; see runs/tiny/crash-rank0.txt")) << o.err;
+    EXPECT_TRUE(contains(s.read("runs/tiny/crash-rank0.txt"), "libsyncbn")) << s.read("runs/tiny/crash-rank0.txt");
+    std::filesystem::remove_all(s.file("runs"));
+  }
 }
 
 }  // namespace

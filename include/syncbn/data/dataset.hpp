@@ -45,9 +45,9 @@ class Dataset {
   /// Images of one size, in memory: [N, C, H, W].
   Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
           std::vector<std::uint8_t> pixels, const std::vector<std::uint8_t>& labels);
-  /// Images of different sizes.
-  Dataset(std::string name, std::int64_t channels, int classes, std::vector<std::uint16_t> labels,
-          std::shared_ptr<const ImageSource> images);
+  /// Images from elsewhere; of different sizes if height and width are 0.
+  Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
+          std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images);
 
   const std::string& name() const { return name_; }
   std::int64_t size() const { return static_cast<std::int64_t>(labels_.size()); }
@@ -66,7 +66,7 @@ class Dataset {
   void check_labels() const;
 
   std::string name_;
-  std::int64_t channels_, height_ = 0, width_ = 0;
+  std::int64_t channels_, height_, width_;
   int classes_;
   std::vector<std::uint16_t> labels_;
   std::shared_ptr<const ImageSource> images_;

@@ -17,7 +17,7 @@ class CpuBackend final : public Backend {
   void download(const void* from, void* to, std::size_t bytes) const override { copy(from, to, bytes); }
   std::string description() const override { return "cpu: " + cpu::vector_target() + ", " + cpu::onednn_version(); }
   Layout preferred_layout(std::int64_t channels) const override { return cpu::preferred_layout(channels); }
-  void prepare_thread() const override { cpu::use_one_thread(); }
+  void prepare_thread() const override {}
   const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
   const Elementwise& elementwise() const override { return *elementwise_; }
   const WhiteningKernels& whitening() const override { return *whitening_; }

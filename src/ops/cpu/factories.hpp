@@ -24,7 +24,5 @@ void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate);
 Layout preferred_layout(std::int64_t channels);
 /// "oneDNN 2.6.3"
 std::string onednn_version();
-/// One thread for oneDNN's parallel regions that this thread starts.
-void use_one_thread();
 
 }  // namespace syncbn::ops::cpu

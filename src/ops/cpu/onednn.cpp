@@ -18,10 +18,6 @@ OneThread::~OneThread() {
   omp_set_num_threads(before_);
 }
 
-void use_one_thread() {
-  omp_set_num_threads(1);
-}
-
 Layout preferred_layout(std::int64_t channels) {
   constexpr std::int64_t kImageChannels = 4;
   if (channels <= kImageChannels) return Layout::channels_first;
@@ -87,6 +83,7 @@ void Task::set(int argument, const memory& memory) {
 }
 
 void Task::run() {
+  const OneThread one_thread;
   dnnl::error::wrap_c_api(
       dnnl_primitive_execute(primitive_.get(), stream_.get(), static_cast<int>(arguments_.size()), arguments_.data()),
       "could not execute a primitive");

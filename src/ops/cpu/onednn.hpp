@@ -14,7 +14,8 @@
 
 namespace syncbn::ops::cpu {
 
-/// oneDNN fixes the split of work over threads when a primitive is made: one thread while this lives.
+/// One thread for OpenMP's parallel regions while this lives: oneDNN would start some both where a primitive is made,
+/// which fixes the split of its work, and where it runs.
 class OneThread {
  public:
   OneThread();
