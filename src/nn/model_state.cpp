@@ -204,9 +204,11 @@ void ModelState::finish_gradient(std::span<const float> summed, std::span<const 
     }
     if (number++ % parts != part) continue;
     if (!backend_.device()) {
-      std::copy_n(summed.begin() + all.offset, all.count, gradient.begin() + all.offset);
       const FlatRange weight = parameter(weight_of(static_cast<int>(l)));
+      // The bias, if any, lies behind the weights.
+      const std::int64_t as_it_is = packed_[l] ? weight.offset + weight.count : all.offset;
       if (packed_[l]) packed_[l]->unpack_gradient(summed.data() + weight.offset, gradient.data() + weight.offset);
+      std::copy(summed.begin() + as_it_is, summed.begin() + all.offset + all.count, gradient.begin() + as_it_is);
     }
     if (gain_of_[l] >= 0) finish_gain(static_cast<int>(l), gradient);
   }

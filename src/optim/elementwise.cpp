@@ -8,17 +8,19 @@
 namespace syncbn {
 namespace {
 
-// A rule sweeps over its operands several times; blocks of this many elements stay in the first-level cache.
+// A rule sweeps over its operands more than once; blocks of this many elements stay in the first-level cache.
 constexpr std::int64_t kBlock = 2048;
 using Block = Eigen::Array<float, Eigen::Dynamic, 1, Eigen::ColMajor, kBlock, 1>;
+/// What gradient_scale * gradient is before it is computed: rules with one use for it need no array for it.
+using ScaledGradient = decltype(1.0f * std::declval<const ConstFloatMap&>());
 
 class Elementwise : public FlatOptimizer {
  public:
   using FlatOptimizer::FlatOptimizer;
 
  protected:
-  /// Updates p in place; g is the scaled gradient, without weight decay, and may be overwritten.
-  virtual void update_block(const Segment& block, FloatMap p, Block& g, double lr) = 0;
+  /// Updates p in place; g is without weight decay.
+  virtual void update_block(const Segment& block, FloatMap p, const ScaledGradient& g, double lr) = 0;
 
   FloatMap state_of(std::size_t i, const Segment& block) const {
     return {state_at(i, block.offset), static_cast<Eigen::Index>(block.count)};
@@ -41,14 +43,13 @@ class Elementwise : public FlatOptimizer {
   }
 
   void update_segment(const Segment& segment, float* parameters, const float* gradient, const Step& step) final {
-    Block g;
     for (std::int64_t done = 0; done < segment.count; done += kBlock) {
       Segment block = segment;
       block.offset += done;
       block.count = std::min(kBlock, segment.count - done);
       const auto n = static_cast<Eigen::Index>(block.count);
-      g = step.gradient_scale * ConstFloatMap(gradient + done, n);
-      update_block(block, FloatMap(parameters + done, n), g, step.lr);
+      const ConstFloatMap raw(gradient + done, n);
+      update_block(block, FloatMap(parameters + done, n), step.gradient_scale * raw, step.lr);
     }
   }
 };
@@ -61,19 +62,20 @@ class Sgd final : public Elementwise {
 
  private:
   // The buffer starts at zero, so the first step leaves it at g, as PyTorch's does (dampening 0).
-  void update_block(const Segment& block, FloatMap p, Block& g, double lr) override {
-    g += static_cast<float>(block.weight_decay) * p;
-    if (options().momentum != 0) {
-      const auto m = static_cast<float>(options().momentum);
-      FloatMap buffer = state_of(0, block);
-      buffer = m * buffer + g;
-      if (options().nesterov) {
-        g += m * buffer;
-      } else {
-        g = buffer;
-      }
+  void update_block(const Segment& block, FloatMap p, const ScaledGradient& g, double lr) override {
+    const auto decayed = g + static_cast<float>(block.weight_decay) * p;
+    const auto rate = static_cast<float>(lr), m = static_cast<float>(options().momentum);
+    if (m == 0) {
+      p -= rate * decayed;
+      return;
     }
-    p -= static_cast<float>(lr) * g;
+    FloatMap buffer = state_of(0, block);
+    buffer = m * buffer + decayed;
+    if (options().nesterov) {
+      p -= rate * (decayed + m * buffer);
+    } else {
+      p -= rate * buffer;
+    }
   }
 };
 
@@ -83,8 +85,8 @@ class Adagrad final : public Elementwise {
       : Elementwise(options, std::move(slots), flat_size, {"sum"}) {}
 
  private:
-  void update_block(const Segment& block, FloatMap p, Block& g, double lr) override {
-    g += static_cast<float>(block.weight_decay) * p;
+  void update_block(const Segment& block, FloatMap p, const ScaledGradient& scaled, double lr) override {
+    const Block g = scaled + static_cast<float>(block.weight_decay) * p;
     FloatMap sum = state_of(0, block);
     sum += g.square();
     p -= static_cast<float>(lr) * (g / (sum.sqrt() + static_cast<float>(options().eps)));
@@ -98,7 +100,8 @@ class Adam final : public Elementwise {
       : Elementwise(options, std::move(slots), flat_size, {"exp_avg", "exp_avg_sq"}), decoupled_(decoupled) {}
 
  private:
-  void update_block(const Segment& block, FloatMap p, Block& g, double lr) override {
+  void update_block(const Segment& block, FloatMap p, const ScaledGradient& scaled, double lr) override {
+    Block g = scaled;
     if (decoupled_) {
       p *= static_cast<float>(1 - lr * block.weight_decay);
     } else {

@@ -123,15 +123,16 @@ class Form {
       : rows_(d.geometry.c_out),
         row_(d.geometry.c_in * d.geometry.kernel_h * d.geometry.kernel_w),
         padded_row_(padded(d.geometry.c_in, input) * d.geometry.kernel_h * d.geometry.kernel_w),
-        plain_(d.weights(input, memory::format_tag::oihw).get_size()),
         memory_(format, d.engine),
+        plain_(is_exact() ? 0 : d.weights(input, memory::format_tag::oihw).get_size()),
         from_plain_(make_reorder(d.engine, d.weights(input, memory::format_tag::oihw), format)),
         to_plain_(make_reorder(d.engine, format, d.weights(input, memory::format_tag::oihw))) {}
 
   const memory& get() const { return memory_; }
   void assign(const float* weight) {
-    for (std::int64_t o = 0; o < rows_; ++o) std::copy_n(weight + o * row_, row_, plain_.as<float>() + o * padded_row_);
-    from_plain_.set(DNNL_ARG_FROM, plain_.data());
+    for (std::int64_t o = 0; o < rows_ && !is_exact(); ++o)
+      std::copy_n(weight + o * row_, row_, plain_.as<float>() + o * padded_row_);
+    from_plain_.set(DNNL_ARG_FROM, is_exact() ? weight : plain_.as<float>());
     from_plain_.set(DNNL_ARG_TO, memory_);
     from_plain_.run();
   }
@@ -150,8 +151,8 @@ class Form {
 
  private:
   std::int64_t rows_ = 0, row_ = 0, padded_row_ = 0;
-  Buffer plain_;  // canonical, padded with zeros
   memory memory_;
+  Buffer plain_;  // canonical, padded with zeros; none where there is no padding
   Task from_plain_, to_plain_;
 };
 
