@@ -204,7 +204,7 @@ class CommandLine {
         run_data_list);
     sub("get", "Fetch sets from their official addresses and verify them",
         "Examples:\n  syncbn data get mnist\n  syncbn data get cifar10 --path /datasets", true, run_data_get);
-    sub("check", "Compare the files with the official checksums",
+    sub("check", "Compare the files with the official checksums (CIFAR, once unpacked: sizes and labels)",
         "Examples:\n  syncbn data check\n  syncbn data check cifar10", false, run_data_check);
   }
 

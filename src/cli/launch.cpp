@@ -120,14 +120,13 @@ Config Job::load(const std::function<Config()>& read) const {
 }
 
 int Job::cores_offered() const {
-  // Ranks of a host may share cores: a table (host, core) in which every rank marks its own.
+  // Ranks of a machine may share cores: a table (machine, core) in which every rank marks its own.
   const std::vector<int> own = allowed_cores();
   const int mine = own.empty() ? 0 : *std::max_element(own.begin(), own.end()) + 1;
   const auto width = static_cast<std::size_t>(plain_.max_over_ranks(mine));
-  const std::size_t host = static_cast<std::size_t>(
-      std::find(hosts().begin(), hosts().end(), hosts()[static_cast<std::size_t>(rank())]) - hosts().begin());
-  std::vector<std::int64_t> table(hosts().size() * width, 0);
-  for (const int core : own) table[host * width + static_cast<std::size_t>(core)] = 1;
+  const auto node = static_cast<std::size_t>(plain_.nodes()[static_cast<std::size_t>(rank())]);
+  std::vector<std::int64_t> table(static_cast<std::size_t>(ranks()) * width, 0);
+  for (const int core : own) table[node * width + static_cast<std::size_t>(core)] = 1;
   plain_.run([&](Worker& worker) { worker.all().all_reduce(table, Reduce::max, {"cores offered", 0}); });
   return static_cast<int>(std::count(table.begin(), table.end(), 1));
 }

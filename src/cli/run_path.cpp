@@ -21,7 +21,7 @@ std::string sizes_line(const Config& config, int ranks, int threads_per_rank) {
   std::string span = "none";
   if (shares_statistics(config.norm.type)) {
     const std::string& group = config.norm.group;
-    span = group == "node"  ? "all samples of a host"
+    span = group == "node"  ? "all samples of a machine (so results depend on how the ranks lie on machines)"
            : group == "all" ? std::to_string(batch)
                             : std::to_string(config.batch_per_worker * std::stoi(group));
   }
@@ -31,7 +31,9 @@ std::string sizes_line(const Config& config, int ranks, int threads_per_rank) {
   if (config.train.accumulate > 1) {
     line += fmt::format(" x {} = {} per update", config.train.accumulate, batch * config.train.accumulate);
   }
-  return line + ", bn_span " + span;
+  line += ", bn_span " + span;
+  if (config.reduction == "native") line += ", native reduction (so results depend on the number of ranks)";
+  return line;
 }
 
 }  // namespace syncbn::cli

@@ -203,7 +203,9 @@ std::vector<Introduction> introduce(MPI_Comm comm, MPI_Comm node, const WorldOpt
 int cores_of(MPI_Comm node) {
   cpu_set_t cores;
   CPU_ZERO(&cores);
-  sched_getaffinity(0, sizeof cores, &cores);
+  if (sched_getaffinity(0, sizeof cores, &cores) != 0) {  // a machine of more than CPU_SETSIZE cores
+    for (int core = 0; core < CPU_SETSIZE; ++core) CPU_SET(core, &cores);
+  }
   check_mpi(MPI_Allreduce(MPI_IN_PLACE, &cores, sizeof cores, MPI_BYTE, MPI_BOR, node), "MPI_Allreduce");
   return CPU_COUNT(&cores);
 }

@@ -110,6 +110,9 @@ Reduction World::reduction() const {
 const std::vector<std::string>& World::hosts() const {
   return state_->context->layout().hosts;
 }
+const std::vector<int>& World::nodes() const {
+  return state_->context->layout().nodes;
+}
 
 void World::run(const std::function<void(Worker&)>& body) {
   RankContext& context = *state_->context;

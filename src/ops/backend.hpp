@@ -120,7 +120,7 @@ class Conv2dWeights {
   virtual void unpack_gradient(const float* packed, float* canonical) = 0;
 };
 
-/// 2-d convolution. x: [N, c_in, h, w] in layout input_layout(), y in output_layout().
+/// 2-d convolution. x: [N, c_in, h, w], y: [N, c_out, h, w], best in preferred_layout(): others are copied.
 class Conv2d {
  public:
   virtual ~Conv2d() = default;

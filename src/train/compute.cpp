@@ -20,8 +20,8 @@ ops::Precision precision_of(const Config& config) {
 }
 
 std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config) {
-  const auto here = world.hosts().begin() + world.rank();
-  return ops::make_backend(config.device, static_cast<int>(std::count(world.hosts().begin(), here, *here)),
+  const auto here = world.nodes().begin() + world.rank();
+  return ops::make_backend(config.device, static_cast<int>(std::count(world.nodes().begin(), here, *here)),
                            precision_of(config));
 }
 

@@ -137,6 +137,10 @@ std::vector<Key<Config>> make_config_schema() {
        "probability before the classifier (mlp, lenet, vgg)"},
       {"model.zero_init_residual", [](C& c) -> Field { return &c.model.zero_init_residual; }, boolean(),
        "resnet: the last gamma of every block starts at 0"},
+      {"model.weights", [](C& c) -> Field { return &c.model.weights; }, text(),
+       "start from these weights and running statistics, not at random: a .safetensors file or a checkpoint's folder"},
+      {"model.weights_except", [](C& c) -> Field { return &c.model.weights_except; }, text(),
+       "tensors, by name or pattern, that start at random all the same ([\"fc.*\"], say, for other classes)"},
 
       {"optimizer.name", [](C& c) -> Field { return &c.optimizer.name; },
        one_of({"sgd", "adagrad", "adam", "adamw", "lars", "lamb"}), "update rule"},

@@ -54,6 +54,9 @@ Model make_model(const Config& config, const Shape& image, int classes);
 /// of a machine.
 int norm_group_size(const World& world, const Config::Norm& norm);
 
+/// norm.group = node: how many workers each machine has, in order ("4+4"), which decides the result; else empty.
+std::string workers_by_machine(const World& world, const Config::Norm& norm);
+
 /// Their communicator. Collective over all workers.
 Communicator make_norm_group(const Worker& worker, const Config::Norm& norm);
 

@@ -1,7 +1,13 @@
 #include "train/state_io.hpp"
 
+#include <fmt/format.h>
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <functional>
+#include <set>
+
+#include "syncbn/core/error.hpp"
 
 namespace syncbn {
 
@@ -38,12 +44,35 @@ SafetensorsFile store_model(ModelState& state) {
   return file;
 }
 
-void load_model(ModelState& state, const SafetensorsFile& file) {
+void load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except) {
+  std::set<std::string> idle(except.begin(), except.end()), unknown;
+  for (const auto& [name, tensor] : file.tensors) unknown.insert(name);
+  const auto keeps = [&](const std::string& name) {
+    unknown.erase(name);
+    const auto matches = [&](const std::string& pattern) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; };
+    const auto pattern = std::find_if(except.begin(), except.end(), matches);
+    if (pattern == except.end()) return false;
+    idle.erase(*pattern);
+    return true;
+  };
   for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>& shape, FlatRange range) {
+    if (keeps(name)) return;
     const std::vector<float> values = file.f32(name, shape);
     std::copy(values.begin(), values.end(), state.values(range).begin());
   });
-  for (NormState& s : state.norm_states()) s.batches_tracked = file.i64(s.name + ".num_batches_tracked");
+  for (NormState& s : state.norm_states()) {
+    const std::string name = s.name + ".num_batches_tracked";
+    if (!keeps(name)) s.batches_tracked = file.i64(name);
+  }
+  if (!idle.empty())
+    throw Error(fmt::format("model.weights_except: no tensor of the model matches '{}'", *idle.begin()),
+                ExitCode::usage);
+  if (!unknown.empty())
+    throw Error(
+        fmt::format("tensor '{}' has no place in this model ({} more like it): the weights are those of another "
+                    "one; choose its model.name and norm.type",
+                    *unknown.begin(), unknown.size() - 1),
+        ExitCode::bad_data);
   state.send();
 }
 

@@ -74,8 +74,9 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       loader_(experiment_.train_set, loader_options(world, experiment_)),
       evaluator_(world, experiment_) {
   for (int w = 0; w < world.local_workers(); ++w) gradients_.push_back(backend.allocate(total_gradient_.size()));
-  open_directory(request);
   state_.initialize(experiment_.config.seed);
+  if (!request.resume) start_from_weights();  // a file that cannot be read leaves no directory behind
+  open_directory(request);
   restore();
   state_.send();
   const std::int64_t position = first_step_ * experiment_.config.train.accumulate;
@@ -83,17 +84,13 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
   steps_done_ = first_step_;
 }
 
-void TrainingRun::open_directory(const TrainRequest& request) {
-  // Only one rank touches the directory; the others learn whether that went well, so that nobody waits in vain.
+/// Does what only one rank may do; the others learn whether that went well, so that nobody waits in vain.
+void TrainingRun::on_rank_zero(const std::function<void()>& work) {
   std::string failure;
   ExitCode code = ExitCode::ok;
   if (world_.rank() == 0) {
     try {
-      const std::string yaml = to_yaml(request.config);
-      directory_ = request.resume ? RunDirectory::resume(request.run_dir, yaml, experiment_yaml(request.config),
-                                                         request.overrides, request.command)
-                                  : RunDirectory::create(request.run_dir, yaml, request.overrides, request.command);
-      checkpoints_.emplace(directory_->path(), request.config.checkpoint.keep, request.config.checkpoint.keep_best);
+      work();
     } catch (const Error& e) {
       failure = e.what();
       code = e.code();
@@ -102,6 +99,25 @@ void TrainingRun::open_directory(const TrainRequest& request) {
   failure = world_.broadcast(failure);
   if (!failure.empty())
     throw Error(failure, static_cast<ExitCode>(std::stoi(world_.broadcast(std::to_string(static_cast<int>(code))))));
+}
+
+void TrainingRun::open_directory(const TrainRequest& request) {
+  on_rank_zero([&] {
+    const std::string yaml = to_yaml(request.config);
+    directory_ = request.resume ? RunDirectory::resume(request.run_dir, yaml, experiment_yaml(request.config),
+                                                       request.overrides, request.command)
+                                : RunDirectory::create(request.run_dir, yaml, request.overrides, request.command);
+    checkpoints_.emplace(directory_->path(), request.config.checkpoint.keep, request.config.checkpoint.keep_best);
+  });
+}
+
+void TrainingRun::start_from_weights() {
+  const Config::Model& model = experiment_.config.model;
+  if (model.weights.empty()) return;
+  std::string weights;
+  on_rank_zero([&] { weights = to_string(CheckpointStore::load(model.weights).model.serialize()); });
+  weights = world_.broadcast(weights);
+  load_model(state_, SafetensorsFile::parse(as_bytes(weights), model.weights), model.weights_except);
 }
 
 void TrainingRun::restore() {
@@ -129,6 +145,15 @@ void TrainingRun::restore() {
                               request_.run_dir, values.at("data"), experiment_.data_fingerprint),
                   ExitCode::bad_data);
     }
+    const std::string machines = workers_by_machine(world_, experiment_.config.norm);
+    const auto before = values.find("machines");
+    if (before != values.end() && before->second != machines) {
+      throw Error(
+          fmt::format("the run in {} has shared statistics by machine (norm.group: node) among {} workers, which "
+                      "would now be {}: start it on as many ranks of as many machines",
+                      request_.run_dir, before->second, machines),
+          ExitCode::usage);
+    }
     model = world_.broadcast(model);
     optimizer = world_.broadcast(optimizer);
     load_model(state_, SafetensorsFile::parse(as_bytes(model), "checkpoint"));
@@ -145,6 +170,8 @@ void TrainingRun::restore() {
     for (const auto& [key, value] : values) {
       if (key.starts_with("probe.")) probe_state_[key] = value;
     }
+  } else if (request_.resume) {
+    start_from_weights();
   }
   if (directory_) {
     if (request_.resume) directory_->truncate_metrics(first_step_);
@@ -167,6 +194,8 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
   snapshot.scalars.merge(loss_scale_.scalars());
   snapshot.scalars["seed"] = std::to_string(experiment_.config.seed);
   snapshot.scalars["data"] = experiment_.data_fingerprint;
+  if (const std::string machines = workers_by_machine(world_, experiment_.config.norm); !machines.empty())
+    snapshot.scalars["machines"] = machines;
   snapshot.scalars["updates"] = std::to_string(optimizer_->updates());
   snapshot.scalars["best_accuracy"] = fmt::format("{:a}", best_accuracy_);
   for (const EvalResult& r : evaluations_) snapshot.scalars["evaluation." + r.statistics] = write_result(r);

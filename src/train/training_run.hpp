@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -39,6 +40,8 @@ class TrainingRun {
  private:
   struct WorkerState;
 
+  void on_rank_zero(const std::function<void()>& work);
+  void start_from_weights();
   void open_directory(const TrainRequest& request);
   void restore();
   void train_step(WorkerState& w, std::int64_t step);
@@ -59,7 +62,6 @@ class TrainingRun {
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
   void save(std::int64_t steps_done, bool is_best);
-  WaitShares wait_shares(const WorkerState& w) const;
 
   World& world_;
   const ops::Backend& backend_;

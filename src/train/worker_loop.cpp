@@ -218,10 +218,11 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
           ? fmt::format("first seen at the input of '{}' on worker {}",
                         experiment_.model.layers[static_cast<std::size_t>(found_layer)].name, found % world_.workers())
           : std::string("first seen in the loss itself");
-  throw Diverged(
-      fmt::format("the loss of step {} is not a finite number ({}); it has changed no weight: lower optimizer.lr, add "
-                  "warm-up or optimizer.clip_norm, then go on from the newest checkpoint with --resume",
-                  step, where));
+  throw Diverged(fmt::format(
+      "the loss of step {} is not a finite number ({}); it has changed no weight: lower optimizer.lr, add "
+      "warm-up or optimizer.clip_norm, and start anew with another output.dir, from the newest checkpoint if "
+      "you like (model.weights={}/checkpoints/step-...)",
+      step, where, request_.run_dir));
 }
 
 template <class Work>
@@ -250,9 +251,11 @@ void TrainingRun::report_loss_scale(WorkerState& w, std::int64_t step, bool upda
   if (w.is_first()) reporter_->loss_scale(step + 1, loss_scale_.value(), updated);
   if (!loss_scale_.exhausted()) return;
   throw Diverged(fmt::format(
-      "the gradient of step {} is not finite even if the loss is scaled by {}; it has changed no weight: lower "
-      "optimizer.lr, or take precision: bfloat16, then go on from the newest checkpoint with --resume",
-      step, 2 * loss_scale_.value()));
+      "the gradient of step {} is not finite even if the loss is scaled by {}; it has changed no weight: take "
+      "precision: "
+      "bfloat16 and go on with --resume, or lower optimizer.lr and start anew with another output.dir, from the newest "
+      "checkpoint if you like (model.weights={}/checkpoints/step-...)",
+      step, 2 * loss_scale_.value(), request_.run_dir));
 }
 
 /// To the probes, which look at what is in the processor's memory.

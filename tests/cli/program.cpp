@@ -83,11 +83,14 @@ Outcome Sandbox::syncbn(const std::vector<std::string>& arguments, const std::ve
   return finish(start(command, environment));
 }
 
-Outcome Sandbox::mpirun(int ranks, const std::vector<std::string>& arguments) const {
+Outcome Sandbox::mpirun(int ranks, const std::vector<std::string>& arguments,
+                        const std::vector<std::string>& environment) const {
   std::vector<std::string> command = {"timeout",     "-k", "5", "100", SYNCBN_MPIRUN, "-n", std::to_string(ranks),
                                       SYNCBN_PROGRAM};
   command.insert(command.end(), arguments.begin(), arguments.end());
-  return finish(start(command, words_of(SYNCBN_MPI_ENVIRONMENT)));
+  std::vector<std::string> variables = words_of(SYNCBN_MPI_ENVIRONMENT);
+  variables.insert(variables.end(), environment.begin(), environment.end());
+  return finish(start(command, variables));
 }
 
 Outcome Sandbox::shell(const std::string& script) const {

@@ -22,7 +22,8 @@ class Sandbox {
   /// `syncbn ARGUMENTS`, without any launcher's variables in its environment but those in `environment` ("NAME=VALUE").
   Outcome syncbn(const std::vector<std::string>& arguments, const std::vector<std::string>& environment = {}) const;
   /// `mpirun -n RANKS syncbn ARGUMENTS`.
-  Outcome mpirun(int ranks, const std::vector<std::string>& arguments) const;
+  Outcome mpirun(int ranks, const std::vector<std::string>& arguments,
+                 const std::vector<std::string>& environment = {}) const;
   /// `sh SCRIPT PROGRAM`, for what needs redirections.
   Outcome shell(const std::string& script) const;
   /// Starts `syncbn ARGUMENTS`, sends the signal as soon as `file` exists, and waits for the end.

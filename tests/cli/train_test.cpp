@@ -150,6 +150,74 @@ TEST(CliTrain, NamesWhatIsMissing) {
   EXPECT_TRUE(contains(weights.err, "--weights FILE")) << weights.err;
 }
 
+TEST(CliTrain, AMachineOfRanksIsAGroupWhateverItsHostName) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const auto command = [](const std::string& group, const std::string& dir) {
+    return std::vector<std::string>{"train", "tiny.yaml", "workers=4", "norm.group=" + group, "output.dir=" + dir};
+  };
+  // Two ranks that play two machines of one name.
+  const std::vector<std::string> machines = {"SYNCBN_RANKS_PER_NODE=1"};
+  const Outcome node = s.mpirun(2, command("node", "node"), machines);
+  ASSERT_EQ(node.code, 0) << node.err;
+  EXPECT_TRUE(contains(node.err, "results depend on how the ranks lie on machines")) << node.err;
+  ASSERT_EQ(s.syncbn(command("2", "pairs")).code, 0);
+  EXPECT_EQ(s.read("node/final.safetensors"), s.read("pairs/final.safetensors"));
+
+  std::vector<std::string> resume = command("node", "node");
+  resume.push_back("--resume");
+  EXPECT_EQ(s.mpirun(2, resume, machines).code, 0);
+  const Outcome elsewhere = s.mpirun(2, resume);
+  EXPECT_EQ(elsewhere.code, 2);
+  EXPECT_TRUE(contains(elsewhere.err, "among 2+2 workers, which would now be 4")) << elsewhere.err;
+}
+
+TEST(CliTrain, StartsFromStoredWeights) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  ASSERT_EQ(s.syncbn({"train", "tiny.yaml", "output.dir=first"}).code, 0);
+  const auto from = [](const std::string& weights) {
+    return std::vector<std::string>{"train",          "tiny.yaml",       "output.dir=second",       "train.steps=1",
+                                    "optimizer.lr=0", "norm.momentum=0", "model.weights=" + weights};
+  };
+  // A step without effect leaves what was read, but for the count of batches.
+  ASSERT_EQ(s.mpirun(2, from("first/final.safetensors")).code, 0);
+  const Outcome before = s.syncbn({"eval", "first"}), after = s.syncbn({"eval", "second"});
+  EXPECT_EQ(before.code, 0) << before.err;
+  EXPECT_EQ(before.out, after.out);
+
+  std::vector<std::string> other = from("first/final.safetensors");
+  other.insert(other.end(), {"output.dir=third", "data.kind=builtin", "model.weights_except=[\"linear4.*\"]"});
+  EXPECT_EQ(s.syncbn(other).code, 0);
+  EXPECT_NE(s.syncbn({"eval", "third"}).out, before.out);
+  other.back() = "model.weights_except=[\"head.*\"]";
+  other.push_back("output.dir=fourth");
+  const Outcome idle = s.mpirun(2, other);
+  EXPECT_EQ(idle.code, 2);
+  EXPECT_TRUE(contains(idle.err, "no tensor of the model matches 'head.*'")) << idle.err;
+  std::vector<std::string> absent = from("nowhere");
+  absent.push_back("output.dir=fifth");
+  const Outcome missing = s.mpirun(2, absent);
+  EXPECT_NE(missing.code, 0);
+  EXPECT_TRUE(contains(missing.err, "nowhere")) << missing.err;
+  EXPECT_FALSE(std::filesystem::exists(s.file("fifth")));
+  const Outcome leftover = s.syncbn({"eval", "first", "norm.type=none"});
+  EXPECT_EQ(leftover.code, 65);
+  EXPECT_TRUE(contains(leftover.err, "has no place in this model")) << leftover.err;
+}
+
+TEST(CliTrain, ALastBatchWithoutVarianceIsRefusedAtTheStart) {
+  const Sandbox s;
+  s.write("mlp.yaml",
+          "{workers: 4, batch_per_worker: 2, norm: {group: 1}, model: {name: mlp, hidden: [8]}, train: {epochs: 1}, "
+          "data: {kind: builtin, train_limit: 100, test_limit: 50}}");
+  const Outcome poor = s.syncbn({"train", "mlp.yaml"});
+  EXPECT_EQ(poor.code, 2) << poor.err;
+  EXPECT_TRUE(contains(poor.err, "data.drop_last=true")) << poor.err;
+  EXPECT_FALSE(std::filesystem::exists(s.file("runs/mlp")));
+  EXPECT_EQ(s.syncbn({"train", "mlp.yaml", "data.drop_last=true"}).code, 0);
+}
+
 TEST(CliTrain, ACrashLeavesABacktrace) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);

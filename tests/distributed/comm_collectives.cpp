@@ -196,12 +196,14 @@ TEST(DistributedWorld, PlacesConsecutiveWorkers) {
   EXPECT_EQ(world.first_worker(), rank * 9 / ranks);
   EXPECT_EQ(world.local_workers(), (rank + 1) * 9 / ranks - rank * 9 / ranks);
   EXPECT_EQ(static_cast<int>(world.hosts().size()), ranks);
+  EXPECT_EQ(static_cast<int>(world.nodes().size()), ranks);
   const char* simulated = std::getenv("SYNCBN_RANKS_PER_NODE");
   int here = 0;  // workers on this machine
   for (int r = 0; r < ranks; ++r) {
     const bool same = world.hosts()[static_cast<std::size_t>(r)] == world.hosts()[static_cast<std::size_t>(rank)];
-    if (simulated ? r / std::atoi(simulated) == rank / std::atoi(simulated) : same)
-      here += (r + 1) * 9 / ranks - r * 9 / ranks;
+    const bool together = simulated ? r / std::atoi(simulated) == rank / std::atoi(simulated) : same;
+    EXPECT_EQ(world.nodes()[static_cast<std::size_t>(r)] == world.nodes()[static_cast<std::size_t>(rank)], together);
+    if (together) here += (r + 1) * 9 / ranks - r * 9 / ranks;
   }
   world.run([&](Worker& worker) { EXPECT_EQ(worker.node_group().size(), here); });
 }

@@ -82,6 +82,9 @@ class World {
   Reduction reduction() const;
   /// Host names, one per rank.
   const std::vector<std::string>& hosts() const;
+  /// The lowest rank on every rank's machine (ranks that share memory), one per rank. Tells machines apart even where
+  /// their host names do not.
+  const std::vector<int>& nodes() const;
 
   /// Runs `body` once for every local worker, and returns when all are done. Collective over ranks. Consecutive workers
   /// share the rank's compute threads (a single worker runs on the caller's): one runs until it waits in a collective,

@@ -39,7 +39,7 @@ void download(const RemoteFile& file, const std::string& folder,
 enum class FileState { ok, missing, altered };
 /// Compares a file on disk with its official checksum: its own, or that of its content if it lies there raw or packed
 /// in another way (.gz, .xz). Of a .tar.gz the files unpacked from it are looked at: `ok` then means that the readers
-/// accept them. `reason` (may be null) receives one line if the answer is not `ok`.
+/// accept them. `reason` (may be null) receives one line if there is more to say than `ok`.
 FileState check(const RemoteDataset& dataset, const RemoteFile& file, const std::string& folder, std::string* reason);
 
 }  // namespace syncbn

@@ -19,13 +19,14 @@ class FileSystem;
 void write_file_durably(const std::string& path, std::span<const std::byte> bytes);
 
 /// Everything a run needs to go on: model tensors (torchvision names), optimizer buffers
-/// ("optimizer.<state>.<parameter>"), counters in the metadata.
+/// ("optimizer.<state>.<parameter>"), single figures.
 struct TrainingState {
   std::int64_t step = 0;  ///< updates made
   SafetensorsFile model;  ///< as in final.safetensors
   SafetensorsFile optimizer;
-  std::map<std::string, std::string>
-      scalars;  ///< exact decimal or hex-float text: epoch, sampler position, seed, best accuracy, ...
+  /// Exact decimal or hex-float text: seed, fingerprint of the data, best accuracy, ... Where the sampler is follows
+  /// from the step.
+  std::map<std::string, std::string> scalars;
 };
 
 /// The checkpoints of one run directory: DIR/checkpoints/step-000001234/{model,optimizer}.safetensors, committed by

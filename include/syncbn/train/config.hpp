@@ -63,6 +63,8 @@ struct Config {
     std::string activation = "relu";                ///< mlp, lenet: relu, leaky_relu, sigmoid, tanh
     double dropout = 0;                             ///< before the classifier (mlp, lenet, vgg)
     bool zero_init_residual = false;
+    std::string weights;                      ///< safetensors file or checkpoint to start from; empty: random weights
+    std::vector<std::string> weights_except;  ///< names or glob patterns of tensors that start at random all the same
   } model;
 
   double label_smoothing = 0;
