@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Training steps against PyTorch's DistributedDataParallel (gloo) on the same cores, in turn, block by block.
 
-usage: peers.py SYNCBN_PROGRAM [--quick]
+usage: peers.py SYNCBN_PROGRAM [--memory] [--quick]
 
 Four processes of one thread each train ResNet-20 (channels_last) and a multi-layer perceptron on random images, with
 local batch norm and with a synchronized one: torch.nn.SyncBatchNorm refuses CPU tensors, so mean and mean square are
@@ -166,25 +166,23 @@ class Ours:
         self.program, self.folder, self.model, self.batch, self.runs = program, folder, model, batch, 0
 
     def run(self, variant, steps, launcher=()):
-        """Images per second, MB of the largest rank, seconds from start to end."""
+        """Images per second, MB of the largest rank."""
         self.runs += 1
         out = f"{self.folder}/{self.model}-{self.batch}-{self.runs}"
         data = ["data.kind=builtin"] if self.model == "resnet20" else ["data.kind=mnist", f"data.path={self.folder}"]
         model = ["model.name=resnet20"] if self.model == "resnet20" else ["model.name=mlp", "model.hidden=[256, 256]"]
-        begin = time.perf_counter()
         done = subprocess.run(
             [*launcher, self.program, "train", "/dev/null", f"workers={PROCESSES}",
              f"batch_per_worker={self.batch // PROCESSES}", f"norm.group={'all' if variant == 'synced' else 1}", *data,
              *model, "data.test_limit=1", "optimizer.lr=0.01", "optimizer.momentum=0.9",
              f"train.steps={steps}", f"train.log_every={steps}", "train.eval_every=0", "checkpoint.every=0",
              "checkpoint.keep_best=false", f"output.dir={out}"], capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - begin
         if done.returncode != 0:
             sys.exit("peers.py: " + done.stderr.strip().splitlines()[-1])
         with open(f"{out}/summary.json", encoding="utf-8") as file:
             summary = json.load(file)
         shutil.rmtree(out)
-        return summary["images_per_second"], summary["peak_rss_bytes"] / 2**20, seconds
+        return summary["images_per_second"], summary["peak_rss_bytes"] / 2**20
 
 
 def compare(program, folder, model, batch, blocks, seconds):
@@ -209,18 +207,9 @@ def compare_memory(program, folder):
     peers, ours = Peers("resnet20", batch), Ours(program, folder, "resnet20", batch)
     torch_memory = peers.run("synced", 3)[1]
     peers.close()
-    launcher = ("mpirun", "-n", str(PROCESSES))
-    own_memory = ours.run("synced", 3, launcher)[1]
-    start, empty = [], []
-    for _ in range(5):
-        start.append(ours.run("synced", 1, launcher)[2])
-        begin = time.perf_counter()
-        subprocess.run([*launcher, "true"], check=True)
-        empty.append(time.perf_counter() - begin)
-    print(f"\nResNet-20, 128 images, {PROCESSES} ranks: peak memory of a rank {own_memory:.0f} MB, PyTorch's "
-          f"{torch_memory:.0f} MB (ratio {own_memory / torch_memory:.2f})\n"
-          f"mpirun until one step, its evaluation and the results are done: {statistics.median(start):.2f} s; "
-          f"mpirun of nothing: {statistics.median(empty):.2f} s")
+    own_memory = ours.run("synced", 3, ("mpirun", "-n", str(PROCESSES)))[1]
+    print(f"ResNet-20, 128 images, {PROCESSES} ranks: peak memory of a rank {own_memory:.0f} MB, PyTorch's "
+          f"{torch_memory:.0f} MB (ratio {own_memory / torch_memory:.2f})")
 
 
 def main():
