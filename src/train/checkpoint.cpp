@@ -124,7 +124,7 @@ std::vector<std::int64_t> CheckpointStore::steps() const {
   return result;
 }
 
-void CheckpointStore::save(const TrainingState& state, bool is_best) {
+void CheckpointStore::save(const TrainingState& state, bool is_best, const std::vector<std::string>& logs) {
   remove_debris();
   const std::vector<std::byte> model = state.model.serialize(), optimizer = state.optimizer.serialize();
   Manifest manifest{state.step, is_best, {{kModel, describe(model)}, {kOptimizer, describe(optimizer)}}, state.scalars};
@@ -139,6 +139,7 @@ void CheckpointStore::save(const TrainingState& state, bool is_best) {
   if (text.size() > kMaxManifestBytes) throw Error("checkpoint: the scalars are too long for a manifest");
 
   try {
+    for (const std::string& log : logs) sync_file(*files_, log);
     if (!same && exists(folder)) remove(folder);
     make_folder_durably(*files_, dir_);
     make_folder_durably(*files_, folder);

@@ -93,6 +93,16 @@ std::string parent_of(const std::string& path) {
   return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
 }
 
+void sync_file(FileSystem& files, const std::string& path) {
+  const int fd = retry([&] { return files.open(path, O_RDONLY, 0); });
+  if (fd < 0 && errno == ENOENT) return;
+  if (fd < 0) throw_io_error("open", path, errno);
+  const int synced = retry([&] { return files.fsync(fd); });
+  const int error = errno;
+  files.close(fd);
+  if (synced < 0) throw_io_error("fsync", path, error);
+}
+
 void sync_folder(FileSystem& files, const std::string& path) {
   const int fd = retry([&] { return files.open(path, O_RDONLY | O_DIRECTORY, 0); });
   if (fd < 0) throw_io_error("open folder", path, errno);

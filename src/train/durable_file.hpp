@@ -33,6 +33,9 @@ void write_file_durably(FileSystem& files, const std::string& path, std::span<co
 /// Creates the folder if it is missing (its parent must exist) and makes the entry durable. Throws Error.
 void make_folder_durably(FileSystem& files, const std::string& path);
 
+/// Makes what a file holds durable (its name is the folder's), if it is there. Throws Error.
+void sync_file(FileSystem& files, const std::string& path);
+
 /// Makes the names in a folder durable. Throws Error.
 void sync_folder(FileSystem& files, const std::string& path);
 

@@ -186,7 +186,11 @@ void RunDirectory::append_probes(const std::string& json_lines) {
 }
 
 void RunDirectory::truncate_metrics(std::int64_t step) {
-  for (const char* name : {kMetrics, kProbes}) truncate_lines(file(name), step);
+  for (const std::string& log : logs()) truncate_lines(log, step);
+}
+
+std::vector<std::string> RunDirectory::logs() const {
+  return {file(kMetrics), file(kProbes)};
 }
 
 void RunDirectory::write_summary(const std::string& json) {

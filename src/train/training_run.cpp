@@ -201,8 +201,9 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
   for (const EvalResult& r : evaluations_) snapshot.scalars["evaluation." + r.statistics] = write_result(r);
   snapshot.scalars["last_evaluation"] = std::to_string(last_evaluation_);
   // The disk works while training goes on.
-  saving_ = std::async(std::launch::async,
-                       [this, snapshot = std::move(snapshot), is_best] { checkpoints_->save(snapshot, is_best); });
+  saving_ = std::async(std::launch::async, [this, snapshot = std::move(snapshot), is_best] {
+    checkpoints_->save(snapshot, is_best, directory_->logs());
+  });
 }
 
 TrainResult TrainingRun::finish() {

@@ -144,6 +144,25 @@ TEST(Checkpoint, SurvivesPowerFailureAfterEveryCall) {
   EXPECT_GE(states, 5000);
 }
 
+TEST(Checkpoint, WhereThereIsOneItsLogsAreWhole) {
+  Random random(6, Purpose::test);
+  const TempDir dir;
+  const auto files = std::make_shared<RecordingFiles>(dir.path());
+  const std::string line = "{\"step\": 1}\n", log = dir / "metrics.jsonl";
+  const int fd = files->open(log, O_WRONLY | O_CREAT, 0666);
+  files->write(fd, line.data(), line.size());
+  files->close(fd);
+  CheckpointStore(dir.path(), 2, true, files).save(training_state(1), false, {log, dir / "absent.jsonl"});
+  for (std::size_t calls = 0; calls <= files->calls(); ++calls) {
+    for (int i = 0; i < 60; ++i) {
+      const TempDir crashed;
+      files->rebuild(calls, random, crashed.path());
+      if (CheckpointStore(crashed.path(), 2, true).steps().empty()) continue;
+      ASSERT_EQ(slurp(crashed / "metrics.jsonl"), line) << "after call " << calls;
+    }
+  }
+}
+
 TrainingState big_state(std::int64_t step) {
   TrainingState state = training_state(step);
   state.model.put_f32("fc.weight", {10000}, std::vector<float>(10000, 1.5f));

@@ -40,8 +40,8 @@ class CheckpointStore {
   /// Writes and commits; then removes what is neither among the last k, nor the newest one marked as best, and what is
   /// newer than this step (a resume goes on from behind only when the newer ones are damaged). A step saved twice with
   /// the same content stays committed throughout. Throws Error on I/O failure (disk full, ...): older checkpoints are
-  /// untouched, and no debris is left.
-  void save(const TrainingState& state, bool is_best);
+  /// untouched, and no debris is left. What `logs` hold so far, as far as there are such files, is made durable first.
+  void save(const TrainingState& state, bool is_best, const std::vector<std::string>& logs = {});
   /// The newest one that is whole. Damaged ones are refused with a reason in `refused` (file and what is wrong) and
   /// the one before is used. nullopt if there is none at all.
   std::optional<TrainingState> load_newest(std::vector<std::string>* refused) const;

@@ -34,6 +34,8 @@ class RunDirectory {
   void append_probes(const std::string& json_lines);
   /// Drops lines of metrics.jsonl and probes.jsonl with "step" greater than this (resume after a crash), and torn ones.
   void truncate_metrics(std::int64_t step);
+  /// Paths of metrics.jsonl and probes.jsonl, whether they are there or not.
+  std::vector<std::string> logs() const;
   /// Writes summary.json durably.
   void write_summary(const std::string& json);
 
