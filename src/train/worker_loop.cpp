@@ -74,6 +74,7 @@ struct TrainingRun::WorkerState {
     divide(part, loss_scale);
   }
 
+  const std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();  ///< before anything can wait
   Worker& worker;
   Communicator group;    ///< shares batch statistics
   Communicator metrics;  ///< all workers
@@ -85,7 +86,6 @@ struct TrainingRun::WorkerState {
   std::unique_ptr<Probes> probes;       ///< nullptr: none
   bool probing = false;                 ///< in this update
   WaitShares waits;                     ///< averages over all workers
-  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
 };
 
 void TrainingRun::work(Worker& worker) {
@@ -179,12 +179,24 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
 }
 
 TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own) {
-  enum { kLoss, kCorrect, kSamples, kStops, kBadLosses, kWaitedStatistics, kWaitedGradients, kThreads, kCount };
+  enum {
+    kLoss,
+    kCorrect,
+    kSamples,
+    kStops,
+    kBadLosses,
+    kElapsed,
+    kWaitedStatistics,
+    kWaitedGradients,
+    kThreads,
+    kCount
+  };
   std::array<double, kCount> sum{};
   sum[kLoss] = own.loss_sum;
   sum[kCorrect] = static_cast<double>(own.correct);
   sum[kSamples] = static_cast<double>(own.samples);
   sum[kBadLosses] = std::isfinite(own.loss_sum) ? 0 : 1;
+  sum[kElapsed] = std::chrono::duration<double>(std::chrono::steady_clock::now() - w.start).count();
   sum[kWaitedStatistics] = w.group.waited_seconds();
   sum[kWaitedGradients] = exchange_.waited_seconds(w.worker);
   if (w.part() == 0) {  // once per rank
@@ -196,10 +208,11 @@ TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, co
   if (sum[kStops] > 0) stopping_ = true;
 
   // Of the time of the compute threads. Workers beyond their number always wait while others compute; that is no loss.
-  const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - w.start).count();
-  const double queued = (world_.workers() - sum[kThreads]) * elapsed;
-  w.waits = {std::max(0.0, sum[kWaitedStatistics] - queued) / (sum[kThreads] * elapsed),
-             sum[kWaitedGradients] / (sum[kThreads] * elapsed)};
+  const double waited = sum[kWaitedStatistics] + sum[kWaitedGradients];
+  const double computing = sum[kThreads] / world_.workers() * sum[kElapsed];
+  const double lost = std::max(0.0, waited - (sum[kElapsed] - computing));
+  const double share = waited > 0 ? lost / computing / waited : 0;
+  w.waits = {share * sum[kWaitedStatistics], share * sum[kWaitedGradients]};
   TrainStatistics all;
   all.add(sum[kLoss], static_cast<std::int64_t>(sum[kCorrect]), static_cast<std::int64_t>(sum[kSamples]));
   return all;

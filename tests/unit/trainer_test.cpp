@@ -157,6 +157,22 @@ TEST_F(Trainer, Case45ResumesToTheBit) {
   }
 }
 
+TEST_F(Trainer, SharesOfWaitingAreShares) {
+  // With local statistics every worker waits for the gradients while the others of its thread compute.
+  for (const std::string group : {"1", "2", "all"}) {
+    for (const std::string threads : {"1", "3"}) {
+      run({"norm.group=" + group, "threads=" + threads, "train.epochs=1"}, group + threads);
+      std::istringstream metrics(read_file(folder_ / (group + threads) / "metrics.jsonl"));
+      for (std::string line; std::getline(metrics, line);) {
+        const auto json = nlohmann::json::parse(line);
+        if (json.at("kind") != "train") continue;
+        const double statistics = json.at("wait_statistics"), gradients = json.at("wait_gradients");
+        EXPECT_TRUE(statistics >= 0 && gradients >= 0 && statistics + gradients <= 1) << line;
+      }
+    }
+  }
+}
+
 // Case 38: without batch statistics, two micro-batches of half the size are one batch.
 TEST_F(Trainer, Case38AccumulationEqualsTheLargeBatch) {
   const std::vector<std::string> keys{"norm.type=none",    "data.train_limit=72", "data.shuffle=false",
