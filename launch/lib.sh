@@ -142,6 +142,32 @@ in_container() {
     grep -qE 'docker|kubepods|containerd|lxc' /proc/1/cgroup 2> /dev/null
 }
 
+# Runs mpirun. At SIGTERM or Ctrl-C it would leave its ranks a second and end with 1; so that they can save a checkpoint and it
+# ends with 75, it gets SIGUSR1 instead, which it passes on to them. The second time it gets SIGTERM.
+run_mpirun() { # ARGUMENT...
+  local pid asked=
+  set -m # a process group of its own: what is typed at the terminal comes here only
+  mpirun "$@" < /dev/null &
+  pid=$!
+  set +m
+  trap stop_mpirun INT TERM
+  trap 'kill -USR1 $pid || :' USR1 HUP
+  # It stops and continues its ranks, but not itself.
+  trap 'kill -TSTP $pid && kill -STOP $$ && kill -CONT $pid || :' TSTP
+  while kill -0 "$pid" 2> /dev/null; do wait "$pid" || :; done
+  wait "$pid"
+}
+
+stop_mpirun() {
+  if [ -z "$asked" ]; then
+    asked=yes
+    kill -USR1 "$pid" || :
+    note "${0##*/}: stopping after this step; once more to stop at once"
+  else
+    kill -TERM "$pid" || :
+  fi
+}
+
 # Makes mpirun work as root, in containers, and with more ranks or threads than cores.
 mpi_environment() { # RANKS_PER_HOST [THREADS_PER_RANK]
   local ranks=$1 threads=${2:-1}

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <initializer_list>
@@ -20,12 +21,17 @@ std::array<char, 4096> crash_path{};
 std::array<char, 64> crash_line{};
 std::array<char, 4096> crash_environment{};
 
-void handle_stop(int) {
-  request_stop();
-}
+const char* interrupt_answer = "";
 
 void write_text(int file, const char* text) {
   [[maybe_unused]] const ssize_t written = ::write(file, text, std::strlen(text));
+}
+
+void handle_stop(int signal) {
+  const int error = errno;
+  if (signal == SIGINT) write_text(STDERR_FILENO, interrupt_answer);
+  request_stop();
+  errno = error;
 }
 
 void handle_crash(int signal) {
@@ -68,8 +74,13 @@ void ignore_broken_pipes() {
   set_handler(SIGPIPE, SIG_IGN, 0);
 }
 
-void stop_on_signals() {
+void stop_on_signals(bool speaks) {
   for (const int signal : {SIGTERM, SIGUSR1}) set_handler(signal, handle_stop, SA_RESTART);
+  struct sigaction inherited {};
+  ::sigaction(SIGINT, nullptr, &inherited);
+  if (inherited.sa_handler == SIG_IGN) return;  // started in the background of a script: Ctrl-C is for others
+  if (speaks) interrupt_answer = "\nsyncbn: stopping after this step; once more to stop at once\n";
+  set_handler(SIGINT, handle_stop, SA_RESTART | SA_RESETHAND);
 }
 
 void report_crashes(int rank, const std::string& directory) {

@@ -7,8 +7,9 @@ namespace syncbn::cli {
 /// SIGPIPE becomes a failed write, as for any other broken file.
 void ignore_broken_pipes();
 
-/// SIGTERM and SIGUSR1 ask the training to save and stop.
-void stop_on_signals();
+/// SIGTERM, SIGUSR1 and the first SIGINT, which is answered with a line on stderr if this process `speaks`, ask the
+/// training to save and stop. The second SIGINT ends the process.
+void stop_on_signals(bool speaks);
 
 /// SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT leave a backtrace in `directory`/crash-rankN.txt (if that exists, else
 /// on stderr) and one line on stderr, then end the process by the same signal.

@@ -91,7 +91,7 @@ ExitCode run_study(const StudyOptions& options) {
                                                    static_cast<double>(hosts.size()));
   request.jobs = options.jobs;
   request.command = options.command;
-  stop_on_signals();
+  stop_on_signals(job.first());
 
   const auto teams = job.make_teams();
   StudyResult result;

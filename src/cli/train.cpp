@@ -54,7 +54,7 @@ ExitCode run_train(const TrainOptions& options) {
   request.command = options.command;
   log_to_run_directory(job.rank(), request.run_dir);
   report_crashes(job.rank(), request.run_dir);
-  stop_on_signals();
+  stop_on_signals(job.first());
 
   World world = job.make_world(request.config);
   spdlog::info(sizes_line(request.config, world.ranks(), world.threads()));

@@ -60,6 +60,7 @@ int Sandbox::start(const std::vector<std::string>& command, const std::vector<st
   const int process = ::fork();
   if (process < 0) throw std::runtime_error("fork failed");
   if (process == 0) {
+    ::signal(SIGINT, SIG_DFL);  // a script that starts the tests in the background has it ignored
     const int out = ::open(file(kOut).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const int err = ::open(file(kErr).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const int in = ::open("/dev/null", O_RDONLY);
@@ -97,14 +98,18 @@ Outcome Sandbox::shell(const std::string& script) const {
   return finish(start({"sh", script, SYNCBN_PROGRAM}, {}));
 }
 
-Outcome Sandbox::signalled(const std::vector<std::string>& arguments, const std::string& name, int signal) const {
+Outcome Sandbox::signalled(const std::vector<std::string>& arguments, const std::string& name, int signal,
+                           int times) const {
   std::vector<std::string> command = {SYNCBN_PROGRAM};
   command.insert(command.end(), arguments.begin(), arguments.end());
   const int process = start(command, {});
   for (int i = 0; i < 600 && !std::filesystem::exists(file(name)); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
-  ::kill(process, signal);
+  for (int i = 0; i < times; ++i) {
+    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    ::kill(process, signal);
+  }
   return finish(process);
 }
 

@@ -26,8 +26,9 @@ class Sandbox {
                  const std::vector<std::string>& environment = {}) const;
   /// `sh SCRIPT PROGRAM`, for what needs redirections.
   Outcome shell(const std::string& script) const;
-  /// Starts `syncbn ARGUMENTS`, sends the signal as soon as `file` exists, and waits for the end.
-  Outcome signalled(const std::vector<std::string>& arguments, const std::string& file, int signal) const;
+  /// Starts `syncbn ARGUMENTS`, sends the signal as soon as `file` exists, so many times, and waits for the end.
+  Outcome signalled(const std::vector<std::string>& arguments, const std::string& file, int signal,
+                    int times = 1) const;
 
   std::filesystem::path file(const std::string& name) const { return folder_ / name; }
   std::string read(const std::string& name) const;

@@ -126,11 +126,12 @@ TEST(CliTrain, StoppedBySignalAndResumedItEndsAsIfUndisturbed) {
     return std::vector<std::string>{"train", "tiny.yaml", "train.steps=200", "output.dir=" + dir};
   };
   ASSERT_EQ(s.syncbn(command("whole")).code, 0);
-  for (const int signal : {SIGTERM, SIGUSR1}) {
+  for (const int signal : {SIGTERM, SIGUSR1, SIGINT}) {
     const std::string dir = "stopped" + std::to_string(signal);
     const Outcome stopped = s.signalled(command(dir), dir + "/metrics.jsonl", signal);
     EXPECT_EQ(stopped.code, 75) << stopped.err;
     EXPECT_TRUE(contains(stopped.err, "--resume goes on")) << stopped.err;
+    EXPECT_EQ(contains(stopped.err, "once more to stop at once"), signal == SIGINT) << stopped.err;
     EXPECT_FALSE(std::filesystem::exists(s.file(dir) / "final.safetensors"));
     std::vector<std::string> resume = command(dir);
     resume.push_back("--resume");
@@ -138,6 +139,15 @@ TEST(CliTrain, StoppedBySignalAndResumedItEndsAsIfUndisturbed) {
     EXPECT_EQ(resumed.code, 0) << resumed.err;
     EXPECT_EQ(s.read(dir + "/final.safetensors"), s.read("whole/final.safetensors"));
   }
+}
+
+TEST(CliTrain, TheSecondInterruptStopsAtOnce) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const Outcome o = s.signalled({"train", "tiny.yaml", "train.accumulate=65536", "train.steps=1"},
+                                "runs/tiny/environment.json", SIGINT, 2);
+  EXPECT_EQ(o.code, 128 + SIGINT) << o.err;
+  EXPECT_TRUE(contains(o.err, "stopping after this step")) << o.err;
 }
 
 TEST(CliTrain, NamesWhatIsMissing) {

@@ -75,7 +75,7 @@ struct StudyRequest {
 
 struct StudyResult {
   int trials = 0, done = 0, diverged = 0, failed = 0;
-  bool stopped = false;  ///< by SIGTERM or SIGUSR1; the same command goes on
+  bool stopped = false;  ///< by request_stop(); the same command goes on
 };
 
 /// Runs what is missing of a study in DIR: DIR/trials/<label>-<hash> is a run directory per trial, named by a hash of

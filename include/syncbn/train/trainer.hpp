@@ -44,7 +44,7 @@ struct TrainResult {
   std::int64_t steps = 0;
   double seconds = 0, images_per_second = 0;
   std::int64_t peak_rss_bytes = 0;  ///< of the largest rank
-  bool stopped = false;             ///< by SIGTERM or SIGUSR1, after a checkpoint
+  bool stopped = false;             ///< by request_stop(), after a checkpoint
 };
 
 /// Trains as the configuration says, in `world` (whose number of workers must equal config.workers). Collective over
@@ -56,8 +56,7 @@ TrainResult train(World& world, const TrainRequest& request);
 std::vector<EvalResult> evaluate(World& world, const Config& config, const std::string& weights_path,
                                  const std::string& split);
 
-/// Set by the signal handler of the program (SIGTERM, SIGUSR1); the trainer checks it once per step, on all ranks
-/// alike.
+/// For a signal handler; the trainer checks it once per step, on all ranks alike.
 void request_stop() noexcept;
 bool stop_requested() noexcept;
 
