@@ -7,9 +7,25 @@
 #include "cli/launch.hpp"
 #include "cli/log.hpp"
 #include "cli/signals.hpp"
+#include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/trainer.hpp"
 
 namespace syncbn::cli {
+namespace {
+
+void require_final_weights(const std::string& run_dir) {
+  std::error_code ignored;
+  if (std::filesystem::exists(run_dir + "/final.safetensors", ignored)) return;
+  const CheckpointStore checkpoints(run_dir, 1, false);
+  const std::vector<std::int64_t> steps = checkpoints.steps();
+  throw Error(
+      fmt::format("{} has no final.safetensors, because its training has not ended; {}", run_dir,
+                  steps.empty() ? "go on with it: train --resume"
+                                : "evaluate its newest checkpoint: --weights " + checkpoints.folder_of(steps.back())),
+      ExitCode::bad_data);
+}
+
+}  // namespace
 
 ExitCode run_eval(const EvalOptions& options) {
   const Job job;
@@ -18,12 +34,14 @@ ExitCode run_eval(const EvalOptions& options) {
   const bool run_dir = std::filesystem::is_directory(options.config, ignored);
   std::string weights = options.weights;
   const Config config = job.load([&] {
+    Config read = load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides);
     if (weights.empty() && !run_dir) {
       throw Error(
           fmt::format("{} is not a run directory, so the weights must be named: --weights FILE", options.config),
           ExitCode::usage);
     }
-    return load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides);
+    if (weights.empty()) require_final_weights(options.config);
+    return read;
   });
   if (weights.empty()) weights = options.config + "/final.safetensors";
 

@@ -48,12 +48,12 @@ class CheckpointStore {
   /// A checkpoint directory or a .safetensors file named by the user (for eval; the latter fills `model` only).
   static TrainingState load(const std::string& path);
   std::vector<std::int64_t> steps() const;  ///< committed, ascending
+  std::string folder_of(std::int64_t step) const;
   /// Removes what a crash left: folders without a manifest, temporary files. save() does so too. Only by the owner of
   /// the run directory.
   void remove_debris();
 
  private:
-  std::string folder_of(std::int64_t step) const;
   void remove(const std::string& folder);
   void prune(std::int64_t saved);
 
