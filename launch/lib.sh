@@ -142,8 +142,8 @@ in_container() {
     grep -qE 'docker|kubepods|containerd|lxc' /proc/1/cgroup 2> /dev/null
 }
 
-# Runs mpirun. At SIGTERM or Ctrl-C it would leave its ranks a second and end with 1; so that they can save a checkpoint and it
-# ends with 75, it gets SIGUSR1 instead, which it passes on to them. The second time it gets SIGTERM.
+# Runs mpirun. At SIGTERM or Ctrl-C it would leave its ranks a second and end with 1; so that they can save a checkpoint
+# and it ends with 75, it gets SIGUSR1 instead, which it passes on to them. The second time it gets SIGTERM.
 run_mpirun() { # ARGUMENT...
   local pid asked=
   set -m # a process group of its own: what is typed at the terminal comes here only

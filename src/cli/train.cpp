@@ -22,6 +22,13 @@ void require_free(const std::string& run_dir) {
       ExitCode::usage);
 }
 
+/// What `workers: auto` means where a run goes on: as many as it has. 0 where there is no run yet.
+int workers_of_run(const std::string& run_dir) {
+  const std::string file = run_dir + "/config.yaml";
+  std::error_code error;
+  return std::filesystem::exists(file, error) ? load_config(file, {}).workers : 0;
+}
+
 void print_result(const TrainResult& result, const std::string& run_dir) {
   fmt::print("test_accuracy       {:.4f}\n", result.test_accuracy);
   for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
@@ -46,6 +53,7 @@ ExitCode run_train(const TrainOptions& options) {
     Config config = load_config(options.config, options.overrides);
     config.output.dir = run_path(config, options.config);
     if (!options.resume) require_free(config.output.dir);
+    if (options.resume && config.workers == 0) config.workers = workers_of_run(config.output.dir);
     return config;
   });
   request.run_dir = request.config.output.dir;

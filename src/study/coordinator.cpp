@@ -201,7 +201,7 @@ Outcome Coordinator::outcome_of(const Running& job) const {
   } else {
     outcome = directory_.read_summary(job.folder);
   }
-  outcome.machine["seconds"] = seconds_since(job.start);
+  outcome.machine.try_emplace("seconds", seconds_since(job.start));  // the summary's are those of all its starts
   outcome.machine["ranks"] = static_cast<double>(job.placement.ranks.size());
   outcome.machine["threads"] = job.placement.threads;
   return outcome;

@@ -56,7 +56,8 @@ void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update,
   state.images_per_second = recent_rate_;
   state.loss = update.loss();
   state.accuracy = last_accuracy_;
-  const double per_step = train_seconds_ / std::max<double>(1, static_cast<double>(step - first_step_ - 1));
+  const double per_step =
+      (train_seconds_ - earlier_train_seconds_) / std::max<double>(1, static_cast<double>(step - first_step_ - 1));
   state.eta_s = per_step * static_cast<double>(total - step);
   state.wait_statistics = waits.statistics;
   state.wait_gradients = waits.gradients;
@@ -150,13 +151,23 @@ void Reporter::message(const std::string& line) {
 std::map<std::string, std::string> Reporter::scalars() const {
   return {{"interval_loss_sum", fmt::format("{:a}", interval_.loss_sum)},
           {"interval_correct", std::to_string(interval_.correct)},
-          {"interval_samples", std::to_string(interval_.samples)}};
+          {"interval_samples", std::to_string(interval_.samples)},
+          {"seconds", fmt::format("{:a}", seconds())},
+          {"train_seconds", fmt::format("{:a}", train_seconds_)},
+          {"images", fmt::format("{:a}", images_)}};
 }
 
 void Reporter::restore(const std::map<std::string, std::string>& scalars) {
   interval_.loss_sum = std::stod(scalars.at("interval_loss_sum"));
   interval_.correct = std::stoll(scalars.at("interval_correct"));
   interval_.samples = std::stoll(scalars.at("interval_samples"));
+  const auto number = [&](const char* name) {  // 0: checkpoints of earlier versions do not have it
+    const auto found = scalars.find(name);
+    return found == scalars.end() ? 0 : std::stod(found->second);
+  };
+  start_ -= std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(number("seconds")));
+  train_seconds_ = earlier_train_seconds_ = number("train_seconds");
+  images_ = number("images");
 }
 
 }  // namespace syncbn

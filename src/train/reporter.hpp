@@ -52,12 +52,13 @@ class Reporter {
   void message(const std::string& line);
   void finish() { progress_.finish(); }
 
-  /// Sums since the last line of metrics.jsonl; part of a checkpoint.
+  /// Sums since the last line of metrics.jsonl, and times and images so far; part of a checkpoint.
   std::map<std::string, std::string> scalars() const;
   void restore(const std::map<std::string, std::string>& scalars);
 
+  /// Both of all starts of the run; what was trained behind the checkpoint of a resume is left out.
   double seconds() const;
-  /// Training images per second of this process's life, evaluations and saves left out.
+  /// Training images per second, without evaluations.
   double images_per_second() const { return train_seconds_ > 0 ? images_ / train_seconds_ : 0; }
   /// Time from here to the next step() does not count as training.
   void pause() { last_step_ = {}; }
@@ -76,6 +77,7 @@ class Reporter {
   Clock::time_point last_step_{};
   std::int64_t first_step_;
   double images_ = 0, train_seconds_ = 0, recent_rate_ = 0;
+  double earlier_train_seconds_ = 0;  // of train_seconds_, before this start
   double last_accuracy_;
 };
 

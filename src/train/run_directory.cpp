@@ -156,7 +156,7 @@ RunDirectory RunDirectory::resume(const std::string& path, const std::string& co
   require_same_experiment(path, syncbn::experiment_yaml(parse_config(read_text(config), config, {})), experiment_yaml);
   remove_temporary_files(path);
   RunDirectory run(path, std::move(lock));
-  run.record_start(overrides, command);
+  run.record_start(config_yaml, overrides, command);
   return run;
 }
 
@@ -164,12 +164,13 @@ RunDirectory RunDirectory::start(std::string path, std::shared_ptr<const Descrip
                                  const std::string& config_yaml, const std::vector<std::string>& overrides,
                                  const std::vector<std::string>& command) {
   RunDirectory run(std::move(path), std::move(lock));
-  write_text(run.file(kConfig), config_yaml);
-  run.record_start(overrides, command);
+  run.record_start(config_yaml, overrides, command);
   return run;
 }
 
-void RunDirectory::record_start(const std::vector<std::string>& overrides, const std::vector<std::string>& command) {
+void RunDirectory::record_start(const std::string& config_yaml, const std::vector<std::string>& overrides,
+                                const std::vector<std::string>& command) {
+  write_text(file(kConfig), config_yaml);
   std::string text;
   for (const std::string& override_text : overrides) text += override_text + "\n";
   write_text(file("overrides.txt"), text);

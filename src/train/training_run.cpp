@@ -1,10 +1,12 @@
 #include "train/training_run.hpp"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -126,7 +128,10 @@ void TrainingRun::restore() {
   if (directory_ && request_.resume) {
     std::vector<std::string> refused;
     const std::optional<TrainingState> saved = checkpoints_->load_newest(&refused);
-    for (const std::string& reason : refused) fmt::print(stderr, "syncbn: {}; going back to the one before\n", reason);
+    for (const std::string& reason : refused) {
+      fmt::print(stderr, "syncbn: {}; going back to the one before\n", reason);
+      if (const auto log = spdlog::get("run")) log->warn("{}; going back to the one before", reason);
+    }
     if (saved) {
       model = to_string(saved->model.serialize());
       optimizer = to_string(saved->optimizer.serialize());
@@ -179,6 +184,8 @@ void TrainingRun::restore() {
     if (!values.empty()) {
       reporter_->restore(values);
       reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));
+    } else if (request_.resume) {
+      reporter_->message(fmt::format("nothing to resume in {}: starting at step 0", directory_->path()));
     }
   }
 }
@@ -224,6 +231,9 @@ TrainResult TrainingRun::finish() {
   reporter_->finish();
   if (result.stopped) return result;
   write_file_durably(directory_->file("final.safetensors"), store_model(state_).serialize());
+  // Of a run that had ended before, the summary tells more than what this start has seen.
+  if (first_step_ == experiment_.total_steps && std::filesystem::exists(directory_->file("summary.json")))
+    return result;
   const Config& c = experiment_.config;
   nlohmann::ordered_json summary{{"schema", 1},
                                  {"test_accuracy", result.test_accuracy},

@@ -150,6 +150,40 @@ TEST(CliTrain, TheSecondInterruptStopsAtOnce) {
   EXPECT_TRUE(contains(o.err, "stopping after this step")) << o.err;
 }
 
+TEST(CliTrain, GoesOnWithAsManyWorkersAndSaysWhereItBegins) {
+  const Sandbox s;
+  std::string automatic = kTiny;
+  automatic.replace(automatic.find("workers: 3"), 10, "workers: auto");
+  s.write("tiny.yaml", automatic);
+  const Outcome first = s.syncbn({"train", "tiny.yaml", "workers=5", "--resume"});
+  ASSERT_EQ(first.code, 0) << first.err;
+  EXPECT_TRUE(contains(first.err, "nothing to resume in runs/tiny: starting at step 0\n")) << first.err;
+  EXPECT_TRUE(contains(s.read("runs/tiny/log.txt"), "nothing to resume")) << s.read("runs/tiny/log.txt");
+
+  // Nothing is left to do, and nothing better to tell.
+  const std::string summary = s.read("runs/tiny/summary.json");
+  const Outcome finished = s.syncbn({"train", "tiny.yaml", "--resume"});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  EXPECT_TRUE(contains(finished.err, "5 workers on 1 rank")) << finished.err;
+  EXPECT_EQ(s.read("runs/tiny/summary.json"), summary);
+
+  std::filesystem::remove(s.file("runs/tiny/final.safetensors"));
+  const Outcome eval = s.syncbn({"eval", "runs/tiny"});
+  EXPECT_EQ(eval.code, 65);
+  EXPECT_EQ(eval.err,
+            "syncbn: runs/tiny has no final.safetensors, because its training has not ended; evaluate its newest "
+            "checkpoint: --weights runs/tiny/checkpoints/step-000000010\n");
+  EXPECT_EQ(s.syncbn({"eval", "runs/tiny", "--weights", "runs/tiny/checkpoints/step-000000010"}).code, 0);
+
+  s.write("runs/tiny/checkpoints/step-000000010/model.safetensors", "damaged");
+  const Outcome damaged = s.syncbn({"train", "tiny.yaml", "--resume"});
+  ASSERT_EQ(damaged.code, 0) << damaged.err;
+  for (const std::string& text : {damaged.err, s.read("runs/tiny/log.txt")}) {
+    EXPECT_TRUE(contains(text, "step-000000010/model.safetensors: ")) << text;
+    EXPECT_TRUE(contains(text, "; going back to the one before\n")) << text;
+  }
+}
+
 TEST(CliTrain, NamesWhatIsMissing) {
   const Sandbox s;
   const Outcome data = s.syncbn({"train", "mnist_lenet"});
@@ -158,6 +192,9 @@ TEST(CliTrain, NamesWhatIsMissing) {
   const Outcome weights = s.syncbn({"eval", "quickstart"});
   EXPECT_EQ(weights.code, 2);
   EXPECT_TRUE(contains(weights.err, "--weights FILE")) << weights.err;
+  const Outcome nothing = s.syncbn({"eval", "nope"});
+  EXPECT_EQ(nothing.code, 2);
+  EXPECT_TRUE(contains(nothing.err, "nope: no such file")) << nothing.err;
 }
 
 TEST(CliTrain, AMachineOfRanksIsAGroupWhateverItsHostName) {

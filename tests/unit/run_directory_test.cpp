@@ -86,7 +86,7 @@ TEST(RunDirectory, ResumesTheSameExperiment) {
   { create(dir / "run"); }
   spit(dir / "run/summary.json.tmp", "left by a crash");
   { resume(dir / "run", config_of({"threads=2", "checkpoint.keep=5"})); }
-  EXPECT_EQ(slurp(dir / "run/config.yaml"), to_yaml(config_of({})));
+  EXPECT_EQ(slurp(dir / "run/config.yaml"), to_yaml(config_of({"threads=2", "checkpoint.keep=5"})));
   EXPECT_EQ(slurp(dir / "run/command.txt"), "syncbn train 'it'\\''s.yaml'\nsyncbn train --resume\n");
   EXPECT_FALSE(std::filesystem::exists(dir / "run/summary.json.tmp"));
   { resume(dir / "absent"); }

@@ -7,7 +7,6 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "support/small_network.hpp"
 #include "syncbn/core/error.hpp"
@@ -30,6 +29,13 @@ struct Outcome {
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::vector<nlohmann::json> lines_of(const fs::path& path) {
+  std::vector<nlohmann::json> lines;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) lines.push_back(nlohmann::json::parse(line));
+  return lines;
 }
 
 class Trainer : public testing::Test {
@@ -57,9 +63,7 @@ class Trainer : public testing::Test {
     Outcome outcome;
     outcome.result = train(world, request);
     outcome.weights = read_file(folder_ / name / "final.safetensors");
-    std::istringstream metrics(read_file(folder_ / name / "metrics.jsonl"));
-    for (std::string line; std::getline(metrics, line);) {
-      const auto json = nlohmann::json::parse(line);
+    for (const auto& json : lines_of(folder_ / name / "metrics.jsonl")) {
       outcome.losses.push_back(json["kind"].dump() + json["step"].dump() + " " + json["loss"].dump() + " " +
                                json["accuracy"].dump());
     }
@@ -143,7 +147,7 @@ TEST_F(Trainer, Case45ResumesToTheBit) {
   for (const std::string group : {"all", "2"}) {
     for (const std::string optimizer : {"sgd", "adam"}) {
       const std::vector<std::string> keys{"norm.group=" + group, "optimizer.name=" + optimizer, "checkpoint.every=4",
-                                          "train.log_every=3"};
+                                          "checkpoint.keep=9", "train.log_every=3"};
       const std::string name = group + optimizer;
       const Outcome undisturbed = run(keys, name);
       // As after a crash behind step 8: what came later is gone.
@@ -157,16 +161,39 @@ TEST_F(Trainer, Case45ResumesToTheBit) {
   }
 }
 
+TEST_F(Trainer, TimesGoOnWhereTheCheckpointWas) {
+  const std::vector<std::string> keys{"checkpoint.every=4"};
+  run(keys, "times");
+  const fs::path folder = folder_ / "times";
+  fs::remove_all(folder / "checkpoints/step-000000014");
+  const auto summary = [&] { return nlohmann::json::parse(read_file(folder / "summary.json")); };
+  EXPECT_GT(summary().at("images_per_second"), 0);
+  run(keys, "times", true);
+  double last = 0;
+  for (const auto& line : lines_of(folder / "metrics.jsonl")) {
+    EXPECT_GE(line.at("seconds").get<double>(), last) << line;
+    last = line.at("seconds");
+  }
+  EXPECT_GE(summary().at("seconds").get<double>(), last);
+
+  // Of a run that had ended, nothing is known better than before; where the summary is lost, what the checkpoint tells.
+  const nlohmann::json before = summary();
+  run(keys, "times", true);
+  EXPECT_EQ(summary(), before);
+  fs::remove(folder / "summary.json");
+  const Outcome again = run(keys, "times", true);
+  EXPECT_EQ(again.result.images_per_second, before.at("images_per_second"));
+  EXPECT_GE(again.result.seconds, last);
+}
+
 TEST_F(Trainer, SharesOfWaitingAreShares) {
   // With local statistics every worker waits for the gradients while the others of its thread compute.
   for (const std::string group : {"1", "2", "all"}) {
     for (const std::string threads : {"1", "3"}) {
       run({"norm.group=" + group, "threads=" + threads, "train.epochs=1"}, group + threads);
-      std::istringstream metrics(read_file(folder_ / (group + threads) / "metrics.jsonl"));
-      for (std::string line; std::getline(metrics, line);) {
-        const auto json = nlohmann::json::parse(line);
-        if (json.at("kind") != "train") continue;
-        const double statistics = json.at("wait_statistics"), gradients = json.at("wait_gradients");
+      for (const auto& line : lines_of(folder_ / (group + threads) / "metrics.jsonl")) {
+        if (line.at("kind") != "train") continue;
+        const double statistics = line.at("wait_statistics"), gradients = line.at("wait_gradients");
         EXPECT_TRUE(statistics >= 0 && gradients >= 0 && statistics + gradients <= 1) << line;
       }
     }
@@ -187,7 +214,7 @@ TEST_F(Trainer, Case38AccumulationEqualsTheLargeBatch) {
 TEST_F(Trainer, EveryNormalizationResumesToTheBit) {
   for (const std::string& norm : norm_types()) {
     if (norm == "batch") continue;  // case 45
-    const std::vector<std::string> keys{"norm.type=" + norm, "checkpoint.every=4", "norm.group=2"};
+    const std::vector<std::string> keys{"norm.type=" + norm, "checkpoint.every=4", "checkpoint.keep=9", "norm.group=2"};
     const Outcome undisturbed = run(keys, norm);
     const fs::path folder = folder_ / norm;
     fs::remove(folder / "final.safetensors");
@@ -202,13 +229,10 @@ const std::string kAllStatistics = "train.eval_statistics=[running, precise, bat
 
 /// The lines of a metrics file without what depends on the machine, and without `without`.
 std::vector<nlohmann::json> metrics_of(const fs::path& folder, const std::vector<std::string>& without = {}) {
-  std::vector<nlohmann::json> lines;
-  std::istringstream metrics(read_file(folder / "metrics.jsonl"));
-  for (std::string line; std::getline(metrics, line);) {
-    nlohmann::json json = nlohmann::json::parse(line);
+  std::vector<nlohmann::json> lines = lines_of(folder / "metrics.jsonl");
+  for (nlohmann::json& json : lines) {
     for (const char* key : {"seconds", "images_per_second", "wait_statistics", "wait_gradients"}) json.erase(key);
     for (const std::string& key : without) json.erase(key);
-    lines.push_back(std::move(json));
   }
   return lines;
 }
@@ -255,7 +279,8 @@ TEST_F(Trainer, TheFirstStatisticsGiveTheAccuracy) {
 
 TEST_F(Trainer, PreciseStatisticsDoNotDependOnThreadsAndResume) {
   for (const std::string norm : {"batch", "renorm", "whitening"}) {
-    const std::vector<std::string> keys{"norm.type=" + norm, "norm.group=2", kAllStatistics, "checkpoint.every=4"};
+    const std::vector<std::string> keys{"norm.type=" + norm, "norm.group=2", kAllStatistics, "checkpoint.every=4",
+                                        "checkpoint.keep=9"};
     run(keys, norm);
     const auto reference = metrics_of(folder_ / norm);
     for (const std::string threads : {"1", "3"}) {
@@ -343,10 +368,8 @@ TEST_F(Trainer, ProbesChangeNoResult) {
 
 TEST_F(Trainer, ProbesLookOnTime) {
   run({"probes.names=[all]", "probes.every=3", "norm.group=2", "train.accumulate=2"}, "run");
-  std::istringstream lines(read_file(folder_ / "run" / "probes.jsonl"));
   std::map<std::string, std::vector<int>> steps;
-  for (std::string line; std::getline(lines, line);) {
-    const auto row = nlohmann::json::parse(line);
+  for (const auto& row : lines_of(folder_ / "run" / "probes.jsonl")) {
     std::vector<int>& of_probe = steps[row.at("probe")];
     if (of_probe.empty() || of_probe.back() != row.at("step")) of_probe.push_back(row.at("step"));
   }

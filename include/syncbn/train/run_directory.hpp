@@ -9,8 +9,8 @@ namespace syncbn {
 
 class Descriptor;
 
-/// A run's folder: config.yaml (resolved; as first started), overrides.txt and environment.json (of the latest start),
-/// command.txt (one line per start), log.txt, metrics.jsonl, probes.jsonl (with probes), summary.json, checkpoints/,
+/// A run's folder: config.yaml (resolved), overrides.txt and environment.json (all of the latest start), command.txt
+/// (one line per start), log.txt, metrics.jsonl, probes.jsonl (with probes), summary.json, checkpoints/,
 /// final.safetensors. Only worker 0's process writes (other ranks: log.rankN.txt, crash-rankN.txt). The object, and its
 /// copies, hold a lock (`.lock`): create() and resume() throw Error(usage) while another process holds it, naming that
 /// process and its host.
@@ -44,7 +44,8 @@ class RunDirectory {
       : path_(std::move(path)), lock_(std::move(lock)) {}
   static RunDirectory start(std::string path, std::shared_ptr<const Descriptor> lock, const std::string& config_yaml,
                             const std::vector<std::string>& overrides, const std::vector<std::string>& command);
-  void record_start(const std::vector<std::string>& overrides, const std::vector<std::string>& command);
+  void record_start(const std::string& config_yaml, const std::vector<std::string>& overrides,
+                    const std::vector<std::string>& command);
 
   std::string path_;
   std::shared_ptr<const Descriptor> lock_;

@@ -42,6 +42,7 @@ struct TrainResult {
   double test_loss = 0;
   std::vector<EvalResult> evaluations;  ///< the final one, by each of train.eval_statistics; the first is the above
   std::int64_t steps = 0;
+  /// Of the run, over all its starts: since training began, and of training images while there was nothing else to do.
   double seconds = 0, images_per_second = 0;
   std::int64_t peak_rss_bytes = 0;  ///< of the largest rank
   bool stopped = false;             ///< by request_stop(), after a checkpoint
