@@ -233,9 +233,8 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
           : std::string("first seen in the loss itself");
   throw Diverged(fmt::format(
       "the loss of step {} is not a finite number ({}); it has changed no weight: lower optimizer.lr, add "
-      "warm-up or optimizer.clip_norm, and start anew with another output.dir, from the newest checkpoint if "
-      "you like (model.weights={}/checkpoints/step-...)",
-      step, where, request_.run_dir));
+      "warm-up or optimizer.clip_norm, and start anew, from the newest checkpoint if you like (model.weights)",
+      step, where));
 }
 
 template <class Work>
@@ -264,11 +263,10 @@ void TrainingRun::report_loss_scale(WorkerState& w, std::int64_t step, bool upda
   if (w.is_first()) reporter_->loss_scale(step + 1, loss_scale_.value(), updated);
   if (!loss_scale_.exhausted()) return;
   throw Diverged(fmt::format(
-      "the gradient of step {} is not finite even if the loss is scaled by {}; it has changed no weight: take "
-      "precision: "
-      "bfloat16 and go on with --resume, or lower optimizer.lr and start anew with another output.dir, from the newest "
-      "checkpoint if you like (model.weights={}/checkpoints/step-...)",
-      step, 2 * loss_scale_.value(), request_.run_dir));
+      "the gradient of step {} is not finite even if the loss is scaled by {}; it has changed no weight: go on with "
+      "--resume and precision: bfloat16, or lower optimizer.lr and start anew, from the newest checkpoint if you like "
+      "(model.weights)",
+      step, 2 * loss_scale_.value()));
 }
 
 /// To the probes, which look at what is in the processor's memory.
