@@ -183,7 +183,9 @@ class CommandLine {
     add(&app_, "doctor", "Show what this machine and this launch offer",
         "Examples:\n"
         "  syncbn doctor\n"
-        "  mpirun -n 4 syncbn doctor                     what a launch offers, with a quick all-reduce figure",
+        "  mpirun -n 4 syncbn doctor                     what a launch offers, with a quick all-reduce figure\n\n"
+        "SYNCBN_CUDA_MODULE and SYNCBN_NCCL_MODULE name libsyncbn_cuda.so and libsyncbn_nccl.so where they do not lie "
+        "beside libsyncbn.",
         [] { return run_doctor(); });
   }
 
@@ -205,7 +207,9 @@ class CommandLine {
     sub("list", "Which sets there are, and where they were found", "Examples:\n  syncbn data list", false,
         run_data_list);
     sub("get", "Fetch sets from their official addresses and verify them",
-        "Examples:\n  syncbn data get mnist\n  syncbn data get cifar10 --path /datasets", true, run_data_get);
+        "Examples:\n  syncbn data get mnist\n  syncbn data get cifar10 --path /datasets\n\n"
+        "SYNCBN_DATA_MIRROR=URL fetches URL/FOLDER/FILE instead, such as URL/mnist/train-images-idx3-ubyte.gz.",
+        true, run_data_get);
     sub("check", "Compare the files with the official checksums (CIFAR, once unpacked: sizes and labels)",
         "Examples:\n  syncbn data check\n  syncbn data check cifar10", false, run_data_check);
   }

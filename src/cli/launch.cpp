@@ -10,6 +10,7 @@
 #include "cli/cores.hpp"
 #include "cli/log.hpp"
 #include "syncbn/core/error.hpp"
+#include "syncbn/train/explain.hpp"
 
 namespace syncbn::cli {
 namespace {
@@ -104,10 +105,14 @@ std::string Job::on_rank_zero(const std::function<std::string()>& what) const {
 }
 
 Config Job::load(const std::function<Config()>& read) const {
-  Config config = parse_config(on_rank_zero([&] { return to_yaml(read()); }), "configuration of rank 0", {});
+  Config config;
+  const std::string text = on_rank_zero([&] { return to_yaml(config = read()); });
+  if (!first()) config = parse_config(text, "configuration of rank 0", {});  // rank 0's knows its lines
   if (config.workers == 0) config.workers = std::max(cores_offered(), ranks());
   on_rank_zero([&] {
     check_config(config);
+    // So that one rank says what is wrong with a model. Pictures take long to list; the trainer finds out later.
+    if (config.data.kind != "image-folder") explain(config, 1);
     if (config.workers < ranks()) {
       throw Error(fmt::format("workers = {} but {} ranks were started, and every rank hosts at least one worker; start "
                               "{} ranks or fewer, or set workers={}",

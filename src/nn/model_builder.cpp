@@ -53,7 +53,10 @@ const Shape& ModelBuilder::shape(int layer) const {
 }
 
 void ModelBuilder::fail(const std::string& name, LayerType type, const std::string& what) const {
-  throw Error(fmt::format("{}: layer '{}' ({}): {}", context_, name, name_of(type), what), ExitCode::usage);
+  const auto own = contexts_.find(name);
+  throw Error(fmt::format("{}: layer '{}' ({}): {}", own == contexts_.end() ? context_ : own->second, name,
+                          name_of(type), what),
+              ExitCode::usage);
 }
 
 int ModelBuilder::append(LayerSpec layer, const Shape& output) {

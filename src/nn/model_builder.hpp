@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -32,8 +33,8 @@ class ModelBuilder {
   ModelBuilder(const std::string& model, const Shape& image, std::optional<WeightInit> override,
                bool weight_norm = false);
 
-  /// What messages start with; at first "model <name>".
-  void set_context(std::string context) { context_ = std::move(context); }
+  /// What messages about a layer start with, instead of "model <name>".
+  void set_context(const std::string& layer, std::string context) { contexts_[layer] = std::move(context); }
 
   int input() const { return 0; }
   /// Of one sample: [1, C, H, W] or [1, F].
@@ -81,6 +82,7 @@ class ModelBuilder {
   std::optional<WeightInit> override_;
   bool weight_norm_;
   std::string context_;
+  std::map<std::string, std::string> contexts_;  // of layers
   std::set<std::string> names_;
 };
 

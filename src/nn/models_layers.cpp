@@ -14,8 +14,8 @@ const std::vector<LayerType> kTypes = {
     LayerType::sigmoid, LayerType::tanh,    LayerType::max_pool,   LayerType::avg_pool, LayerType::global_avg_pool,
     LayerType::dropout, LayerType::flatten, LayerType::add};
 
-std::string entry(std::size_t i) {
-  return fmt::format("model.layers[{}]", i);
+std::string entry(const LayerConfig& config, std::size_t i) {
+  return fmt::format("{}{}model.layers[{}]", config.place.text, config.place.text.empty() ? "" : ": ", i);
 }
 
 LayerType parse_type(const LayerConfig& config, const std::string& where) {
@@ -38,7 +38,6 @@ class ListBuilder {
 
   Model build() {
     for (std::size_t i = 0; i < options_.layers.size(); ++i) append(i);
-    b_.set_context("model.layers");
     return b_.finish(options_.classes);
   }
 
@@ -52,9 +51,9 @@ class ListBuilder {
 
   void append(std::size_t i) {
     const LayerConfig& config = options_.layers[i];
-    const LayerType type = parse_type(config, entry(i));
+    const LayerType type = parse_type(config, entry(config, i));
     const std::string name = config.name.empty() ? config.type + std::to_string(i) : config.name;
-    b_.set_context(entry(i));
+    b_.set_context(name, entry(config, i));
     if (index_.contains(name)) b_.fail(name, type, "another layer has this name: give each its own");
     if (type == LayerType::add && config.from.empty())
       b_.fail(name, type, fmt::format("'from' must name the layer to add, one of {}", fmt::join(names_, ", ")));

@@ -104,12 +104,14 @@ class Reader {
   Reader(Study& study, std::string origin) : study_(study), origin_(std::move(origin)) {}
 
   void document(const YAML::Node& root) {
-    const Section s(root, "a study", origin_, {"title", "base", "set", "vary", "seeds", "repeat", "learning_rate"});
-    const Section::Entry* base = s.find("base");
-    if (base == nullptr || !base->node.IsScalar()) {
-      fail(fmt::format("{}: a study needs `base: NAME`, the configuration that all trials start from", origin_));
+    if (!root.IsMap() || !root["base"] || !root["base"].IsScalar()) {
+      fail(
+          fmt::format("{0}: a study needs `base: NAME`, the configuration that all trials start from; a configuration "
+                      "itself is trained with: syncbn train {0}",
+                      origin_));
     }
-    study_.base = beside(base->node.Scalar());
+    const Section s(root, "a study", origin_, {"title", "base", "set", "vary", "seeds", "repeat", "learning_rate"});
+    study_.base = beside(s.find("base")->node.Scalar());
     if (const auto* title = s.find("title")) study_.title = title->node.Scalar();
     if (const auto* set = s.find("set")) settings("", set->node);
     if (const auto* rate = s.find("learning_rate")) learning_rate(rate->node);
@@ -361,6 +363,10 @@ Study load_study(const std::string& path, const std::vector<std::string>& overri
       if (path == name) return parse_study(shipped.text, shipped.name + ".yaml", overrides);
     }
     names.push_back(shipped.name);
+  }
+  for (const ShippedConfig& shipped : shipped_configs()) {
+    if (path != shipped.name) continue;
+    fail(fmt::format("{0}: is a configuration, not a study; train it with: syncbn train {0}", path));
   }
   const std::string close = nearest(std::filesystem::path(path).stem().string(), names);
   fail(fmt::format("{}: no such file, nor a shipped study of this name{}", path,

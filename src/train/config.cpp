@@ -74,6 +74,7 @@ class Reader {
   void document(const YAML::Node& root, const std::string& origin) {
     if (root.IsNull()) return;
     if (!root.IsMap()) fail(fmt::format("{}: expected 'key: value' lines", place_of(root, origin)));
+    if (root["base"]) fail(fmt::format("{0}: is a study, which has a `base`; start it with: syncbn study {0}", origin));
     section("", root, origin);
   }
 
@@ -166,7 +167,8 @@ class Reader {
       if (!seen.emplace(name, place).second) fail(fmt::format("{}: duplicate key '{}.{}'", place, path, name));
       assign(path + "." + name, key->rule, key->field(result), entry.second, origin);
     }
-    check_layer(result, seen, path, place_of(map, origin));
+    result.place.text = place_of(map, origin);
+    check_layer(result, seen, path, result.place.text);
     return result;
   }
 
@@ -247,6 +249,9 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
     names.push_back(shipped.name);
   }
   const std::string close = nearest(std::filesystem::path(path).stem().string(), names);
+  if (path.starts_with("study/")) {
+    fail(fmt::format("{0}: not a configuration; studies are started with: syncbn study {0}", path));
+  }
   fail(fmt::format("{}: no such file, nor a shipped configuration of this name{}", path,
                    close.empty() ? " (syncbn configs list)" : fmt::format("; did you mean '{}'?", close)));
 }

@@ -52,13 +52,16 @@ const char* remedy(int error) {
     case ENOSPC:
     case EDQUOT:
     case EFBIG:
-      return "free some space there, or choose another output.dir";
+      return "free some space there, or choose another folder";
     case EROFS:
     case EACCES:
     case EPERM:
-      return "make the folder writable, or choose another output.dir";
+      return "make the folder writable, or choose another";
+    case ENOENT:
+    case ENOTDIR:
+      return "create its folder, or choose another";
     default:
-      return "check the disk, or choose another output.dir";
+      return "check the disk, or choose another folder";
   }
 }
 

@@ -76,6 +76,8 @@ TEST(Cli, EveryHelpEndsInExamplesAndGoesToStdout) {
   for (const char* part : {"norm.group (all)", "checkpoint.every (epoch)", "optimizer.lr (0.1)", "75 stopped"}) {
     EXPECT_TRUE(contains(train.out, part)) << part;
   }
+  EXPECT_TRUE(contains(s.syncbn({"data", "get", "--help"}).out, "SYNCBN_DATA_MIRROR"));
+  EXPECT_TRUE(contains(s.syncbn({"doctor", "--help"}).out, "SYNCBN_CUDA_MODULE"));
   EXPECT_TRUE(contains(s.syncbn({"--version"}).out, "syncbn "));
 }
 

@@ -107,6 +107,9 @@ TEST(CliStudy, RunsAllTrialsAndReports) {
 
   const Outcome report = s.syncbn({"report", "studies/small", "--output", "r.html"});
   EXPECT_EQ(report.code, 0) << report.err;
+  const Outcome nowhere = s.syncbn({"report", "studies/small", "--output", "absent/r.html"});
+  EXPECT_EQ(nowhere.code, 1);
+  EXPECT_TRUE(contains(nowhere.err, "create its folder, or choose another\n")) << nowhere.err;
   EXPECT_TRUE(contains(s.read("r.html"), "A small study"));
   EXPECT_TRUE(contains(s.read("r.html"), "\"gaps\":{\"batch\":"));
 }
@@ -165,6 +168,9 @@ TEST(CliStudy, MistakesAreFoundBeforeAnythingIsTrained) {
   const Outcome data = s.syncbn({"study", "data.yaml"});
   EXPECT_EQ(data.code, 65) << data.err;
   EXPECT_TRUE(contains(data.err, "syncbn data get mnist")) << data.err;
+  const Outcome other = s.syncbn({"study", "quickstart"});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_TRUE(contains(other.err, "train it with: syncbn train quickstart")) << other.err;
   const Outcome report = s.syncbn({"report", "."});
   EXPECT_EQ(report.code, 2);
   EXPECT_TRUE(contains(report.err, "holds no study")) << report.err;

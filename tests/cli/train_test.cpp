@@ -105,6 +105,11 @@ TEST(CliTrain, UnderMpirunOneRankSpeaks) {
   EXPECT_EQ(count(unknown.err, "syncbn: "), 1) << unknown.err;
   EXPECT_TRUE(contains(unknown.err, "did you mean 'norm.group'?")) << unknown.err;
 
+  const Outcome misfit = s.mpirun(3, {"train", "tiny.yaml", "model.layers=[{type: relu}, {type: linear, out: 10}]"});
+  EXPECT_EQ(misfit.code, 2) << misfit.err;
+  EXPECT_EQ(count(misfit.err, "syncbn: "), 1) << misfit.err;
+  EXPECT_TRUE(contains(misfit.err, "syncbn: command line: model.layers[1]: layer 'linear1' (linear)")) << misfit.err;
+
   const Outcome many = s.mpirun(4, {"train", "tiny.yaml"});
   EXPECT_EQ(many.code, 2);
   EXPECT_TRUE(contains(many.err, "workers = 3 but 4 ranks were started")) << many.err;

@@ -85,6 +85,16 @@ TEST(Explain, RefusesMoreRanksThanWorkers) {
   EXPECT_NO_THROW(explain_text("workers: 2", 2));
 }
 
+TEST(Explain, NamesTheLineOfALayerThatDoesNotFit) {
+  try {
+    explain_text("workers: 1\nmodel:\n  name: layers\n  layers:\n    - {type: relu}\n    - {type: linear, out: 9}\n");
+    ADD_FAILURE() << "expected an error";
+  } catch (const Error& e) {
+    EXPECT_EQ(std::string(e.what()).find("test:6: model.layers[1]: layer 'linear1' (linear): needs an input"), 0u)
+        << e.what();
+  }
+}
+
 TEST(Explain, EveryShippedConfigurationCanBeExplained) {
   for (const ShippedConfig& shipped : shipped_configs()) {
     Config config = parse_config(shipped.text, shipped.name, {});

@@ -309,6 +309,10 @@ TEST(Config, LoadsFilesAndNamesTheMissing) {
   EXPECT_NE(message(dir).find("is a directory"), std::string::npos);
   EXPECT_NE(message("quickstrat").find("did you mean 'quickstart'?"), std::string::npos);
   EXPECT_NE(message("/nowhere/x.yaml").find("no such file"), std::string::npos);
+  EXPECT_EQ(message("study/quick"),
+            "study/quick: not a configuration; studies are started with: syncbn study study/quick");
+  std::ofstream(file) << "title: x\nbase: quickstart\n";
+  EXPECT_EQ(message(file), file + ": is a study, which has a `base`; start it with: syncbn study " + file);
   std::ofstream(file) << "seed: 5\n";
   EXPECT_EQ(load_config(file, {"seed=6"}).seed, 6u);
   std::filesystem::remove_all(dir);

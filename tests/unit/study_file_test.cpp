@@ -111,6 +111,7 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("", {"norm.group"}), HasSubstr("expected KEY=VALUE"));
   EXPECT_THAT(refusal("vary: {grid: {norm.group: [1]}}", {"norm.group=all"}), HasSubstr("is what the study varies"));
   EXPECT_THROW(parse_study("vary: {grid: {norm.group: [1]}}", "my.yaml", {}), Error);  // no base
+  EXPECT_THROW(parse_study("seed: 1", "my.yaml", {}), Error);
   EXPECT_THROW(resolve(parse_study("base: quickstrat", "my.yaml", {})), Error);
 }
 

@@ -21,6 +21,11 @@ struct LayerConfig {
   bool bias = true;
   double p = 0.5;       ///< dropout
   double slope = 0.01;  ///< leaky_relu
+  /// Where it was written ("FILE:LINE"), for messages; no part of the layer.
+  struct Place {
+    std::string text;
+    bool operator==(const Place&) const { return true; }
+  } place = {};
   bool operator==(const LayerConfig&) const = default;
 };
 
