@@ -29,14 +29,14 @@ int workers_of_run(const std::string& run_dir) {
   return std::filesystem::exists(file, error) ? load_config(file, {}).workers : 0;
 }
 
-void print_result(const TrainResult& result, const std::string& run_dir) {
-  fmt::print("test_accuracy       {:.4f}\n", result.test_accuracy);
+void print_result(const TrainResult& result, const std::string& split, const std::string& run_dir) {
+  fmt::print("{:20}{:.4f}\n", split + "_accuracy", result.accuracy);
   for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
     const EvalResult& further = result.evaluations[i];
     fmt::print("{:20}{:.4f}\n", "accuracy_" + further.statistics, further.accuracy);
   }
-  fmt::print("best_test_accuracy  {:.4f}\n", result.best_test_accuracy);
-  fmt::print("test_loss           {:.4f}\n", result.test_loss);
+  fmt::print("{:20}{:.4f}\n", "best_" + split + "_accuracy", result.best_accuracy);
+  fmt::print("{:20}{:.4f}\n", split + "_loss", result.loss);
   fmt::print("steps               {}\n", result.steps);
   fmt::print("seconds             {:.1f}\n", result.seconds);
   fmt::print("images_per_second   {:.1f}\n", result.images_per_second);
@@ -74,7 +74,7 @@ ExitCode run_train(const TrainOptions& options) {
                  result.steps);
     return ExitCode::stopped;
   }
-  if (job.first()) print_result(result, request.run_dir);
+  if (job.first()) print_result(result, request.config.train.eval_split, request.run_dir);
   return ExitCode::ok;
 }
 

@@ -217,10 +217,10 @@ TrainResult TrainingRun::finish() {
   TrainResult result;
   result.stopped = stopping_;
   result.evaluations = evaluations_;
-  result.best_test_accuracy = best_accuracy_;
+  result.best_accuracy = best_accuracy_;
   if (!evaluations_.empty()) {
-    result.test_accuracy = evaluations_.front().accuracy;
-    result.test_loss = evaluations_.front().loss;
+    result.accuracy = evaluations_.front().accuracy;
+    result.loss = evaluations_.front().loss;
   }
   result.steps = steps_done_;
   result.peak_rss_bytes = static_cast<std::int64_t>(world_.max_over_ranks(static_cast<double>(peak_rss_bytes())));
@@ -235,10 +235,11 @@ TrainResult TrainingRun::finish() {
   if (first_step_ == experiment_.total_steps && std::filesystem::exists(directory_->file("summary.json")))
     return result;
   const Config& c = experiment_.config;
+  const std::string accuracy = c.train.eval_split + "_accuracy", loss = c.train.eval_split + "_loss";
   nlohmann::ordered_json summary{{"schema", 1},
-                                 {"test_accuracy", result.test_accuracy},
-                                 {"best_test_accuracy", result.best_test_accuracy},
-                                 {"test_loss", result.test_loss},
+                                 {accuracy, result.accuracy},
+                                 {"best_" + accuracy, result.best_accuracy},
+                                 {loss, result.loss},
                                  {"images_per_second", result.images_per_second},
                                  {"steps", result.steps},
                                  {"seconds", result.seconds},
@@ -255,8 +256,8 @@ TrainResult TrainingRun::finish() {
                                  {"command", request_.command}};
   for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
     const EvalResult& further = result.evaluations[i];
-    summary["test_accuracy_" + further.statistics] = further.accuracy;
-    summary["test_loss_" + further.statistics] = further.loss;
+    summary[accuracy + "_" + further.statistics] = further.accuracy;
+    summary[loss + "_" + further.statistics] = further.loss;
   }
   directory_->write_summary(summary.dump(2));
   return result;

@@ -85,7 +85,7 @@ class Steps {
 
   void validate() {
     const TrainResult local = train_once({4, 2}, "1", 3), synced = train_once({4, 2}, "all", 3);
-    const bool good = local.steps == 3 && synced.steps == 3 && std::isfinite(synced.test_loss) &&
+    const bool good = local.steps == 3 && synced.steps == 3 && std::isfinite(synced.loss) &&
                       convolution_rate(*ceiling_world_, model_, 2, 0.01).wall > 0;
     if (processes_.first()) fmt::print("steps: {}\n", good ? "valid" : "NOT VALID");
     if (!good) std::exit(1);

@@ -92,6 +92,20 @@ TEST(CliTrain, AnyNumberOfRanksGivesTheSameWeights) {
   EXPECT_TRUE(contains(eval.out, "precise statistics\naccuracy ")) << eval.out;
 }
 
+TEST(CliTrain, ResultsAreNamedByTheirImages) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const Outcome o = s.syncbn(
+      {"train", "tiny.yaml", "train.steps=2", "train.eval_split=train", "train.eval_statistics=[running, batch]"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  for (const char* name : {"train_accuracy  ", "best_train_accuracy ", "train_loss "}) {
+    EXPECT_TRUE(contains(o.out, name)) << o.out;
+  }
+  const std::string summary = s.read("runs/tiny/summary.json");
+  EXPECT_TRUE(contains(summary, "\"train_accuracy_batch\"")) << summary;
+  EXPECT_FALSE(contains(o.out + summary, "test_")) << o.out << summary;
+}
+
 TEST(CliTrain, UnderMpirunOneRankSpeaks) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);

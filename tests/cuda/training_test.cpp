@@ -47,7 +47,7 @@ class CudaTraining : public ::testing::Test {
     options.threads = request.config.threads;
     World world = World::threads(options);
     Outcome outcome;
-    outcome.accuracy = train(world, request).test_accuracy;
+    outcome.accuracy = train(world, request).accuracy;
     outcome.weights = slurp(request.run_dir + "/final.safetensors");
     std::istringstream metrics(slurp(request.run_dir + "/metrics.jsonl"));
     for (std::string line; std::getline(metrics, line);) {

@@ -208,7 +208,7 @@ TEST_F(Trainer, Case38AccumulationEqualsTheLargeBatch) {
   halves.insert(halves.end(), {"batch_per_worker=1", "train.accumulate=2"});
   const Outcome whole = run(keys, "whole"), accumulated = run(halves, "halves");
   EXPECT_EQ(whole.result.steps, accumulated.result.steps);
-  EXPECT_NEAR(whole.result.test_loss, accumulated.result.test_loss, 1e-4);
+  EXPECT_NEAR(whole.result.loss, accumulated.result.loss, 1e-4);
 }
 
 TEST_F(Trainer, EveryNormalizationResumesToTheBit) {
@@ -257,7 +257,7 @@ TEST_F(Trainer, FurtherStatisticsForEvaluationChangeNothingElse) {
       EXPECT_EQ(summary.at("test_accuracy_" + r.statistics), r.accuracy);
       EXPECT_EQ(summary.at("test_loss_" + r.statistics), r.loss);
       EXPECT_EQ(r.samples, 31);
-      EXPECT_NE(r.loss, all.result.test_loss) << r.statistics;
+      EXPECT_NE(r.loss, all.result.loss) << r.statistics;
     }
   }
 }
@@ -267,12 +267,11 @@ TEST_F(Trainer, TheFirstStatisticsGiveTheAccuracy) {
   const Outcome all = run({kAllStatistics, keys}, "all");
   const Outcome precise = run({"train.eval_statistics=[precise]", keys}, "precise");
   const Outcome batch = run({"train.eval_statistics=[batch]"}, "batch");
-  EXPECT_EQ(precise.result.test_loss, all.result.evaluations[1].loss);
+  EXPECT_EQ(precise.result.loss, all.result.evaluations[1].loss);
   EXPECT_EQ(precise.result.evaluations.front().statistics, "precise");
-  EXPECT_EQ(batch.result.test_loss, all.result.evaluations[2].loss);
+  EXPECT_EQ(batch.result.loss, all.result.evaluations[2].loss);
   EXPECT_EQ(precise.weights, all.weights);
-  EXPECT_NE(run({kAllStatistics, "train.precise_samples=12"}, "fewer").result.evaluations[1].loss,
-            precise.result.test_loss);
+  EXPECT_NE(run({kAllStatistics, "train.precise_samples=12"}, "fewer").result.evaluations[1].loss, precise.result.loss);
   EXPECT_EQ(run({kAllStatistics}, "more").result.evaluations[1].loss,
             run({kAllStatistics, "train.precise_samples=83"}, "whole").result.evaluations[1].loss);
 }
@@ -341,7 +340,7 @@ TEST_F(Trainer, WithoutStatisticsOfBatchesThereIsOneEvaluation) {
   for (const std::string norm : {"group", "weight", "none"}) {
     const Outcome o = run({"norm.type=" + norm, kAllStatistics, "train.steps=2"}, norm);
     ASSERT_EQ(o.result.evaluations.size(), 1u);
-    EXPECT_EQ(o.result.evaluations[0].loss, o.result.test_loss);
+    EXPECT_EQ(o.result.evaluations[0].loss, o.result.loss);
   }
 }
 

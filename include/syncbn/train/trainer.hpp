@@ -38,8 +38,8 @@ struct EvalResult {
 };
 
 struct TrainResult {
-  double test_accuracy = 0, best_test_accuracy = 0;  ///< 0..1
-  double test_loss = 0;
+  double accuracy = 0, best_accuracy = 0;  ///< 0..1, on the images of train.eval_split
+  double loss = 0;
   std::vector<EvalResult> evaluations;  ///< the final one, by each of train.eval_statistics; the first is the above
   std::int64_t steps = 0;
   /// Of the run, over all its starts: since training began, and of training images while there was nothing else to do.
