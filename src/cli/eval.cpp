@@ -34,7 +34,9 @@ ExitCode run_eval(const EvalOptions& options) {
   const bool run_dir = std::filesystem::is_directory(options.config, ignored);
   std::string weights = options.weights;
   const Config config = job.load([&] {
-    Config read = load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides);
+    std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
+    Config read = load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides, {},
+                              run_dir ? &unread : nullptr);
     if (weights.empty() && !run_dir) {
       throw Error(
           fmt::format("{} is not a run directory, so the weights must be named: --weights FILE", options.config),

@@ -26,7 +26,8 @@ void require_free(const std::string& run_dir) {
 int workers_of_run(const std::string& run_dir) {
   const std::string file = run_dir + "/config.yaml";
   std::error_code error;
-  return std::filesystem::exists(file, error) ? load_config(file, {}).workers : 0;
+  std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
+  return std::filesystem::exists(file, error) ? load_config(file, {}, {}, &unread).workers : 0;
 }
 
 void print_result(const TrainResult& result, const std::string& split, const std::string& run_dir) {

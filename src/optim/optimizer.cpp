@@ -6,6 +6,7 @@
 #include <map>
 
 #include "optim/flat_optimizer.hpp"
+#include "optim/ranges.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
 
@@ -21,8 +22,9 @@ const std::map<std::string, Factory>& factories() {
   return all;
 }
 
-void require(bool ok, const char* key, double value, const char* range) {
-  if (!ok) throw Error(fmt::format("optimizer.{} = {} must be {}", key, value, range), ExitCode::usage);
+void require(const char* key, double value, const Range& range) {
+  if (range.contains(value)) return;
+  throw Error(fmt::format("optimizer.{} = {} must be a number {}", key, value, range.str()), ExitCode::usage);
 }
 
 }  // namespace
@@ -36,14 +38,12 @@ void validate(const OptimizerOptions& options) {
                             near.empty() ? "" : fmt::format("did you mean {}? ", near), fmt::join(names, ", ")),
                 ExitCode::usage);
   }
-  require(options.momentum >= 0 && options.momentum < 1, "momentum", options.momentum, "in [0, 1)");
-  require(options.beta1 >= 0 && options.beta1 < 1, "beta1", options.beta1, "in [0, 1)");
-  require(options.beta2 >= 0 && options.beta2 < 1, "beta2", options.beta2, "in [0, 1)");
-  require(options.eps >= 0 && options.eps < 1, "eps", options.eps, "in [0, 1)");
-  require(options.weight_decay >= 0 && options.weight_decay <= 1e6, "weight_decay", options.weight_decay,
-          "at least 0 and finite");
-  require(options.trust_coefficient > 0 && options.trust_coefficient <= 1e6, "trust_coefficient",
-          options.trust_coefficient, "above 0 and finite");
+  require("momentum", options.momentum, ranges::kMomentum);
+  require("beta1", options.beta1, ranges::kBeta);
+  require("beta2", options.beta2, ranges::kBeta);
+  require("eps", options.eps, ranges::kEps);
+  require("weight_decay", options.weight_decay, ranges::kWeightDecay);
+  require("trust_coefficient", options.trust_coefficient, ranges::kTrustCoefficient);
   if (options.nesterov && (options.name != "sgd" || options.momentum == 0)) {
     throw Error("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum > 0", ExitCode::usage);
   }

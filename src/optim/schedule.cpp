@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "optim/ranges.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
 
@@ -56,8 +57,9 @@ double schedule_factor(const ScheduleOptions& options, double step, double total
   unknown("schedule.name", options.name, kSchedules);
 }
 
-void require(bool ok, const char* key, double value, const char* range) {
-  if (!ok) throw Error(fmt::format("{} = {} must be {}", key, value, range), ExitCode::usage);
+void require(const char* key, double value, const Range& range) {
+  if (range.contains(value)) return;
+  throw Error(fmt::format("{} = {} must be a number {}", key, value, range.str()), ExitCode::usage);
 }
 
 }  // namespace
@@ -66,27 +68,22 @@ void validate(const ScheduleOptions& options) {
   if (std::find(kSchedules.begin(), kSchedules.end(), options.name) == kSchedules.end()) {
     unknown("schedule.name", options.name, kSchedules);
   }
-  const auto finite = [](double x) { return std::isfinite(x); };
-  const auto fraction = [](double x) { return x >= 0 && x <= 1; };
-  require(finite(options.lr) && options.lr >= 0, "optimizer.lr", options.lr, "at least 0 and finite");
+  require("optimizer.lr", options.lr, ranges::kLearningRate);
   if (options.name == "step" && options.milestones.empty()) {
     throw Error("schedule.name = step needs schedule.milestones, for example [0.5, 0.75]", ExitCode::usage);
   }
   for (const double m : options.milestones) {
-    require(finite(m) && m > 0 && m != 1, "schedule.milestones", m,
-            "a fraction of the run in (0, 1) or a step number above 1");
+    require("schedule.milestones", m, ranges::kMilestone);
+    if (m == 1) throw Error("schedule.milestones: 1 is neither a fraction below 1 nor a later step", ExitCode::usage);
   }
-  require(finite(options.gamma) && options.gamma > 0, "schedule.gamma", options.gamma, "above 0 and finite");
-  require(finite(options.power) && options.power > 0, "schedule.power", options.power, "above 0 and finite");
-  require(fraction(options.final_fraction), "schedule.final_fraction", options.final_fraction, "in [0, 1]");
-  require(fraction(options.one_cycle_start), "schedule.one_cycle_start", options.one_cycle_start, "in [0, 1]");
-  require(finite(options.one_cycle_div) && options.one_cycle_div >= 1, "schedule.one_cycle_div", options.one_cycle_div,
-          "at least 1 and finite");
-  require(finite(options.one_cycle_final_div) && options.one_cycle_final_div >= 1, "schedule.one_cycle_final_div",
-          options.one_cycle_final_div, "at least 1 and finite");
-  require(finite(options.warmup_steps) && options.warmup_steps >= 0, "schedule.warmup_steps", options.warmup_steps,
-          "at least 0 and finite");
-  require(fraction(options.warmup_start), "schedule.warmup_start", options.warmup_start, "in [0, 1]");
+  require("schedule.gamma", options.gamma, ranges::kGamma);
+  require("schedule.power", options.power, ranges::kPower);
+  require("schedule.final_fraction", options.final_fraction, ranges::kFinalFraction);
+  require("schedule.one_cycle_start", options.one_cycle_start, ranges::kOneCycleStart);
+  require("schedule.one_cycle_div", options.one_cycle_div, ranges::kOneCycleDiv);
+  require("schedule.one_cycle_final_div", options.one_cycle_final_div, ranges::kOneCycleDiv);
+  require("schedule.warmup_steps", options.warmup_steps, ranges::kWarmupSteps);
+  require("schedule.warmup_start", options.warmup_start, ranges::kWarmupStart);
 }
 
 double learning_rate(const ScheduleOptions& options, std::int64_t step, std::int64_t total_steps) {

@@ -36,16 +36,6 @@ std::vector<Point> resolve_and_check(const Study& study) {
   return points;
 }
 
-/// The configuration of the run: what does not change its result is the study's to choose.
-Config run_config(Config config, const std::string& folder, int threads) {
-  config.output.dir = folder;
-  config.output.tensorboard = true;
-  config.threads = threads;
-  config.checkpoint.keep = 1;
-  config.checkpoint.keep_best = false;
-  return config;
-}
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -258,7 +248,7 @@ double Coordinator::seconds_left() const {
   for (const auto& [job, r] : running_) {
     longest = std::max(longest, scale * point_of(r.trial).seconds * (1 - r.state.share) / r.placement.cores());
   }
-  return std::max(longest, scale * left / std::min(cores_.total(), std::max(jobs_, 1) * cores_.total() / jobs_));
+  return std::max(longest, scale * left / cores_.total());
 }
 
 void Coordinator::show() {

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <span>
 
 #include "study/statistics.hpp"
 #include "syncbn/core/error.hpp"
+#include "train/config_check.hpp"
+#include "train/config_value.hpp"
 #include "train/manifest.hpp"
 
 namespace syncbn {
@@ -17,14 +20,17 @@ constexpr std::size_t kHashLetters = 12;
 constexpr std::int64_t kMaxPoints = 10'000;
 constexpr std::size_t kLeastToStop = 3;  // two seeds can agree by chance
 
-/// What differs between machines must not decide results.
-void require_same_everywhere(const Config& config) {
+/// What differs between machines must not decide results, and a report compares errors on test images.
+void require_comparable(const Config& config) {
   const auto refuse = [](const std::string& what) { throw Error(what, ExitCode::usage); };
   if (config.workers == 0) {
     refuse("workers: auto depends on the machine; a study needs a number, such as `set: {workers: 8}`");
   }
   if (config.norm.group == "node") refuse("norm.group: node depends on the machine; a study needs a number, or all");
   if (config.reduction == "native") refuse("reduction: native depends on the number of ranks; a study needs ordered");
+  if (config.train.eval_split == "train") {
+    refuse("train.eval_split: train gives no test error, which is what a study compares; a study needs test");
+  }
 }
 
 std::string label_of(const Study& study, const std::vector<int>& values) {
@@ -45,7 +51,8 @@ std::int64_t estimate_memory(const Config& config, const Explanation& sizes) {
   return config.workers * (sizes.activation_bytes + kFloat * sizes.parameters) + sizes.weight_bytes + images;
 }
 
-Point resolve_point(const Study& study, const std::vector<int>& values) {
+/// Appends the keys to `unread` that are of no use to this point.
+Point resolve_point(const Study& study, const std::vector<int>& values, std::vector<std::string>& unread) {
   Point point;
   point.values = values;
   point.label = label_of(study, values);
@@ -55,8 +62,8 @@ Point resolve_point(const Study& study, const std::vector<int>& values) {
     settings.insert(settings.end(), chosen.begin(), chosen.end());
   }
   try {
-    point.config = load_config(study.base, study.overrides, settings);
-    require_same_everywhere(point.config);
+    point.config = load_config(study.base, study.overrides, settings, &unread);
+    require_comparable(point.config);
     point.config.seed = study.seeds.front();
     point.sizes = explain(point.config, 1);
     if (point.sizes.steps == 0) {
@@ -75,6 +82,23 @@ Point resolve_point(const Study& study, const std::vector<int>& values) {
   return point;
 }
 
+/// Variants may have keys that only some of them read. What none of them reads is a mistake.
+void refuse_unread(const Study& study, const std::vector<Point>& points, const std::vector<std::string>& unread) {
+  const std::set<std::string> somewhere(unread.begin(), unread.end());
+  const auto check = [&](const std::string& key, const std::string& place) {
+    const auto reads = [&](const Point& point) { return detail::is_read(key, point.config); };
+    if (!somewhere.contains(key) || std::any_of(points.begin(), points.end(), reads)) return;
+    detail::fail(fmt::format("{}: {}: {}", place, key, detail::why_unread(key, points.front().config)));
+  };
+  for (const Setting& s : study.settings) check(s.key, s.place);
+  for (const Dimension& d : study.dimensions) {
+    for (const Dimension::Value& value : d.values) {
+      for (const Setting& s : value.settings) check(s.key, s.place);
+    }
+  }
+  for (const std::string& text : study.overrides) check(text.substr(0, text.find('=')), "command line");
+}
+
 }  // namespace
 
 std::vector<Point> resolve(const Study& study) {
@@ -86,6 +110,7 @@ std::vector<Point> resolve(const Study& study) {
     }
   }
   std::vector<Point> points;
+  std::vector<std::string> unread;
   std::vector<int> values(study.dimensions.size(), 0);
   for (std::int64_t i = 0; i < count; ++i) {
     std::int64_t rest = i;  // the last dimension changes fastest
@@ -94,8 +119,9 @@ std::vector<Point> resolve(const Study& study) {
       values[d] = static_cast<int>(rest % size);
       rest /= size;
     }
-    points.push_back(resolve_point(study, values));
+    points.push_back(resolve_point(study, values, unread));
   }
+  refuse_unread(study, points, unread);
   return points;
 }
 
@@ -104,6 +130,21 @@ Config config_of(const Point& point, const Trial& trial) {
   config.seed = trial.seed;
   config.lr *= trial.lr_factor;
   return config;
+}
+
+Config run_config(Config config, const std::string& folder, int threads) {
+  config.output.dir = folder;
+  config.output.tensorboard = true;
+  config.threads = threads;
+  config.checkpoint.keep = 1;
+  config.checkpoint.keep_best = false;
+  return config;
+}
+
+const std::vector<std::string>& study_keys() {
+  static const std::vector<std::string> keys = {"output.dir", "output.tensorboard", "threads", "checkpoint.keep",
+                                                "checkpoint.keep_best"};
+  return keys;
 }
 
 double estimate_seconds(const Config& config, const Explanation& sizes) {

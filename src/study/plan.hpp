@@ -22,6 +22,11 @@ struct Trial {
 
 Config config_of(const Point& point, const Trial& trial);
 
+/// The configuration of a trial's run in `folder`: what does not change its result is the study's to choose.
+Config run_config(Config config, const std::string& folder, int threads);
+/// The keys that run_config() sets.
+const std::vector<std::string>& study_keys();
+
 /// Rough seconds of a training on one core: arithmetic, a fixed price for every layer of every batch, and evaluations.
 double estimate_seconds(const Config& config, const Explanation& sizes);
 

@@ -8,9 +8,9 @@
 #include <map>
 #include <set>
 
+#include "study/plan.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
-#include "syncbn/study/study.hpp"
 #include "train/config_schema.hpp"
 #include "train/config_value.hpp"
 #include "train/yaml_text.hpp"
@@ -89,13 +89,27 @@ void refuse_seed(const std::string& place, const std::string& key) {
   if (key == "seed") fail(fmt::format("{}: seed: a study has `seeds: N` or `seeds: [a, b, ...]` instead", place));
 }
 
+detail::Use use_of(const std::string& key) {
+  for (const auto& known : detail::config_schema()) {
+    if (known.name == key) return known.use;
+  }
+  return {};
+}
+
 /// Only what can change a result may differ between trials.
 void require_experiment_key(const std::string& place, const std::string& key) {
   refuse_seed(place, key);
-  for (const auto& known : detail::config_schema()) {
-    if (known.name == key && known.run_only) {
-      fail(fmt::format("{}: {}: never changes a result, so there is nothing to study", place, key));
-    }
+  if (use_of(key).run_only) {
+    fail(fmt::format("{}: {}: never changes a result, so there is nothing to study", place, key));
+  }
+}
+
+/// What can be said for all trials at once.
+void require_free_key(const std::string& place, const std::string& key) {
+  refuse_seed(place, key);
+  const auto& own = study_keys();
+  if (std::find(own.begin(), own.end(), key) != own.end()) {
+    fail(fmt::format("{}: {}: a study chooses it for each trial; remove it", place, key));
   }
 }
 
@@ -154,7 +168,7 @@ class Reader {
       if (entry.node.IsMap()) {
         settings(key + ".", entry.node);
       } else {
-        refuse_seed(entry.place, key);
+        require_free_key(entry.place, key);
         study_.settings.push_back(setting(key, entry.node, entry.place));
       }
     }
@@ -330,10 +344,11 @@ void override_study(Study& study, const Reader& reader, const std::string& assig
     study.max_seeds = std::max(study.max_seeds, study.interval_below > 0 ? static_cast<int>(study.seeds.size()) : 0);
     return;
   }
-  refuse_seed("command line", key);
+  require_free_key("command line", key);
   for (const Dimension& d : study.dimensions) {
-    if (std::find(d.keys.begin(), d.keys.end(), key) != d.keys.end()) {
-      fail(fmt::format("command line: {} is what the study varies; change it in the file", key));
+    for (const std::string& varied : d.keys) {
+      if (varied != key && varied != use_of(key).replaces) continue;
+      fail(fmt::format("command line: {} is what the study varies; change it in the file", varied));
     }
   }
   study.overrides.push_back(assignment);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
@@ -97,6 +98,31 @@ class Reader {
     const bool texts = std::holds_alternative<std::vector<std::string>*>(key->field(config_));
     const bool list = text.starts_with('[') && (key->rule.form != Form::text || texts);
     value(*key, list ? parse_value(name, text, origin) : YAML::Node(text), origin, origin);
+    if (!key->use.replaces.empty()) reset(*find_key(config_schema(), key->use.replaces), config_);
+  }
+
+  /// Ends the file, the settings or the overrides: what something reads so far has been given with a purpose.
+  void end_source() {
+    for (const std::string& name : given_) meant_.insert(name);
+    for (const Key<Config>* key : unread(config_)) {
+      if (given_.contains(key->name)) meant_.erase(key->name);
+    }
+    given_.clear();
+  }
+
+  /// Puts keys back to their defaults that nothing reads any more because of what was given after them; with `others`,
+  /// all that nothing reads, and names those.
+  void forget_unread(std::vector<std::string>* others) {
+    for (bool again = true; again;) {  // one of them may be what another is read with
+      again = false;
+      for (const Key<Config>* key : unread(config_)) {
+        const bool meant = meant_.contains(key->name);
+        if (!meant && others == nullptr) continue;
+        if (!meant) others->push_back(key->name);
+        reset(*key, config_);
+        again = true;
+      }
+    }
   }
 
  private:
@@ -137,6 +163,7 @@ class Reader {
       assign(key.name, key.rule, field, node, origin);
     }
     places_[key.name] = place;
+    given_.insert(key.name);
   }
 
   void layers(std::vector<LayerConfig>& out, const YAML::Node& list, const std::string& origin) {
@@ -217,34 +244,41 @@ class Reader {
 
   Config& config_;
   Places& places_;
+  std::set<std::string> given_, meant_;  // keys: of the source that is being read; that something read at its end
 };
 
 }  // namespace
 
 Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides,
-                    const std::vector<Setting>& settings) {
+                    const std::vector<Setting>& settings, std::vector<std::string>* unread) {
   Config config;
   Places places;
   Reader reader(config, places);
   reader.document(parse_yaml(yaml, origin), origin);
+  reader.end_source();
   for (const Setting& setting : settings) reader.set(setting);
+  reader.end_source();
   for (const std::string& assignment : overrides) reader.override_with(assignment);
+  reader.end_source();
+  reader.forget_unread(unread);
   check(config, places);
   return config;
 }
 
 Config load_config(const std::string& path, const std::vector<std::string>& overrides,
-                   const std::vector<Setting>& settings) {
+                   const std::vector<Setting>& settings, std::vector<std::string>* unread) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) {
     fail(fmt::format("{}: is a directory; name a YAML file, such as {}/config.yaml", path, path));
   }
-  if (std::filesystem::exists(path, ignored)) return parse_config(read_config_file(path), path, overrides, settings);
+  if (std::filesystem::exists(path, ignored)) {
+    return parse_config(read_config_file(path), path, overrides, settings, unread);
+  }
 
   std::vector<std::string> names;
   for (const ShippedConfig& shipped : shipped_configs()) {
     if (path == shipped.name || path == shipped.name + ".yaml") {
-      return parse_config(shipped.text, shipped.name + ".yaml", overrides, settings);
+      return parse_config(shipped.text, shipped.name + ".yaml", overrides, settings, unread);
     }
     names.push_back(shipped.name);
   }

@@ -1,16 +1,46 @@
 #include "train/config_check.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 
 #include "syncbn/core/error.hpp"
+#include "train/config_value.hpp"
 
 namespace syncbn {
 namespace detail {
 namespace {
+
+const Key<Config>& key_of(const std::string& name) {
+  const auto& keys = config_schema();
+  return *std::find_if(keys.begin(), keys.end(), [&](const Key<Config>& key) { return key.name == name; });
+}
+
+std::string text_of(const Key<Config>& key, Config& config) {
+  return value_text(key.rule, key.field(config));
+}
+
+bool holds(const Condition& condition, Config& config) {
+  const Key<Config>& key = key_of(condition.key);
+  const Field field = key.field(config);
+  const auto wanted = [&](const std::string& value) {
+    return std::find(condition.values.begin(), condition.values.end(), value) != condition.values.end();
+  };
+  if (const auto* list = std::get_if<std::vector<std::string>*>(&field)) {
+    return std::any_of((*list)->begin(), (*list)->end(), wanted);
+  }
+  const std::string text = value_text(key.rule, field);
+  return condition.values.empty() ? text != "0" && !text.empty() : wanted(text);
+}
+
+bool is_read(const Key<Config>& key, Config& config) {
+  const auto& conditions = key.use.read_with;
+  return conditions.empty() ||
+         std::any_of(conditions.begin(), conditions.end(), [&](const Condition& c) { return holds(c, config); });
+}
 
 /// Collects what a check needs to complain: the key that should change, and where it stands.
 class Checker {
@@ -18,6 +48,7 @@ class Checker {
   Checker(const Config& config, const Places& places) : c_(config), places_(places) {}
 
   void run() const {
+    for (const Key<Config>* key : unread(c_)) require(false, key->name, why_unread(key->name, c_));
     sizes();
     data();
     precision();
@@ -78,12 +109,8 @@ class Checker {
   }
 
   void model() const {
-    const bool own = c_.model.name == "layers";
-    require(!own || !c_.model.layers.empty(), "model.layers", "model.name = layers needs a list of layers");
-    require(own || c_.model.layers.empty(), "model.layers",
-            fmt::format("only read with model.name = layers, but model.name = {}", c_.model.name));
-    require(!c_.optimizer.nesterov || c_.optimizer.name == "sgd", "optimizer.nesterov",
-            fmt::format("is for sgd, not {}", c_.optimizer.name));
+    require(c_.model.name != "layers" || !c_.model.layers.empty(), "model.layers",
+            "model.name = layers needs a list of layers");
     require(!c_.optimizer.nesterov || c_.optimizer.momentum > 0, "optimizer.nesterov", "needs optimizer.momentum > 0");
   }
 
@@ -122,6 +149,39 @@ class Checker {
 };
 
 }  // namespace
+
+bool is_read(const std::string& key, const Config& config) {
+  Config copy = config;
+  return is_read(key_of(key), copy);
+}
+
+std::string why_unread(const std::string& key, const Config& config) {
+  Config copy = config;
+  const std::vector<Condition>& conditions = key_of(key).use.read_with;
+  std::vector<std::string> wanted, present;
+  for (const Condition& c : conditions) {
+    const std::string text = text_of(key_of(c.key), copy);
+    wanted.push_back(c.values.empty() ? c.key + (text.empty() ? " set" : " > 0")
+                                      : fmt::format("{} = {}", c.key, fmt::join(c.values, ", ")));
+    present.push_back(text.empty() ? "it is not" : fmt::format("{} = {}", c.key, text));
+  }
+  return fmt::format("only read with {}, but {}; remove it, or change {}", fmt::join(wanted, " or "),
+                     fmt::join(present, " and "), conditions.front().key);
+}
+
+std::vector<const Key<Config>*> unread(Config config) {
+  Config defaults;
+  std::vector<const Key<Config>*> keys;
+  for (const Key<Config>& key : config_schema()) {
+    if (!is_read(key, config) && text_of(key, config) != text_of(key, defaults)) keys.push_back(&key);
+  }
+  return keys;
+}
+
+void reset(const Key<Config>& key, Config& config) {
+  Config defaults;
+  std::visit([&](auto* value) { *value = *std::get<decltype(value)>(key.field(defaults)); }, key.field(config));
+}
 
 void check(const Config& config, const Places& places) {
   Checker(config, places).run();

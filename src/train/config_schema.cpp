@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <limits>
+
+#include "optim/ranges.hpp"
+
 namespace syncbn::detail {
 namespace {
 
@@ -16,20 +20,22 @@ Rule one_of(std::vector<std::string> words) {
   return {.form = Form::word, .words = std::move(words)};
 }
 
-Rule integer(double min, double max = std::numeric_limits<double>::infinity(), std::vector<std::string> words = {}) {
-  return {.form = Form::integer, .words = std::move(words), .min = min, .max = max};
+constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+
+Rule integer(double min, double max = kNoLimit, std::vector<std::string> words = {}) {
+  return {.form = Form::integer, .words = std::move(words), .range = {.min = min, .max = max}};
 }
-Rule number(double min, double max = std::numeric_limits<double>::infinity(), std::vector<std::string> words = {}) {
-  return {.form = Form::number, .words = std::move(words), .min = min, .max = max};
+Rule number(const Range& range, std::vector<std::string> words = {}) {
+  return {.form = Form::number, .words = std::move(words), .range = range};
 }
-Rule above(double min, double max = std::numeric_limits<double>::infinity()) {
-  return {.form = Form::number, .min = min, .max = max, .above_min = true};
+Rule number(double min, double max = kNoLimit) {
+  return number({.min = min, .max = max});
+}
+Rule above(double min, double max = kNoLimit) {
+  return number({.min = min, .max = max, .above_min = true});
 }
 Rule below(double min, double max) {
-  return {.form = Form::number, .min = min, .max = max, .below_max = true};
-}
-Rule between(double min, double max) {
-  return {.form = Form::number, .min = min, .max = max, .above_min = true, .below_max = true};
+  return number({.min = min, .max = max, .below_max = true});
 }
 
 std::vector<std::string> models() {
@@ -44,9 +50,28 @@ std::vector<std::string> probes() {
   return names;
 }
 
+template <class Wanted>
+std::vector<std::string> only(std::vector<std::string> names, Wanted wanted) {
+  std::erase_if(names, [&](const std::string& name) { return !wanted(name); });
+  return names;
+}
+
+Use with(std::string key, std::vector<std::string> values) {
+  return {.read_with = {{std::move(key), std::move(values)}}};
+}
+Use with_shared_statistics() {
+  return with("norm.type", only(norm_types(), [](const std::string& type) { return shares_statistics(type); }));
+}
+Use with_norm_layers() {
+  return with("norm.type", only(norm_types(), has_norm_layers));
+}
+Use with_resnets() {
+  return with("model.name", only(model_names(), [](const std::string& name) { return name.starts_with("resnet"); }));
+}
+
 constexpr double kMaxWorkers = 65536;
 constexpr double kMaxBatch = 1 << 24;
-constexpr bool kRunOnly = true;
+const Use kRunOnly{.run_only = true};
 
 using C = Config;
 
@@ -65,30 +90,36 @@ std::vector<Key<Config>> make_config_schema() {
        "instance), "
        "or of the weights instead (weight)"},
       {"norm.group", [](C& c) -> Field { return &c.norm.group; }, integer(1, kMaxWorkers, {"all", "node"}),
-       "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host"},
-      {"norm.eps", [](C& c) -> Field { return &c.norm.eps; }, number(0), "added to the variance"},
-      {"norm.momentum", [](C& c) -> Field { return &c.norm.momentum; }, number(0, 1, {"cumulative"}),
-       "weight of the new value in the running statistics; cumulative: plain mean over all batches"},
+       "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host",
+       with_shared_statistics()},
+      {"norm.eps", [](C& c) -> Field { return &c.norm.eps; }, number(0), "added to the variance", with_norm_layers()},
+      {"norm.momentum", [](C& c) -> Field { return &c.norm.momentum; }, number({.min = 0, .max = 1}, {"cumulative"}),
+       "weight of the new value in the running statistics; cumulative: plain mean over all batches",
+       with_shared_statistics()},
       {"norm.renorm_r_max", [](C& c) -> Field { return &c.norm.renorm_r_max; }, number(1),
-       "renorm: bound of batch std / running std, and of its inverse"},
+       "renorm: bound of batch std / running std, and of its inverse", with("norm.type", {"renorm"})},
       {"norm.renorm_d_max", [](C& c) -> Field { return &c.norm.renorm_d_max; }, number(0),
-       "renorm: bound of the distance of the means, in running std"},
+       "renorm: bound of the distance of the means, in running std", with("norm.type", {"renorm"})},
       {"norm.renorm_start", [](C& c) -> Field { return &c.norm.renorm_start; }, number(0, 1),
-       "renorm: plain batch normalization up to this share of the run"},
+       "renorm: plain batch normalization up to this share of the run", with("norm.type", {"renorm"})},
       {"norm.renorm_full", [](C& c) -> Field { return &c.norm.renorm_full; }, number(0, 1),
-       "renorm: the bounds grow from there on, and are full at this share"},
+       "renorm: the bounds grow from there on, and are full at this share", with("norm.type", {"renorm"})},
       {"norm.groups", [](C& c) -> Field { return &c.norm.groups; }, integer(1, 1 << 20),
        "group: groups of channels; fewer where they do not divide the channels or leave a group under 2 channels or 16 "
-       "values"},
+       "values",
+       with("norm.type", {"group"})},
       {"norm.group_channels", [](C& c) -> Field { return &c.norm.group_channels; }, integer(1, 256),
-       "whitening: channels that are whitened together; fewer where it does not divide the channels"},
+       "whitening: channels that are whitened together; fewer where it does not divide the channels",
+       with("norm.type", {"whitening"})},
       {"norm.momentum_reference_batch", [](C& c) -> Field { return &c.norm.momentum_reference_batch; }, integer(0),
-       "global batch for which norm.momentum is meant: others decay alike per sample; 0: alike per step"},
-      {"norm.affine", [](C& c) -> Field { return &c.norm.affine; }, boolean(), "learn gamma and beta"},
+       "global batch for which norm.momentum is meant: others decay alike per sample; 0: alike per step",
+       with_shared_statistics()},
+      {"norm.affine", [](C& c) -> Field { return &c.norm.affine; }, boolean(), "learn gamma and beta",
+       with_norm_layers()},
       {"norm.track_running_stats", [](C& c) -> Field { return &c.norm.track_running_stats; }, boolean(),
-       "keep running statistics for evaluation"},
+       "keep running statistics for evaluation", with_shared_statistics()},
       {"norm.position", [](C& c) -> Field { return &c.norm.position; }, one_of({"before", "after"}),
-       "before or after the activation"},
+       "before or after the activation", with_norm_layers()},
 
       {"data.kind", [](C& c) -> Field { return &c.data.kind; },
        one_of({"builtin", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder"}),
@@ -126,78 +157,100 @@ std::vector<Key<Config>> make_config_schema() {
       {"model.layers",
        [](C& c) -> Field { return &c.model.layers; },
        {.form = Form::layers},
-       "with model.name = layers: a list of {type: conv2d, out: 16, kernel: 3, ...}"},
+       "with model.name = layers: a list of {type: conv2d, out: 16, kernel: 3, ...}",
+       with("model.name", {"layers"})},
       {"model.init", [](C& c) -> Field { return &c.model.init; }, one_of({"default", "he", "glorot", "gaussian"}),
        "initial weights (default: the model's own)"},
-      {"model.init_std", [](C& c) -> Field { return &c.model.init_std; }, above(0), "of the gaussian"},
-      {"model.hidden", [](C& c) -> Field { return &c.model.hidden; }, integer(1, 1e6), "mlp: widths of hidden layers"},
+      {"model.init_std", [](C& c) -> Field { return &c.model.init_std; }, above(0), "of the gaussian",
+       with("model.init", {"gaussian"})},
+      {"model.hidden", [](C& c) -> Field { return &c.model.hidden; }, integer(1, 1e6), "mlp: widths of hidden layers",
+       with("model.name", {"mlp"})},
       {"model.activation", [](C& c) -> Field { return &c.model.activation; },
-       one_of({"relu", "leaky_relu", "sigmoid", "tanh"}), "mlp, lenet"},
+       one_of({"relu", "leaky_relu", "sigmoid", "tanh"}), "mlp, lenet", with("model.name", {"mlp", "lenet"})},
       {"model.dropout", [](C& c) -> Field { return &c.model.dropout; }, below(0, 1),
-       "probability before the classifier (mlp, lenet, vgg)"},
+       "probability before the classifier, of ready models; vgg at 224 pixels: 0 stands for its own 0.5",
+       with("model.name", model_names())},
       {"model.zero_init_residual", [](C& c) -> Field { return &c.model.zero_init_residual; }, boolean(),
-       "resnet: the last gamma of every block starts at 0"},
+       "resnet: the last gamma of every block starts at 0", with_resnets()},
       {"model.weights", [](C& c) -> Field { return &c.model.weights; }, text(),
        "start from these weights and running statistics, not at random: a .safetensors file or a checkpoint's folder"},
       {"model.weights_except", [](C& c) -> Field { return &c.model.weights_except; }, text(),
-       "tensors, by name or pattern, that start at random all the same ([\"fc.*\"], say, for other classes)"},
+       "tensors, by name or pattern, that start at random all the same ([\"fc.*\"], say, for other classes)",
+       with("model.weights", {})},
 
       {"optimizer.name", [](C& c) -> Field { return &c.optimizer.name; },
        one_of({"sgd", "adagrad", "adam", "adamw", "lars", "lamb"}), "update rule"},
-      {"optimizer.lr", [](C& c) -> Field { return &c.lr; }, number(0), "learning rate (the peak of the schedule)"},
+      {"optimizer.lr", [](C& c) -> Field { return &c.lr; }, number(ranges::kLearningRate),
+       "learning rate (the peak of the schedule)"},
       {"optimizer.lr_scaling", [](C& c) -> Field { return &c.lr_scaling; }, one_of({"none", "linear", "sqrt"}),
        "with global batch / lr_reference_batch"},
       {"optimizer.lr_reference_batch", [](C& c) -> Field { return &c.lr_reference_batch; }, integer(1),
        "global batch for which optimizer.lr is meant"},
-      {"optimizer.momentum", [](C& c) -> Field { return &c.optimizer.momentum; }, below(0, 1), "sgd, lars"},
-      {"optimizer.nesterov", [](C& c) -> Field { return &c.optimizer.nesterov; }, boolean(), "sgd"},
-      {"optimizer.beta1", [](C& c) -> Field { return &c.optimizer.beta1; }, below(0, 1), "adam, adamw, lamb"},
-      {"optimizer.beta2", [](C& c) -> Field { return &c.optimizer.beta2; }, below(0, 1), "adam, adamw, lamb"},
-      {"optimizer.eps", [](C& c) -> Field { return &c.optimizer.eps; }, above(0), "adam, adamw, lamb, adagrad, lars"},
-      {"optimizer.weight_decay", [](C& c) -> Field { return &c.optimizer.weight_decay; }, number(0),
+      {"optimizer.momentum", [](C& c) -> Field { return &c.optimizer.momentum; }, number(ranges::kMomentum),
+       "sgd, lars", with("optimizer.name", {"sgd", "lars"})},
+      {"optimizer.nesterov", [](C& c) -> Field { return &c.optimizer.nesterov; }, boolean(), "sgd",
+       with("optimizer.name", {"sgd"})},
+      {"optimizer.beta1", [](C& c) -> Field { return &c.optimizer.beta1; }, number(ranges::kBeta), "adam, adamw, lamb",
+       with("optimizer.name", {"adam", "adamw", "lamb"})},
+      {"optimizer.beta2", [](C& c) -> Field { return &c.optimizer.beta2; }, number(ranges::kBeta), "adam, adamw, lamb",
+       with("optimizer.name", {"adam", "adamw", "lamb"})},
+      {"optimizer.eps", [](C& c) -> Field { return &c.optimizer.eps; }, number(ranges::kEps),
+       "adam, adamw, lamb, adagrad, lars", with("optimizer.name", {"adagrad", "adam", "adamw", "lars", "lamb"})},
+      {"optimizer.weight_decay", [](C& c) -> Field { return &c.optimizer.weight_decay; }, number(ranges::kWeightDecay),
        "L2 (sgd, adagrad, adam, lars) or decoupled (adamw, lamb)"},
       {"optimizer.decay_norm_and_bias", [](C& c) -> Field { return &c.optimizer.decay_norm_and_bias; }, boolean(),
-       "weight decay covers gamma, beta and biases too"},
-      {"optimizer.trust_coefficient", [](C& c) -> Field { return &c.optimizer.trust_coefficient; }, above(0), "lars"},
+       "weight decay covers gamma, beta and biases too",
+       Use{.read_with = {{"optimizer.weight_decay"}, {"optimizer.name", {"lars", "lamb"}}}}},
+      {"optimizer.trust_coefficient", [](C& c) -> Field { return &c.optimizer.trust_coefficient; },
+       number(ranges::kTrustCoefficient), "lars", with("optimizer.name", {"lars"})},
       {"optimizer.clip_norm", [](C& c) -> Field { return &c.clip_norm; }, number(0),
        "largest global norm of the gradient; 0: off"},
 
       {"schedule.name", [](C& c) -> Field { return &c.schedule.name; },
        one_of({"constant", "step", "cosine", "one_cycle", "polynomial"}), "course of the learning rate"},
-      {"schedule.milestones", [](C& c) -> Field { return &c.schedule.milestones; }, above(0),
-       "step: fractions of the run below 1, or numbers of steps"},
-      {"schedule.gamma", [](C& c) -> Field { return &c.schedule.gamma; }, above(0, 1), "step: factor per milestone"},
-      {"schedule.power", [](C& c) -> Field { return &c.schedule.power; }, above(0), "polynomial: exponent"},
-      {"schedule.final_fraction", [](C& c) -> Field { return &c.schedule.final_fraction; }, number(0, 1),
-       "cosine, polynomial: rate at the end / lr"},
-      {"schedule.one_cycle_start", [](C& c) -> Field { return &c.schedule.one_cycle_start; }, between(0, 1),
-       "one_cycle: fraction of the run that rises"},
-      {"schedule.one_cycle_div", [](C& c) -> Field { return &c.schedule.one_cycle_div; }, number(1),
-       "one_cycle: lr / rate at the start"},
-      {"schedule.one_cycle_final_div", [](C& c) -> Field { return &c.schedule.one_cycle_final_div; }, number(1),
-       "one_cycle: rate at the start / rate at the end"},
-      {"schedule.warmup_steps", [](C& c) -> Field { return &c.schedule.warmup_steps; }, number(0),
+      {"schedule.milestones", [](C& c) -> Field { return &c.schedule.milestones; }, number(ranges::kMilestone),
+       "step: fractions of the run below 1, or numbers of steps", with("schedule.name", {"step"})},
+      {"schedule.gamma", [](C& c) -> Field { return &c.schedule.gamma; }, number(ranges::kGamma),
+       "step: factor per milestone", with("schedule.name", {"step"})},
+      {"schedule.power", [](C& c) -> Field { return &c.schedule.power; }, number(ranges::kPower),
+       "polynomial: exponent", with("schedule.name", {"polynomial"})},
+      {"schedule.final_fraction", [](C& c) -> Field { return &c.schedule.final_fraction; },
+       number(ranges::kFinalFraction), "cosine, polynomial: rate at the end / lr",
+       with("schedule.name", {"cosine", "polynomial"})},
+      {"schedule.one_cycle_start", [](C& c) -> Field { return &c.schedule.one_cycle_start; },
+       number(ranges::kOneCycleStart), "one_cycle: fraction of the run that rises",
+       with("schedule.name", {"one_cycle"})},
+      {"schedule.one_cycle_div", [](C& c) -> Field { return &c.schedule.one_cycle_div; }, number(ranges::kOneCycleDiv),
+       "one_cycle: lr / rate at the start", with("schedule.name", {"one_cycle"})},
+      {"schedule.one_cycle_final_div", [](C& c) -> Field { return &c.schedule.one_cycle_final_div; },
+       number(ranges::kOneCycleDiv), "one_cycle: rate at the start / rate at the end",
+       with("schedule.name", {"one_cycle"})},
+      {"schedule.warmup_steps", [](C& c) -> Field { return &c.schedule.warmup_steps; }, number(ranges::kWarmupSteps),
        "steps of linear warm-up before the schedule"},
       {"schedule.warmup_epochs", [](C& c) -> Field { return &c.warmup_epochs; }, number(0),
        "the same in epochs (give one of the two)"},
-      {"schedule.warmup_start", [](C& c) -> Field { return &c.schedule.warmup_start; }, number(0, 1),
-       "rate at the start of the warm-up / lr"},
+      {"schedule.warmup_start", [](C& c) -> Field { return &c.schedule.warmup_start; }, number(ranges::kWarmupStart),
+       "rate at the start of the warm-up / lr",
+       Use{.read_with = {{"schedule.warmup_steps"}, {"schedule.warmup_epochs"}}}},
 
       {"train.epochs", [](C& c) -> Field { return &c.train.epochs; }, above(0),
-       "length of the run; fractions are fine"},
+       "length of the run; fractions are fine; given by a study or on the command line it replaces a train.steps from "
+       "before it",
+       Use{.replaces = "train.steps"}},
       {"train.steps", [](C& c) -> Field { return &c.train.steps; }, integer(0),
-       "length in updates; > 0 overrides train.epochs"},
+       "length in updates; above 0 it counts instead of train.epochs"},
       {"train.accumulate", [](C& c) -> Field { return &c.train.accumulate; }, integer(1, 65536), "batches per update"},
       {"train.eval_every", [](C& c) -> Field { return &c.train.eval_every; }, integer(0, 1e15, {"epoch"}),
        "epoch, or a number of steps; 0: at the end only"},
       {"train.eval_split", [](C& c) -> Field { return &c.train.eval_split; }, one_of({"test", "train"}),
-       "images to evaluate on"},
+       "images to evaluate on, which name the results: test_accuracy or train_accuracy"},
       {"train.eval_statistics", [](C& c) -> Field { return &c.train.eval_statistics; },
        one_of({"running", "precise", "batch"}),
        "list of what evaluations normalize with: running averages, precise (of training images, by the weights as "
        "they are), the batch's own; the first gives the accuracy, the others are reported besides"},
       {"train.precise_samples", [](C& c) -> Field { return &c.train.precise_samples; }, integer(1),
-       "training images for precise statistics, in whole global batches, all at most"},
+       "training images for precise statistics, in whole global batches, all at most",
+       with("train.eval_statistics", {"precise"})},
       {"train.log_every", [](C& c) -> Field { return &c.train.log_every; }, integer(1),
        "steps per line of metrics.jsonl", kRunOnly},
 
@@ -269,15 +322,6 @@ std::vector<LayerKey> make_layer_schema() {
   };
 }
 
-std::string range_of(const Rule& rule) {
-  const bool low = rule.min != -std::numeric_limits<double>::infinity();
-  const bool high = rule.max != std::numeric_limits<double>::infinity();
-  std::string range;
-  if (low) range += fmt::format(" {} {}", rule.above_min ? ">" : ">=", rule.min);
-  if (high) range += fmt::format("{} {} {}", low ? " and" : "", rule.below_max ? "<" : "<=", rule.max);
-  return range;
-}
-
 }  // namespace
 
 const std::vector<Key<Config>>& config_schema() {
@@ -304,7 +348,8 @@ std::string describe(const Rule& rule) {
     case Form::number:
       break;
   }
-  std::string out = (rule.form == Form::integer ? "an integer" : "a number") + range_of(rule);
+  const std::string range = rule.range.str();
+  std::string out = (rule.form == Form::integer ? "an integer" : "a number") + (range.empty() ? "" : " " + range);
   if (!rule.words.empty()) out += fmt::format(", or {}", fmt::join(rule.words, " or "));
   return out;
 }

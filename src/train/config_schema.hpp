@@ -2,11 +2,11 @@
 
 // The one table of configuration keys. Parsing, writing, --help and the README all come from it.
 
-#include <limits>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "core/range.hpp"
 #include "syncbn/train/config.hpp"
 
 namespace syncbn::detail {
@@ -22,10 +22,21 @@ enum class Form { boolean, integer, number, word, text, layers };
 struct Rule {
   Form form = Form::text;
   std::vector<std::string> words = {};  ///< word: the choices; integer, number: accepted besides a number
-  double min = -std::numeric_limits<double>::infinity();
-  double max = std::numeric_limits<double>::infinity();
-  bool above_min = false;  ///< min itself is excluded
-  bool below_max = false;  ///< max itself is excluded
+  Range range = {};
+};
+
+/// That another key has, or lists, one of these values; without values: is above 0.
+struct Condition {
+  std::string key;
+  std::vector<std::string> values = {};
+};
+
+struct Use {
+  bool run_only = false;  ///< says how the run is done; never changes its result
+  /// An experiment reads the key where one of these holds; none: always.
+  std::vector<Condition> read_with = {};
+  /// The key whose value no longer counts once this one is set after it, by a study or on the command line.
+  std::string replaces = {};
 };
 
 template <class Owner>
@@ -34,7 +45,7 @@ struct Key {
   Field (*field)(Owner&);
   Rule rule;
   std::string meaning;
-  bool run_only = false;  ///< says how the run is done; never changes its result
+  Use use = {};
 };
 
 /// A key of one entry of model.layers.

@@ -43,11 +43,6 @@ std::optional<double> parse_number(std::string_view text) {
   return value;
 }
 
-bool in_range(const Rule& rule, double value) {
-  return (rule.above_min ? value > rule.min : value >= rule.min) &&
-         (rule.below_max ? value < rule.max : value <= rule.max);
-}
-
 /// One scalar on its way into a field; knows how to complain.
 struct Scalar {
   const std::string& key;
@@ -71,13 +66,13 @@ struct Scalar {
   template <class T>
   T integer() const {
     const std::optional<T> value = quoted() ? std::nullopt : parse_integer<T>(text());
-    if (!value || !in_range(rule, static_cast<double>(*value))) refuse();
+    if (!value || !rule.range.contains(static_cast<double>(*value))) refuse();
     return *value;
   }
 
   double number() const {
     const std::optional<double> value = quoted() ? std::nullopt : parse_number(text());
-    if (!value || !in_range(rule, *value)) refuse();
+    if (!value || !rule.range.contains(*value)) refuse();
     return *value;
   }
 

@@ -61,7 +61,7 @@ std::string write(Config config, Part part) {
   for (const Key<Config>& key : config_schema()) {
     // Where pictures of the user's own lie says which they are.
     const bool defines = key.name == "data.path" && config.data.kind == "image-folder";
-    if (key.run_only && part != Part::everything && !defines) continue;
+    if (key.use.run_only && part != Part::everything && !defines) continue;
     if (part == Part::changes && value_of(key, config) == value_of(key, Config{})) continue;
     const std::size_t dot = key.name.find('.');
     const std::string section = dot == std::string::npos ? "" : key.name.substr(0, dot);

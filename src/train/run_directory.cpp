@@ -153,7 +153,9 @@ RunDirectory RunDirectory::resume(const std::string& path, const std::string& co
     throw Error(fmt::format("{} holds no run (there is no {}); choose another output.dir", path, kConfig),
                 ExitCode::usage);
   }
-  require_same_experiment(path, syncbn::experiment_yaml(parse_config(read_text(config), config, {})), experiment_yaml);
+  std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
+  const Config stored = parse_config(read_text(config), config, {}, {}, &unread);
+  require_same_experiment(path, syncbn::experiment_yaml(stored), experiment_yaml);
   remove_temporary_files(path);
   RunDirectory run(path, std::move(lock));
   run.record_start(config_yaml, overrides, command);

@@ -39,7 +39,7 @@ TEST(Config, ReadsEveryKindOfValue) {
 seed: 18446744073709551615
 workers: 16
 norm: {group: 4, momentum: 0.10, eps: 1e-3, affine: false}
-model: {name: mlp, hidden: [100, 50], init_std: .5}
+model: {name: mlp, hidden: [100, 50], init: gaussian, init_std: .5}
 schedule: {name: step, milestones: [0.5, 0.75]}
 data: {path: "/data/a: b"}
 train: {eval_every: 500}
@@ -134,13 +134,28 @@ TEST(Config, NamesTheLineOfMalformedYaml) {
 TEST(Config, OverridesWinInTheirOrder) {
   EXPECT_EQ(parse("seed: 1", {"seed=2", "seed=3"}).seed, 3u);
   EXPECT_EQ(parse("", {"norm.group=4", "workers=8"}).norm.group, "4");
-  EXPECT_EQ(parse("", {"schedule.milestones=[10, 20]"}).schedule.milestones, (std::vector<double>{10, 20}));
+  EXPECT_EQ(parse("", {"schedule.name=step", "schedule.milestones=[10, 20]"}).schedule.milestones,
+            (std::vector<double>{10, 20}));
   EXPECT_EQ(parse("", {"output.dir=/tmp/{name}: #1=x"}).output.dir, "/tmp/{name}: #1=x");
   EXPECT_EQ(parse("", {"output.dir=[a]"}).output.dir, "[a]");
   EXPECT_EQ(parse("data: {path: x}", {"data.path="}).data.path, "");
   EXPECT_EQ(
       parse("", {"model.name=layers", "model.layers=[{type: flatten}, {type: linear, out: 10}]"}).model.layers[1].out,
       10);
+}
+
+TEST(Config, ALengthReplacesTheOneGivenBefore) {
+  const auto length = [](const std::string& yaml, const std::vector<std::string>& overrides) {
+    const Config c = parse(yaml, overrides);
+    return c.train.steps > 0 ? std::to_string(c.train.steps) + " steps" : std::to_string(c.train.epochs) + " epochs";
+  };
+  EXPECT_EQ(length("train: {steps: 50}", {}), "50 steps");
+  EXPECT_EQ(length("train: {steps: 50, epochs: 3}", {}), "50 steps");
+  EXPECT_EQ(length("train: {steps: 50}", {"train.epochs=3"}), "3.000000 epochs");
+  EXPECT_EQ(length("train: {epochs: 3}", {"train.steps=50"}), "50 steps");
+  EXPECT_EQ(length("", {"train.epochs=3", "train.steps=50"}), "50 steps");
+  EXPECT_EQ(length("", {"train.steps=50", "train.epochs=3"}), "3.000000 epochs");
+  EXPECT_EQ(parse_config("train: {steps: 50}", "a.yaml", {}, {{"train.epochs", "3", "b.yaml:1"}}).train.steps, 0);
 }
 
 TEST(Config, OverridesAreCheckedLikeTheFile) {

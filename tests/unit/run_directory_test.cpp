@@ -93,6 +93,15 @@ TEST(RunDirectory, ResumesTheSameExperiment) {
   EXPECT_EQ(slurp(dir / "absent/config.yaml"), to_yaml(config_of({})));
 }
 
+TEST(RunDirectory, ResumesWhatAnEarlierVersionWroteWithValuesThatNothingReads) {
+  const TempDir dir;
+  Config idle = config_of({});
+  idle.schedule.gamma = 0.5;
+  { create(dir / "run", idle); }
+  { resume(dir / "run"); }
+  EXPECT_EQ(slurp(dir / "run/config.yaml"), to_yaml(idle));
+}
+
 TEST(RunDirectory, ResumesAStartThatWasInterrupted) {
   const TempDir dir;
   spit(dir / ".lock", "process 1 on nowhere");

@@ -4,6 +4,8 @@
 #include "study/plan.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/study/study.hpp"
+#include "train/config_schema.hpp"
+#include "train/config_value.hpp"
 
 namespace syncbn {
 namespace {
@@ -99,6 +101,15 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("vary: {gird: {norm.group: [1]}}"), HasSubstr("did you mean 'grid'?"));
   EXPECT_THAT(refusal("vary: {grid: {seed: [1, 2]}}"), HasSubstr("a study has `seeds: N`"));
   EXPECT_THAT(refusal("vary: {grid: {threads: [1, 2]}}"), HasSubstr("never changes a result"));
+  EXPECT_EQ(refusal("set: {checkpoint: {keep: 2}}"),
+            "my.yaml:2: checkpoint.keep: a study chooses it for each trial; remove it");
+  for (const char* own : {"output.dir=x", "output.tensorboard=false", "threads=3", "checkpoint.keep_best=true"}) {
+    EXPECT_THAT(refusal("", {own}), HasSubstr("a study chooses it for each trial")) << own;
+  }
+  EXPECT_EQ(refusal("", {"timeout_s=3", "checkpoint.every=3", "probes.names=[norms]"}), "accepted");
+  EXPECT_THAT(refusal("set: {train.eval_split: train}"), HasSubstr("no test error"));
+  EXPECT_THAT(refusal("vary: {grid: {train.steps: [1, 2]}}", {"train.epochs=1"}),
+              HasSubstr("train.steps is what the study varies"));
   EXPECT_THAT(refusal("set: {workers: auto}"), HasSubstr("depends on the machine"));
   EXPECT_THAT(refusal("set: {norm.group: node}"), HasSubstr("depends on the machine"));
   EXPECT_THAT(refusal("set: {reduction: native}"), HasSubstr("a study needs ordered"));
@@ -113,6 +124,24 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THROW(parse_study("vary: {grid: {norm.group: [1]}}", "my.yaml", {}), Error);  // no base
   EXPECT_THROW(parse_study("seed: 1", "my.yaml", {}), Error);
   EXPECT_THROW(resolve(parse_study("base: quickstrat", "my.yaml", {})), Error);
+}
+
+TEST(StudyFile, AKeyMustBeReadByOneOfThePoints) {
+  EXPECT_EQ(refusal("vary: {grid: {schedule.gamma: [0.1, 0.5], norm.groups: [4, 8]}}"),
+            "my.yaml:2: schedule.gamma: only read with schedule.name = step, but schedule.name = one_cycle; remove it, "
+            "or change schedule.name");
+  EXPECT_THAT(refusal("set: {norm.groups: 8}"), HasSubstr("my.yaml:2: norm.groups: only read with norm.type = group"));
+  EXPECT_THAT(refusal("", {"norm.groups=8"}), HasSubstr("command line: norm.groups: only read with"));
+  for (const char* override_text : {"norm.groups=8", "norm.eps=1e-4", "norm.group=2"}) {
+    EXPECT_EQ(refusal("vary: {grid: {norm.type: [batch, group]}}", {override_text}), "accepted") << override_text;
+  }
+  // Points that differ in nothing that is read are one training.
+  const Study study = parse("vary: {grid: {optimizer.name: [sgd, adam], optimizer.beta1: [0.8, 0.95]}}");
+  const auto points = resolve(study);
+  const auto trials = Planner(study, points).trials([](const Trial&) { return std::nullopt; });
+  ASSERT_EQ(trials.size(), 4u);
+  EXPECT_EQ(trials[0].hash, trials[1].hash);
+  EXPECT_NE(trials[2].hash, trials[3].hash);
 }
 
 TEST(StudyFile, ShippedStudiesResolve) {
@@ -135,6 +164,14 @@ std::vector<std::string> names(const std::vector<Trial>& trials) {
                    std::to_string(t.lr_factor).substr(0, 3));
   }
   return list;
+}
+
+TEST(StudyPlan, WhatAStudySetsIsNotForItsFile) {
+  for (const auto& key : detail::config_schema()) {
+    Config free, own = run_config({}, "folder", 3);
+    const bool set = detail::value_text(key.rule, key.field(own)) != detail::value_text(key.rule, key.field(free));
+    EXPECT_EQ(set, std::count(study_keys().begin(), study_keys().end(), key.name) == 1) << key.name;
+  }
 }
 
 TEST(StudyPlan, HashesNameExperiments) {

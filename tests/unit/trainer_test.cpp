@@ -214,7 +214,8 @@ TEST_F(Trainer, Case38AccumulationEqualsTheLargeBatch) {
 TEST_F(Trainer, EveryNormalizationResumesToTheBit) {
   for (const std::string& norm : norm_types()) {
     if (norm == "batch") continue;  // case 45
-    const std::vector<std::string> keys{"norm.type=" + norm, "checkpoint.every=4", "checkpoint.keep=9", "norm.group=2"};
+    std::vector<std::string> keys{"norm.type=" + norm, "checkpoint.every=4", "checkpoint.keep=9"};
+    if (shares_statistics(norm)) keys.emplace_back("norm.group=2");
     const Outcome undisturbed = run(keys, norm);
     const fs::path folder = folder_ / norm;
     fs::remove(folder / "final.safetensors");
@@ -357,7 +358,8 @@ TEST_F(Trainer, ReportsWhereTheLossBroke) {
 TEST_F(Trainer, ProbesChangeNoResult) {
   for (const std::string key :
        {"norm.momentum=cumulative", "norm.type=renorm", "norm.type=whitening", "norm.type=weight"}) {
-    const std::vector<std::string> plain{key, "norm.group=2", "train.accumulate=2", "threads=3"};
+    std::vector<std::string> plain{key, "train.accumulate=2", "threads=3"};
+    if (key != "norm.type=weight") plain.emplace_back("norm.group=2");
     std::vector<std::string> probed = plain;
     probed.insert(probed.end(), {"probes.names=[all]", "probes.every=3"});
     EXPECT_EQ(run(probed, "probed" + key), run(plain, "plain" + key)) << key;

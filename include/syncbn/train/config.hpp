@@ -14,7 +14,8 @@
 namespace syncbn {
 
 /// Everything that defines an experiment, plus the few keys that only say how it is run. Defaults here are the
-/// documented defaults. Keys of the YAML file are the member paths (`norm.eps`); see config.cpp for the schema.
+/// documented defaults. Keys of the YAML file are the member paths (`norm.eps`); the schema is in
+/// src/train/config_schema.cpp.
 struct Config {
   // ---- the experiment ----
   std::uint64_t seed = 1;
@@ -61,7 +62,7 @@ struct Config {
     double init_std = 0.01;                         ///< gaussian
     std::vector<std::int64_t> hidden = {256, 256};  ///< mlp
     std::string activation = "relu";                ///< mlp, lenet: relu, leaky_relu, sigmoid, tanh
-    double dropout = 0;                             ///< before the classifier (mlp, lenet, vgg)
+    double dropout = 0;                             ///< before the classifier, see ModelOptions
     bool zero_init_residual = false;
     std::string weights;                      ///< safetensors file or checkpoint to start from; empty: random weights
     std::vector<std::string> weights_except;  ///< names or glob patterns of tensors that start at random all the same
@@ -78,7 +79,7 @@ struct Config {
 
   struct Train {
     double epochs = 1;
-    std::int64_t steps = 0;            ///< > 0 overrides epochs
+    std::int64_t steps = 0;            ///< > 0: counts instead of epochs
     std::int64_t accumulate = 1;       ///< micro-batches per update
     std::string eval_every = "epoch";  ///< "epoch", a number of steps, or 0 = only at the end
     std::string eval_split = "test";   ///< test or train
@@ -88,6 +89,10 @@ struct Config {
     std::int64_t precise_samples = 8192;  ///< training images for precise statistics, in whole global batches
     std::int64_t log_every = 10;          ///< steps per line of metrics.jsonl
   } train;
+
+  std::string reduction = "ordered";  ///< ordered or native (the latter gives up the same bits on any number of ranks)
+  std::string device = "cpu";         ///< cpu or cuda
+  std::string precision = "float32";  ///< float32; on cuda also tf32, bfloat16, float16
 
   // ---- how it is run: none of these changes a result ----
   struct Probes {
@@ -108,13 +113,10 @@ struct Config {
     bool tensorboard = false;         ///< write the metrics as TensorBoard events too
   } output;
 
-  std::string reduction = "ordered";  ///< ordered or native (the latter gives up the same bits on any number of ranks)
-  int threads = 0;                    ///< compute threads of a rank; 0 = its share of the machine's cores
-  bool overlap = true;                ///< reduce gradients while backward runs
-  std::int64_t bucket_kib = 256;      ///< size of a gradient bucket
-  double timeout_s = 30;              ///< how long a worker waits for another before the job is ended
-  std::string device = "cpu";         ///< cpu or cuda
-  std::string precision = "float32";  ///< float32; on cuda also tf32, bfloat16, float16
+  int threads = 0;                ///< compute threads of a rank; 0 = its share of the machine's cores
+  bool overlap = true;            ///< reduce gradients while backward runs
+  std::int64_t bucket_kib = 256;  ///< size of a gradient bucket
+  double timeout_s = 30;          ///< how long a worker waits for another before the job is ended
 };
 
 /// What probes.names may list: batch_noise, gradient_noise_scale, activations, norms, shift.
@@ -127,13 +129,16 @@ struct Setting {
 
 /// Reads a YAML file (or, if no such file exists, one of the configurations shipped in the program, by name) and
 /// applies settings, then overrides of the form a.b=v. Strict: unknown keys, duplicate keys, ill-typed or out-of-range
-/// values throw Error(usage) with file, line, key and, where it helps, the nearest valid key or value.
+/// values, and values of keys that nothing in this experiment reads throw Error(usage) with file, line, key and, where
+/// it helps, the nearest valid key or value. A key that something would read, were it not for a setting or override
+/// behind it, is no error: it gets its default. With `unread`, neither are the other keys that nothing reads: they get
+/// their defaults, too, and are appended there.
 Config load_config(const std::string& path, const std::vector<std::string>& overrides,
-                   const std::vector<Setting>& settings = {});
+                   const std::vector<Setting>& settings = {}, std::vector<std::string>* unread = nullptr);
 
 /// The same from text; `origin` stands in messages.
 Config parse_config(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides,
-                    const std::vector<Setting>& settings = {});
+                    const std::vector<Setting>& settings = {}, std::vector<std::string>* unread = nullptr);
 
 /// Checks that need more than one key, such as norm.group against workers: load_config() makes them, and whoever fills
 /// in `workers: auto` makes them again. Throws Error(usage).
