@@ -50,13 +50,25 @@ Coordinator::Coordinator(const StudyRequest& request, Teams& teams)
       directory_(request.dir),
       cores_(teams.ranks(), std::max(1, request.threads_per_rank)),
       jobs_(request.jobs > 0 ? request.jobs : cores_.total()) {
+  const std::set<std::string> earlier = directory_.finished();
   replan();
+  announce_left_out(earlier);
   std::size_t kept = 0;
   for (const Trial& trial : planned_) kept += outcomes_.contains(trial.hash);
   table_.print(fmt::format("syncbn: {}: {} trials{} on {} rank{} of {} core{}", request.study.name, planned_.size(),
                            kept > 0 ? fmt::format(", {} of them finished before,", kept) : "", teams.ranks(),
                            teams.ranks() == 1 ? "" : "s", request.threads_per_rank,
                            request.threads_per_rank == 1 ? "" : "s"));
+}
+
+/// Tables and report are about what is planned now; of an earlier plan other trials may have ended.
+void Coordinator::announce_left_out(std::set<std::string> earlier) {
+  for (const Trial& trial : planned_) earlier.erase(trial.hash);
+  if (earlier.empty()) return;
+  table_.print(fmt::format(
+      "syncbn: the tables of {0} leave out {1} finished trial{2} of another plan; {0}/trials keeps {3} "
+      "until a study asks for {3} again (--output DIR keeps studies apart)",
+      directory_.path(), earlier.size(), earlier.size() == 1 ? "" : "s", earlier.size() == 1 ? "it" : "them"));
 }
 
 void Coordinator::replan() {

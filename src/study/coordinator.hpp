@@ -44,6 +44,7 @@ class Coordinator {
     Clock::time_point start = Clock::now();
   };
 
+  void announce_left_out(std::set<std::string> earlier);
   /// What is planned now, and what of it waits to be started.
   void replan();
   /// Trials like this one for which the memory is enough.

@@ -188,6 +188,18 @@ std::string StudyDirectory::folder_of(const std::string& hash, const std::string
   return fmt::format("trials/{}-seed-{}-{}", slug(label), seed, hash);
 }
 
+std::set<std::string> StudyDirectory::finished() const {
+  std::set<std::string> hashes;
+  try {
+    for (const TrialRow& row : fs::exists(path_ + kPlan) ? read_results(path_).rows : std::vector<TrialRow>{}) {
+      if (row.outcome) hashes.insert(row.hash);
+    }
+  } catch (const Error&) {
+    // A damaged study.json is written anew.
+  }
+  return hashes;
+}
+
 std::optional<Outcome> StudyDirectory::read_outcome(const std::string& folder) const {
   return load_outcome(path_ + "/" + folder + kOutcome);
 }

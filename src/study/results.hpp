@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -68,6 +69,8 @@ class StudyDirectory {
   const std::string& path() const { return path_; }
   /// Run directory of a trial: that of an earlier start, whatever its label was then, or a new name.
   std::string folder_of(const std::string& hash, const std::string& label, std::uint64_t seed) const;
+  /// Hashes of the trials that have ended of those in study.json, as an earlier start left it.
+  std::set<std::string> finished() const;
   /// Nothing when the trial has not ended.
   std::optional<Outcome> read_outcome(const std::string& folder) const;
   /// The outcome of a training that has come to its end, from its summary.

@@ -103,6 +103,8 @@ TEST(CliStudy, RunsAllTrialsAndReports) {
   const Outcome changed = s.syncbn({"study", "small.yaml", "norm.eps=1e-4", "seeds=1"});
   EXPECT_EQ(changed.code, 0) << changed.err;
   EXPECT_TRUE(contains(changed.err, "small: 3 trials on")) << changed.err;
+  EXPECT_TRUE(contains(changed.err, "studies/small leave out 6 finished trials of another plan")) << changed.err;
+  EXPECT_FALSE(contains(again.err, "another plan")) << again.err;
   EXPECT_TRUE(contains(changed.err, "done      shared, seed 1")) << changed.err;
 
   const Outcome report = s.syncbn({"report", "studies/small", "--output", "r.html"});
