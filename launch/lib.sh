@@ -111,8 +111,16 @@ build() { # PRESET [TARGET]
   exec {lock}>&-
 }
 
-# NVIDIA's, as far as the driver shows them.
-gpus() { nvidia-smi -L 2> /dev/null | grep -c '^GPU' || :; }
+# How many of NVIDIA's a program sees here.
+gpus() {
+  local all
+  all=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || :)
+  if [ "$all" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    tr ',' '\n' <<< "$CUDA_VISIBLE_DEVICES" | grep -c . || :
+  else
+    echo "$all"
+  fi
+}
 
 # What tests and measures the CUDA backend; an error where the toolkit is missing.
 build_cuda() {

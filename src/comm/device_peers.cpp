@@ -16,7 +16,7 @@ namespace {
 std::string find_obstacle(RankContext& context, ExchangeDevice& device, const std::string& problem) {
   const Layout& layout = context.layout();
   const auto own = static_cast<std::size_t>(layout.rank);
-  const std::string mine = problem.empty() ? layout.hosts[own] + " " + device.device_name() : "";
+  const std::string mine = problem.empty() ? fmt::format("{} {}", layout.nodes[own], device.device_name()) : "";
   const std::vector<std::string> devices = context.all_gather(mine, "devices");
   const std::vector<std::string> problems = context.all_gather(problem, "NCCL");
   for (std::size_t rank = 0; rank < devices.size(); ++rank) {

@@ -22,7 +22,7 @@ namespace {
 namespace context = boost::context;
 
 // Address space; memory is taken as far as the stack grows. A guard page ends it.
-constexpr std::size_t kStackBytes = std::size_t{2} << 20;
+constexpr std::size_t kStackBytes = std::size_t{8} << 20;  // as a thread's: libraries count on it
 
 /// The exceptions that are being handled belong to a stack, but the C++ runtime keeps them per thread.
 class HandledExceptions {

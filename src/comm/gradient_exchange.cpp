@@ -313,6 +313,7 @@ void GradientExchange::Impl::check_progress(const WorkerState& me, int local, co
 /// The thread that waits for the network.
 void GradientExchange::Impl::communicate() {
   try {
+    if (device) device->prepare_thread();
     for (;; ++exchanged) {
       const int bucket = static_cast<int>(exchanged % std::max<std::size_t>(1, buckets.size()));
       {

@@ -52,6 +52,7 @@ void DeviceBatchNormLayer::exchange(const Pass& pass) {
   if (pass.mode == Mode::train) require_variance(name_, pass.step, count, members_);
   count_ = count;
   if (pass.population) {
+    sums_.settle();
     const BatchStatistics batch = statistics();
     population_.add(count, batch.mean, batch.var);
   }

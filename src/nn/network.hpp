@@ -33,6 +33,8 @@ class Network {
   /// scale, is what backward() starts from. finish_loss(), best called after backward(), waits where a device computes.
   void start_loss(std::span<const int> labels, double smoothing, double scale);
   LossResult finish_loss();
+  /// On a device: before a wait for it, see GroupSums::settle().
+  void settle() { sums_->settle(); }
 
   /// Starts to collect the gradient anew; then any number of forward / backward pairs.
   void begin_update();

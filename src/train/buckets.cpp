@@ -2,7 +2,13 @@
 
 namespace syncbn {
 
-BucketPlan plan_buckets(const ModelState& state, std::int64_t bucket_bytes) {
+std::int64_t bucket_bytes(const Config& config) {
+  constexpr std::int64_t kKib = 256, kKibOfDevices = 8192;
+  const std::int64_t kib = config.bucket_kib > 0 ? config.bucket_kib : config.device == "cpu" ? kKib : kKibOfDevices;
+  return kib * 1024;
+}
+
+BucketPlan plan_buckets(const ModelState& state, std::int64_t bytes) {
   BucketPlan plan;
   const int layers = static_cast<int>(state.model().layers.size());
   plan.completed_by.assign(static_cast<std::size_t>(layers), -1);
@@ -18,7 +24,7 @@ BucketPlan plan_buckets(const ModelState& state, std::int64_t bucket_bytes) {
     const FlatRange range = state.exchanged(l);
     if (range.count == 0) continue;
     lowest = l;
-    if ((end - range.offset) * static_cast<std::int64_t>(sizeof(float)) >= bucket_bytes) close(range.offset);
+    if ((end - range.offset) * static_cast<std::int64_t>(sizeof(float)) >= bytes) close(range.offset);
   }
   close(0);
   return plan;

@@ -4,6 +4,7 @@
 
 #include "nn/model_state.hpp"
 #include "syncbn/comm/gradient_exchange.hpp"
+#include "syncbn/train/config.hpp"
 
 namespace syncbn {
 
@@ -14,6 +15,9 @@ struct BucketPlan {
   std::vector<int> completed_by;  ///< per layer: the bucket that is complete once this layer's gradient is, or -1
 };
 
-BucketPlan plan_buckets(const ModelState& state, std::int64_t bucket_bytes);
+/// config.bucket_kib or its default: what stays in a processor's cache, or what keeps the links of devices busy.
+std::int64_t bucket_bytes(const Config& config);
+
+BucketPlan plan_buckets(const ModelState& state, std::int64_t bytes);
 
 }  // namespace syncbn

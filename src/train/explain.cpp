@@ -11,6 +11,7 @@
 
 #include "syncbn/core/error.hpp"
 #include "syncbn/data/dataset.hpp"
+#include "train/buckets.hpp"
 #include "train/compute.hpp"
 #include "train/probes/probes.hpp"
 
@@ -167,7 +168,7 @@ Explanation explain(const Config& config, int ranks) {
   e.activation_bytes = 2 * value_bytes * values * e.batch_per_worker;
   if (value_bytes < kFloat) e.weight_bytes += value_bytes * e.parameters;
   add_statistics(e, model, config.train.accumulate);
-  add_gradients(e, model, config.bucket_kib * 1024);
+  add_gradients(e, model, bucket_bytes(config));
   add_length(e, config, data.train_images);
   return e;
 }

@@ -16,6 +16,7 @@ class RankDevice final : public ExchangeDevice {
   /// The queue of a local worker; its device must stay until the worker's last call of the exchange.
   void attach(int local, const ops::Device& device) { workers_[static_cast<std::size_t>(local)] = &device; }
 
+  void prepare_thread() override { exchange_.prepare_thread(); }
   int make_marks(int count) override;
   void* allocate(std::size_t bytes) override;
   std::shared_ptr<void> pin(void* data, std::size_t bytes) override { return exchange_.device()->pin(data, bytes); }

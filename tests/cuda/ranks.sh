@@ -40,7 +40,8 @@ directly() { # NAME...
   for name in "$@"; do ! grep 'by way of' "$dir/$name.log" || exit 1; done
 }
 
-sharing() { CUDA_VISIBLE_DEVICES=0 "$@"; }
+first=${CUDA_VISIBLE_DEVICES:-0}
+sharing() { CUDA_VISIBLE_DEVICES=${first%%,*} "$@"; }
 [ -n "$devices" ] || sharing() { "$@"; }
 
 sharing train 1 one

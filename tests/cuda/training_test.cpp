@@ -2,10 +2,10 @@
 // names (launch/gpu-check names the real one), else the stand-in.
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -168,7 +168,9 @@ TEST_P(CudaPrecision, FollowsFloat32) {
     const Outcome want = run_float32("float32-" + options.front(), options);
     const Outcome got = run_narrow("narrow-" + options.front(), options);
     ASSERT_EQ(got.losses.size(), want.losses.size());
-    EXPECT_NE(got.losses, want.losses);
+    // A device need not round to TF32 where it may; the stand-in does.
+    const bool rounds = std::string(GetParam().precision) != "tf32" || !std::getenv("SYNCBN_EXPECT_CUDA");
+    EXPECT_TRUE(!rounds || got.losses != want.losses);
     for (std::size_t i = 0; i < want.losses.size(); ++i) {
       EXPECT_NEAR(got.losses[i], want.losses[i], GetParam().tolerance * (1 + want.losses[i])) << "line " << i;
     }

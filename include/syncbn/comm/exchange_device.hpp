@@ -16,7 +16,10 @@ class ExchangeDevice {
   static constexpr int kExchange = -1;
   virtual ~ExchangeDevice() = default;
 
-  // ---- before any other call ----
+  /// Before any other call from a thread that no worker runs on.
+  virtual void prepare_thread() = 0;
+
+  // ---- before any of the calls below ----
   /// Further marks; the number of the first.
   virtual int make_marks(int count) = 0;
   /// Zeroed memory, which lives as long as this object.

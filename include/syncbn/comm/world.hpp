@@ -88,7 +88,7 @@ class World {
 
   /// Runs `body` once for every local worker, and returns when all are done. Collective over ranks. Consecutive workers
   /// share the rank's compute threads (a single worker runs on the caller's): one runs until it waits in a collective,
-  /// then the next. So `body` must not wait for another worker in any other way. Its stack has 2 MiB.
+  /// then the next. So `body` must not wait for another worker in any other way. Its stack has 8 MiB.
   /// When one throws, the others leave their collectives with Aborted, and the first failure is rethrown here; the
   /// world is then unusable and the process should call abort().
   /// A worker that does not come back within 5 s of a failure, stuck in its own code, makes run() call abort() itself.

@@ -46,8 +46,7 @@ class CudaBackend final : public Backend {
   std::string description() const override {
     cudaDeviceProp device{};
     check(cudaGetDeviceProperties(&device, queue_.device()), "asking what the device is");
-    const std::size_t cudnn = cudnnGetVersion();
-    return fmt::format("cuda: {}, cuDNN {}.{}.{}", device.name, cudnn / 10000, cudnn / 100 % 100, cudnn % 100);
+    return fmt::format("cuda: {}, {}", device.name, cudnn_version());
   }
   DataType activation_type() const override { return precision_.type; }
   Layout preferred_layout(std::int64_t channels) const override {

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "ops/cuda/batch_norm.cuh"
 #include "syncbn/core/error.hpp"
 
@@ -61,18 +63,23 @@ void BatchNorm::require_alike(const Tensor& x, std::initializer_list<const Tenso
 }
 
 void BatchNorm::set_map(const ChannelMap& map) {
-  const auto c = static_cast<std::size_t>(channels_);
-  queue_.copy(arrays_.mean, map.center.data(), c * sizeof(double), cudaMemcpyHostToDevice);
-  queue_.copy(arrays_.center, map.center_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
-  queue_.copy(arrays_.scale, map.scale_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
-  queue_.copy(arrays_.shift, map.shift_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
+  queue_.upload(arrays_.mean, map.center.data(), static_cast<std::size_t>(channels_) * sizeof(double));
+  upload({&map.center_f, &map.scale_f, &map.shift_f}, arrays_.center, arrays_.scale - arrays_.center);
 }
 
 void BatchNorm::set_gradient(const GradientMap& gradient) {
-  const auto c = static_cast<std::size_t>(channels_);
-  queue_.copy(arrays_.p, gradient.p_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
-  queue_.copy(arrays_.q, gradient.q_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
-  queue_.copy(arrays_.r, gradient.r_f.data(), c * sizeof(float), cudaMemcpyHostToDevice);
+  upload({&gradient.p_f, &gradient.q_f, &gradient.r_f}, arrays_.p, arrays_.q - arrays_.p);
+}
+
+void BatchNorm::upload(std::initializer_list<const std::vector<float>*> arrays, float* first, std::ptrdiff_t distance) {
+  const auto c = static_cast<std::size_t>(channels_), step = static_cast<std::size_t>(distance);
+  std::vector<float> all((arrays.size() - 1) * step + c);
+  std::size_t at = 0;
+  for (const std::vector<float>* array : arrays) {
+    std::copy_n(array->begin(), c, all.data() + at);
+    at += step;
+  }
+  queue_.upload(first, all.data(), all.size() * sizeof(float));
 }
 
 }  // namespace syncbn::ops::cuda

@@ -17,6 +17,7 @@
 // group of one skips the message (`alone`): the sweep's last block derives statistics and map by itself.
 
 #include <initializer_list>
+#include <vector>
 
 #include "ops/cuda/runtime.cuh"
 #include "ops/device.hpp"
@@ -91,6 +92,8 @@ class BatchNorm {
   void backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu, const std::uint8_t* mask,
                      Then then);
   void require_alike(const Tensor& x, std::initializer_list<const Tensor*> others) const;
+  /// Arrays of the processor's to the device, `distance` values apart, in one go.
+  void upload(std::initializer_list<const std::vector<float>*> arrays, float* first, std::ptrdiff_t distance);
 
   Queue& queue_;
   std::int64_t channels_;

@@ -28,17 +28,6 @@ cudnnMathType_t math_type(Precision precision) {
   return precision.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH;
 }
 
-/// The fastest by cuDNN's own estimate among those that give the same result in every run.
-template <class Candidate, std::size_t kMost>
-Candidate choose(const char* what, const std::array<Candidate, kMost>& candidates, int found) {
-  for (int i = 0; i < found; ++i) {
-    const Candidate& c = candidates[static_cast<std::size_t>(i)];
-    if (c.status == CUDNN_STATUS_SUCCESS && c.determinism == CUDNN_DETERMINISTIC) return c;
-  }
-  throw DeviceError(
-      fmt::format("cuDNN: {}: none of its {} algorithms gives the same result in every run", what, found));
-}
-
 std::string describe(const Conv2dGeometry& g) {
   return fmt::format("convolution {}x{}x{} -> {}x{}x{}, kernel {}x{}, stride {}", g.c_in, g.h_in, g.w_in, g.c_out,
                      g.h_out, g.w_out, g.kernel_h, g.kernel_w, g.stride);
@@ -62,6 +51,62 @@ class TensorDescriptor {
   cudnnTensorDescriptor_t descriptor_ = nullptr;
 };
 
+/// One direction of a convolution.
+template <class Algorithm>
+class Direction {
+ public:
+  Direction(const Conv2dGeometry& g, Precision precision, std::string name)
+      : name_(std::move(name)), precision_(precision) {
+    check(cudnnCreateConvolutionDescriptor(&descriptor_), name_);
+    const auto padding = static_cast<int>(g.padding), stride = static_cast<int>(g.stride);
+    check(cudnnSetConvolution2dDescriptor(descriptor_, padding, padding, stride, stride, 1, 1, CUDNN_CROSS_CORRELATION,
+                                          CUDNN_DATA_FLOAT),
+          name_);
+    check(cudnnSetConvolutionMathType(descriptor_, math_type(precision)), name_);
+  }
+  ~Direction() { cudnnDestroyConvolutionDescriptor(descriptor_); }
+  Direction(const Direction&) = delete;
+  Direction& operator=(const Direction&) = delete;
+
+  const std::string& name() const { return name_; }
+  cudnnConvolutionDescriptor_t descriptor() const { return descriptor_; }
+  Algorithm algorithm() const { return algorithm_; }
+  std::size_t workspace_bytes() const { return workspace_bytes_; }
+
+  /// Takes the fastest, by cuDNN's own estimate, of those that give the same result in every run and that it then says
+  /// how much memory they want. `candidates` fills an array and the number of them; `workspace` asks for the memory.
+  template <class Candidate, std::size_t kMost, class Candidates, class Workspace>
+  void choose(Candidates candidates, Workspace workspace) {
+    std::array<Candidate, kMost> list{};
+    int found = 0;
+    check(candidates(&found, list.data()), name_);
+    cudnnStatus_t last = CUDNN_STATUS_NOT_SUPPORTED;
+    for (int i = 0; i < found; ++i) {
+      const Candidate& c = list[static_cast<std::size_t>(i)];
+      if (c.determinism != CUDNN_DETERMINISTIC) continue;
+      last = c.status;
+      // An algorithm is meant with its own kind of arithmetic; of f32 that is the user's choice.
+      if (last == CUDNN_STATUS_SUCCESS && precision_.type != DataType::f32)
+        last = cudnnSetConvolutionMathType(descriptor_, c.mathType);
+      if (last == CUDNN_STATUS_SUCCESS) last = workspace(c.algo, &workspace_bytes_);
+      if (last != CUDNN_STATUS_SUCCESS) continue;
+      algorithm_ = c.algo;
+      return;
+    }
+    throw DeviceError(
+        fmt::format("cuDNN: {}: none of its {} algorithms works here and gives the same result in every "
+                    "run ({})",
+                    name_, found, cudnnGetErrorString(last)));
+  }
+
+ private:
+  std::string name_;
+  Precision precision_;
+  cudnnConvolutionDescriptor_t descriptor_ = nullptr;
+  Algorithm algorithm_{};
+  std::size_t workspace_bytes_ = 0;
+};
+
 constexpr float kOne = 1, kZero = 0;
 
 }  // namespace
@@ -69,13 +114,44 @@ constexpr float kOne = 1, kZero = 0;
 /// For one number of samples.
 struct Conv2d::Plan {
   TensorDescriptor x, y;
-  cudnnConvolutionFwdAlgo_t forward{};
-  cudnnConvolutionBwdDataAlgo_t backward_data{};
-  cudnnConvolutionBwdFilterAlgo_t backward_weights{};
-  std::size_t forward_bytes = 0, backward_data_bytes = 0, backward_weights_bytes = 0;
+  Direction<cudnnConvolutionFwdAlgo_t> forward;
+  Direction<cudnnConvolutionBwdDataAlgo_t> backward_data;
+  Direction<cudnnConvolutionBwdFilterAlgo_t> backward_weights;
 
-  Plan(const Conv2dGeometry& g, DataType type, std::int64_t n)
-      : x(type, n, g.c_in, g.h_in, g.w_in), y(type, n, g.c_out, g.h_out, g.w_out) {}
+  Plan(cudnnHandle_t cudnn, cudnnFilterDescriptor_t filter, const Conv2dGeometry& g, Precision precision,
+       std::int64_t n)
+      : x(precision.type, n, g.c_in, g.h_in, g.w_in),
+        y(precision.type, n, g.c_out, g.h_out, g.w_out),
+        forward(g, precision, fmt::format("{} of {} samples", describe(g), n)),
+        backward_data(g, precision, forward.name() + ", gradient of the input"),
+        backward_weights(g, precision, forward.name() + ", gradient of the weights") {
+    forward.choose<cudnnConvolutionFwdAlgoPerf_t, CUDNN_CONVOLUTION_FWD_ALGO_COUNT>(
+        [&](int* found, auto* list) {
+          return cudnnGetConvolutionForwardAlgorithm_v7(cudnn, x, filter, forward.descriptor(), y,
+                                                        CUDNN_CONVOLUTION_FWD_ALGO_COUNT, found, list);
+        },
+        [&](auto algorithm, std::size_t* bytes) {
+          return cudnnGetConvolutionForwardWorkspaceSize(cudnn, x, filter, forward.descriptor(), y, algorithm, bytes);
+        });
+    backward_data.choose<cudnnConvolutionBwdDataAlgoPerf_t, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT>(
+        [&](int* found, auto* list) {
+          return cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnn, filter, y, backward_data.descriptor(), x,
+                                                             CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT, found, list);
+        },
+        [&](auto algorithm, std::size_t* bytes) {
+          return cudnnGetConvolutionBackwardDataWorkspaceSize(cudnn, filter, y, backward_data.descriptor(), x,
+                                                              algorithm, bytes);
+        });
+    backward_weights.choose<cudnnConvolutionBwdFilterAlgoPerf_t, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT>(
+        [&](int* found, auto* list) {
+          return cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnn, x, y, backward_weights.descriptor(), filter,
+                                                               CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT, found, list);
+        },
+        [&](auto algorithm, std::size_t* bytes) {
+          return cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnn, x, y, backward_weights.descriptor(), filter,
+                                                                algorithm, bytes);
+        });
+  }
 };
 
 void check(cudnnStatus_t code, const std::string& what) {
@@ -90,18 +166,11 @@ Conv2d::Conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precisio
       cudnnSetFilter4dDescriptor(filter_, cudnn_type(precision.type), CUDNN_TENSOR_NHWC, static_cast<int>(g.c_out),
                                  static_cast<int>(g.c_in), static_cast<int>(g.kernel_h), static_cast<int>(g.kernel_w)),
       what);
-  check(cudnnCreateConvolutionDescriptor(&convolution_), what);
-  const auto padding = static_cast<int>(g.padding), stride = static_cast<int>(g.stride);
-  check(cudnnSetConvolution2dDescriptor(convolution_, padding, padding, stride, stride, 1, 1, CUDNN_CROSS_CORRELATION,
-                                        CUDNN_DATA_FLOAT),
-        what);
-  check(cudnnSetConvolutionMathType(convolution_, math_type(precision)), what);
   weight_gradient_ =
       DeviceMemory(libraries.queue(), static_cast<std::size_t>(packed_count()) * size_of(precision.type));
 }
 
 Conv2d::~Conv2d() {
-  cudnnDestroyConvolutionDescriptor(convolution_);
   cudnnDestroyFilterDescriptor(filter_);
 }
 
@@ -111,39 +180,7 @@ std::int64_t Conv2d::packed_count() const {
 
 Conv2d::Plan& Conv2d::plan(std::int64_t n) {
   std::unique_ptr<Plan>& slot = plans_[n];
-  if (slot) return *slot;
-  const std::string what = fmt::format("{} of {} samples", describe(geometry_), n);
-  auto made = std::make_unique<Plan>(geometry_, precision_.type, n);
-  cudnnHandle_t cudnn = libraries_.cudnn();
-  int found = 0;
-
-  std::array<cudnnConvolutionFwdAlgoPerf_t, CUDNN_CONVOLUTION_FWD_ALGO_COUNT> forward{};
-  check(cudnnGetConvolutionForwardAlgorithm_v7(cudnn, made->x, filter_, convolution_, made->y,
-                                               CUDNN_CONVOLUTION_FWD_ALGO_COUNT, &found, forward.data()),
-        what);
-  made->forward = choose(what.c_str(), forward, found).algo;
-  check(cudnnGetConvolutionForwardWorkspaceSize(cudnn, made->x, filter_, convolution_, made->y, made->forward,
-                                                &made->forward_bytes),
-        what);
-
-  std::array<cudnnConvolutionBwdDataAlgoPerf_t, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT> data{};
-  check(cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnn, filter_, made->y, convolution_, made->x,
-                                                    CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT, &found, data.data()),
-        what);
-  made->backward_data = choose(what.c_str(), data, found).algo;
-  check(cudnnGetConvolutionBackwardDataWorkspaceSize(cudnn, filter_, made->y, convolution_, made->x,
-                                                     made->backward_data, &made->backward_data_bytes),
-        what);
-
-  std::array<cudnnConvolutionBwdFilterAlgoPerf_t, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT> weights{};
-  check(cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnn, made->x, made->y, convolution_, filter_,
-                                                      CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT, &found, weights.data()),
-        what);
-  made->backward_weights = choose(what.c_str(), weights, found).algo;
-  check(cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnn, made->x, made->y, convolution_, filter_,
-                                                       made->backward_weights, &made->backward_weights_bytes),
-        what);
-  slot = std::move(made);
+  if (!slot) slot = std::make_unique<Plan>(libraries_.cudnn(), filter_, geometry_, precision_, n);
   return *slot;
 }
 
@@ -157,30 +194,33 @@ void Conv2d::pack(const float* weight, void* packed) {
 void Conv2d::forward(const Tensor& x, const void* packed, const float* bias, const Tensor& y, std::int64_t n) {
   if (n == 0) return;
   Plan& p = plan(n);
-  check(cudnnConvolutionForward(libraries_.cudnn(), &kOne, p.x, x.data, filter_, packed, convolution_, p.forward,
-                                libraries_.queue().scratch<std::byte>(p.forward_bytes), p.forward_bytes, &kZero, p.y,
-                                y.data),
-        describe(geometry_));
+  const auto& d = p.forward;
+  check(cudnnConvolutionForward(libraries_.cudnn(), &kOne, p.x, x.data, filter_, packed, d.descriptor(), d.algorithm(),
+                                libraries_.queue().scratch<std::byte>(d.workspace_bytes()), d.workspace_bytes(), &kZero,
+                                p.y, y.data),
+        d.name());
   if (bias) add_bias(libraries_.queue(), bias, y, n);
 }
 
 void Conv2d::backward_data(const Tensor& dy, const void* packed, const Tensor& dx, std::int64_t n, bool accumulate) {
   if (n == 0) return;
   Plan& p = plan(n);
-  check(cudnnConvolutionBackwardData(libraries_.cudnn(), &kOne, filter_, packed, p.y, dy.data, convolution_,
-                                     p.backward_data, libraries_.queue().scratch<std::byte>(p.backward_data_bytes),
-                                     p.backward_data_bytes, accumulate ? &kOne : &kZero, p.x, dx.data),
-        describe(geometry_) + ", gradient of the input");
+  const auto& d = p.backward_data;
+  check(cudnnConvolutionBackwardData(libraries_.cudnn(), &kOne, filter_, packed, p.y, dy.data, d.descriptor(),
+                                     d.algorithm(), libraries_.queue().scratch<std::byte>(d.workspace_bytes()),
+                                     d.workspace_bytes(), accumulate ? &kOne : &kZero, p.x, dx.data),
+        d.name());
 }
 
 void Conv2d::backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) {
   if (n == 0) return;
   Plan& p = plan(n);
+  const auto& d = p.backward_weights;
   Queue& queue = libraries_.queue();
-  check(cudnnConvolutionBackwardFilter(libraries_.cudnn(), &kOne, p.x, x.data, p.y, dy.data, convolution_,
-                                       p.backward_weights, queue.scratch<std::byte>(p.backward_weights_bytes),
-                                       p.backward_weights_bytes, &kZero, filter_, weight_gradient_.as<void>()),
-        describe(geometry_) + ", gradient of the weights");
+  check(cudnnConvolutionBackwardFilter(libraries_.cudnn(), &kOne, p.x, x.data, p.y, dy.data, d.descriptor(),
+                                       d.algorithm(), queue.scratch<std::byte>(d.workspace_bytes()),
+                                       d.workspace_bytes(), &kZero, filter_, weight_gradient_.as<void>()),
+        d.name());
   const Shape shape{geometry_.c_out, geometry_.c_in, geometry_.kernel_h, geometry_.kernel_w};
   const Tensor from{weight_gradient_.as<void>(), shape, precision_.type, Layout::channels_last};
   const Tensor to{d_weight, shape, DataType::f32, Layout::channels_first};

@@ -62,7 +62,6 @@ class Conv2d {
   Conv2dGeometry geometry_;
   Precision precision_;
   cudnnFilterDescriptor_t filter_ = nullptr;
-  cudnnConvolutionDescriptor_t convolution_ = nullptr;
   DeviceMemory weight_gradient_;
   std::map<std::int64_t, std::unique_ptr<Plan>> plans_;
 };

@@ -44,12 +44,24 @@ std::string missing(int& devices) {
 
 }  // namespace
 
+namespace syncbn::ops::cuda {
+
+std::string cudnn_version() {
+  const std::size_t v = cudnnGetVersion();
+  const std::size_t major = v < 90000 ? 1000 : 10000;  // of a version's number; cuDNN 9 widened it
+  return fmt::format("cuDNN {}.{}.{}", v / major, v % major / 100, v % 100);
+}
+
+}  // namespace syncbn::ops::cuda
+
 const char* syncbn_cuda_version() {
   return SYNCBN_VERSION;
 }
 
 int syncbn_cuda_probe(char* text, std::size_t size) {
   int devices = 0;
+  // Queues of more workers than these would wait for each other.
+  ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   std::string found = missing(devices);
   const bool can_start = found.empty();
   bool usable = can_start;
@@ -62,9 +74,9 @@ int syncbn_cuda_probe(char* text, std::size_t size) {
     usable = first.major >= kOldestMajor;
     if (!usable) found += fmt::format(": too old, compute capability {}.0 is needed", kOldestMajor);
     if (usable) {
-      const std::size_t cudnn = cudnnGetVersion(), cublas = cublasLtGetVersion();
-      found += fmt::format("; cuDNN {}.{}.{}, cuBLASLt {}.{}", cudnn / 10000, cudnn / 100 % 100, cudnn % 100,
-                           cublas / 10000, cublas / 100 % 100);
+      const std::size_t cublas = cublasLtGetVersion();
+      found +=
+          fmt::format("; {}, cuBLASLt {}.{}", syncbn::ops::cuda::cudnn_version(), cublas / 10000, cublas / 100 % 100);
     }
   }
   const std::size_t length = std::min(found.size(), size - 1);

@@ -4,8 +4,14 @@
 // compared before anything else is called.
 
 #include <cstddef>
+#include <string>
 
 #include "ops/backend.hpp"
+
+namespace syncbn::ops::cuda {
+/// Within the backend: "cuDNN 9.1.0".
+std::string cudnn_version();
+}  // namespace syncbn::ops::cuda
 
 extern "C" {
 

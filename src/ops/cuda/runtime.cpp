@@ -179,7 +179,8 @@ void Queue::follow(const Event& event) {
 }
 
 void Queue::synchronize() {
-  check(cudaStreamSynchronize(stream_), fmt::format("running what was launched last ({}), or before it", last_launch_));
+  const cudaError_t code = cudaStreamSynchronize(stream_);
+  if (code != cudaSuccess) check(code, fmt::format("running what was launched last ({}), or before it", last_launch_));
 }
 
 void* Queue::scratch_bytes(std::size_t bytes) {

@@ -113,7 +113,8 @@ cudnnStatus_t convolve(cudnnHandle_t handle, const StandInShape& x, const StandI
   const bool fits = x.n == y.n && w.c == x.c && w.n == y.c && y.h == (x.h + 2 * g.padding - w.h) / g.stride + 1 &&
                     y.w == (x.w + 2 * g.padding - w.w) / g.stride + 1 && algorithm == 1 && bytes == kWorkspace;
   const bool alike = x.type == w.type && w.type == y.type;
-  const bool meant = g.math == CUDNN_TENSOR_OP_MATH ? x.type != CUDNN_DATA_FLOAT : x.type == CUDNN_DATA_FLOAT;
+  const bool narrow = x.type != CUDNN_DATA_FLOAT;
+  const bool meant = g.math == CUDNN_DEFAULT_MATH || (g.math == CUDNN_FMA_MATH && !narrow);
   if (!fits || !alike || !meant) return CUDNN_STATUS_BAD_PARAM;
   if (stand_in::outcome("cudnnConvolution") != cudaSuccess) return CUDNN_STATUS_NOT_SUPPORTED;
   stand_in::queue(handle->stream, [=, keep = value(beta)] {
