@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "nn/device_group_norm_layer.hpp"
 #include "nn/group_norm_layer.hpp"
 #include "nn/layer.hpp"
 #include "syncbn/core/error.hpp"
@@ -221,6 +222,7 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context, int index, const 
     case LayerType::add:
       return std::make_unique<AddLayer>(context, t);
     case LayerType::group_norm:
+      if (context.backend.device()) return std::make_unique<DeviceGroupNormLayer>(context, index, t);
       return std::make_unique<GroupNormLayer>(context, index, t);
     case LayerType::input:
     case LayerType::batch_norm:

@@ -70,6 +70,21 @@ class Normalization {
                         FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) = 0;
 };
 
+/// One group normalization layer of one worker: every sample by itself, in groups of consecutive channels.
+class GroupNormalization {
+ public:
+  virtual ~GroupNormalization() = default;
+  /// n samples, of which there may be 0.
+  virtual void forward(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu,
+                       std::uint8_t* mask, Affine affine) = 0;
+  /// Of the last forward(); dx and d_add may be empty.
+  virtual void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
+                        FusedRelu relu, const std::uint8_t* mask, Affine affine, bool accumulate_dx,
+                        bool accumulate_add) = 0;
+  /// Adds to d(gamma) and d(beta) what the last backward() has found; either may be null.
+  virtual void add_parameter_gradients(float* d_gamma, float* d_beta) = 0;
+};
+
 /// Update rules on flat buffers, slot by slot; formulas as in src/optim. `scale` multiplies the gradient first. What no
 /// slot covers stays untouched.
 class Updates {
@@ -165,6 +180,9 @@ class Device {
   virtual Loss finish_loss() const = 0;
 
   virtual std::unique_ptr<Normalization> normalization(std::int64_t channels, double eps) const = 0;
+  /// For at most `max_samples` at a time.
+  virtual std::unique_ptr<GroupNormalization> group_normalization(std::int64_t channels, std::int64_t groups,
+                                                                  double eps, std::int64_t max_samples) const = 0;
   virtual std::unique_ptr<Updates> updates(const std::vector<Updates::Slot>& slots) const = 0;
 };
 

@@ -15,6 +15,8 @@ std::unique_ptr<BatchNormKernels> make_batch_norm(Queue& queue);
 std::unique_ptr<Elementwise> make_elementwise(Queue& queue);
 std::unique_ptr<Device> make_device(Queue& queue);
 std::unique_ptr<Normalization> make_normalization(Queue& queue, std::int64_t channels, double eps);
+std::unique_ptr<GroupNormalization> make_group_normalization(Queue& queue, std::int64_t channels, std::int64_t groups,
+                                                             double eps, std::int64_t max_samples);
 std::unique_ptr<Updates> make_updates(Queue& queue, const std::vector<Updates::Slot>& slots);
 std::unique_ptr<Pool> make_pool(Queue& queue, const PoolGeometry& g);
 std::unique_ptr<Conv2dWeights> make_conv2d_weights(Queue& queue, const Conv2dGeometry& g, DataType type);

@@ -39,12 +39,14 @@ ChannelArrays carve(Carver& carver, std::int64_t c) {
 
 }  // namespace
 
-BatchNorm::BatchNorm(Queue& queue, std::int64_t channels, double eps) : queue_(queue), channels_(channels), eps_(eps) {
+BatchNorm::BatchNorm(Queue& queue, std::int64_t channels, double eps, std::int64_t each)
+    : queue_(queue), channels_(channels), eps_(eps), each_(each > 0) {
   Carver counter(nullptr);
   carve(counter, channels);
-  memory_ = DeviceMemory(queue, counter.used());
+  memory_ = DeviceMemory(queue, counter.used() * static_cast<std::size_t>(std::max<std::int64_t>(1, each)));
   Carver carver(memory_.as<std::byte>());
   arrays_ = carve(carver, channels);
+  arrays_.bytes = carver.used();
 }
 
 void BatchNorm::require_alike(const Tensor& x, std::initializer_list<const Tensor*> others) const {

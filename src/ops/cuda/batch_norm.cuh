@@ -24,6 +24,8 @@
 
 namespace syncbn::ops::cuda {
 
+struct Sweep;
+
 /// Where the per-channel numbers of one normalization lie, in device memory; C channels.
 struct ChannelArrays {
   double* message;                ///< [1 + 2C] count, sums, sums of squares about zero, of this worker
@@ -34,6 +36,33 @@ struct ChannelArrays {
   float *center, *scale, *shift;  ///< [C] y = (x - center) * scale + shift
   float *p, *q, *r;               ///< [C] dx = p * g + q * (x - center) + r
   unsigned* arrived;              ///< [C] of add_up_blocks()
+  std::size_t bytes;              ///< of all of them, if there are some for each of several tensors
+
+  /// Those of tensor `i`.
+  __device__ ChannelArrays of(unsigned i) const {
+    const std::size_t d = i * bytes;
+    return {moved(message, d),
+            moved(backward_message, d),
+            moved(count, d),
+            moved(mean, d),
+            moved(var, d),
+            moved(invstd, d),
+            moved(gain, d),
+            moved(center, d),
+            moved(scale, d),
+            moved(shift, d),
+            moved(p, d),
+            moved(q, d),
+            moved(r, d),
+            moved(arrived, d),
+            bytes};
+  }
+
+ private:
+  template <class T>
+  __device__ static T* moved(T* array, std::size_t distance) {
+    return reinterpret_cast<T*>(reinterpret_cast<char*>(array) + distance);
+  }
 };
 
 /// One normalization layer of one worker. Tensors: [N, C, spatial...] of f32, f16 or bf16 (all alike in one call),
@@ -41,7 +70,8 @@ struct ChannelArrays {
 /// device of one architecture. All calls are asynchronous.
 class BatchNorm {
  public:
-  BatchNorm(Queue& queue, std::int64_t channels, double eps);
+  /// `each` > 0: every sample, of which there are at most so many, is a batch of its own, with arrays of its own.
+  BatchNorm(Queue& queue, std::int64_t channels, double eps, std::int64_t each = 0);
 
   // ---- forward ----
   /// This worker's sums over n samples of x, in message(). n = 0 is allowed.
@@ -86,6 +116,7 @@ class BatchNorm {
   std::int64_t channels() const { return channels_; }
 
  private:
+  Sweep sweep(const Tensor& x, std::int64_t n) const;
   /// What the last block of a sums kernel does with the sums.
   enum class Then { message, finish };
   void sums(const Tensor& x, std::int64_t n, Then then, Affine affine);
@@ -98,6 +129,7 @@ class BatchNorm {
   Queue& queue_;
   std::int64_t channels_;
   double eps_;
+  bool each_;
   DeviceMemory memory_;
   ChannelArrays arrays_{};
 };

@@ -23,6 +23,11 @@ __global__ void __launch_bounds__(kThreads)
                  ChannelArrays arrays, FusedRelu relu, std::uint8_t* __restrict__ mask) {
   const Walk<kLast, kWidth> walk(extent);
   if (!walk.active()) return;
+  arrays = arrays.of(blockIdx.z);
+  x += blockIdx.z * extent.next;
+  add = add ? add + blockIdx.z * extent.next : nullptr;
+  y += blockIdx.z * extent.next;
+  mask += blockIdx.z * extent.next / kWidth;
   using Vector = Pack<T, kWidth>;
   const Gate<Walk<kLast, kWidth>::kChannels> gate(arrays, walk.channel, relu);
   for (unsigned position = walk.first; position < extent.positions; position += kUnroll * walk.step) {
@@ -64,6 +69,12 @@ __global__ void __launch_bounds__(kThreads)
                     bool accumulate_dx, bool accumulate_add) {
   const Walk<kLast, kWidth> walk(extent);
   if (!walk.active()) return;
+  arrays = arrays.of(blockIdx.z);
+  x += blockIdx.z * extent.next;
+  dy += blockIdx.z * extent.next;
+  dx = dx ? dx + blockIdx.z * extent.next : nullptr;
+  d_add = d_add ? d_add + blockIdx.z * extent.next : nullptr;
+  mask += blockIdx.z * extent.next / kWidth;
   using Vector = Pack<T, kWidth>;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   const Gate<kChannels> gate(arrays, walk.channel, relu);
@@ -188,7 +199,7 @@ void BatchNorm::apply(const Tensor& x, const Tensor& add, const Tensor& y, std::
                       std::uint8_t* mask) {
   require_alike(x, {&add, &y});
   if (n * x.shape.spatial() == 0) return;
-  const Sweep sweep(x, n);
+  const Sweep sweep = this->sweep(x, n);
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue_.launch("batch norm: normalize", apply_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent,
@@ -200,7 +211,7 @@ void BatchNorm::backward(const Tensor& x, const Tensor& dy, const Tensor& dx, co
                          FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) {
   require_alike(x, {&dy, &dx, &d_add});
   if (n * x.shape.spatial() == 0) return;
-  const Sweep sweep(x, n);
+  const Sweep sweep = this->sweep(x, n);
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue_.launch("batch norm: gradient", backward_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent,

@@ -44,6 +44,8 @@ __global__ void __launch_bounds__(kThreads)
     sums_kernel(Extent extent, const T* __restrict__ x, ChannelArrays arrays, double n, double* partials, bool finish,
                 double eps, Affine affine) {
   const Walk<kLast, kWidth> walk(extent);
+  arrays = arrays.of(blockIdx.z);
+  x += blockIdx.z * extent.next;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   constexpr unsigned kPerTurn = kUnroll * (kLast ? 1 : kWidth);  // values of a channel in one turn of the loop
   using Vector = Pack<T, kWidth>;
@@ -100,6 +102,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     backward_sums_kernel(Extent extent, const T* __restrict__ x, const T* __restrict__ dy, ChannelArrays arrays,
                          FusedRelu relu, const std::uint8_t* __restrict__ mask, double* partials, bool finish) {
   const Walk<kLast, kWidth> walk(extent);
+  arrays = arrays.of(blockIdx.z);
+  x += blockIdx.z * extent.next;
+  dy += blockIdx.z * extent.next;
+  mask += blockIdx.z * extent.next / kWidth;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   constexpr unsigned kPerTurn = kUnroll * (kLast ? 1 : kWidth);
   using Vector = Pack<T, kWidth>;
@@ -157,6 +163,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
+Sweep BatchNorm::sweep(const Tensor& x, std::int64_t n) const {
+  return each_ ? Sweep::of_each(x, n) : Sweep(x, n);
+}
+
 void BatchNorm::sums(const Tensor& x, std::int64_t n, Then then, Affine affine) {
   require_alike(x, {});
   if (n * x.shape.spatial() == 0) {
@@ -164,13 +174,13 @@ void BatchNorm::sums(const Tensor& x, std::int64_t n, Then then, Affine affine) 
     if (then == Then::finish) finish(arrays_.message, affine);
     return;
   }
-  const Sweep sweep(x, n);
-  double* partials = queue_.scratch<double>(static_cast<std::size_t>(sweep.grid.y) * 2 * sweep.extent.channels);
+  const Sweep sweep = this->sweep(x, n);
+  double* partials = queue_.scratch<double>(sweep.partials());
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue_.launch("batch norm: statistics", sums_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent,
-                  x.as<const T>(), arrays_, static_cast<double>(n * x.shape.spatial()), partials, then == Then::finish,
-                  eps_, affine);
+                  x.as<const T>(), arrays_, static_cast<double>((each_ ? 1 : n) * x.shape.spatial()), partials,
+                  then == Then::finish, eps_, affine);
   });
 }
 
@@ -190,8 +200,8 @@ void BatchNorm::backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n,
     if (then == Then::finish) finish_backward(arrays_.backward_message);
     return;
   }
-  const Sweep sweep(x, n);
-  double* partials = queue_.scratch<double>(static_cast<std::size_t>(sweep.grid.y) * 2 * sweep.extent.channels);
+  const Sweep sweep = this->sweep(x, n);
+  double* partials = queue_.scratch<double>(sweep.partials());
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue_.launch("batch norm: sums of the gradient", backward_sums_kernel<T, last(), width()>, sweep.grid, sweep.block,

@@ -6,7 +6,8 @@
 // A block has 8 warps in blockDim.y rows of blockDim.x threads. With channels last, the threads of a row stand on
 // neighbouring vectors of channels and walk down the positions (n, h, w); each keeps the sums of its own channels. With
 // channels first, a block belongs to one channel and its threads walk along the vectors of the channel's planes.
-// blockIdx.x is the tile of channels, blockIdx.y the share of the positions.
+// blockIdx.x is the tile of channels, blockIdx.y the share of the positions, blockIdx.z the tensor, where a grid goes
+// through several.
 
 #include <algorithm>
 #include <stdexcept>
@@ -27,6 +28,7 @@ struct Extent {
   unsigned channels = 0;
   unsigned positions = 0;  ///< channels last: samples * spatial; first: vectors of one channel in all samples
   unsigned plane = 1;      ///< channels first: vectors of one channel in one sample
+  std::size_t next = 0;    ///< values from one tensor's first to the next one's
 };
 
 /// A tensor's extent, and the grid that goes through it.
@@ -46,7 +48,7 @@ struct Sweep {
     const std::int64_t positions = samples * (channels_last ? spatial : plane);
     if (positions >= (std::int64_t{1} << 31))
       throw std::length_error("more than 2^31 values of a channel on one worker");
-    extent = {static_cast<unsigned>(channels), static_cast<unsigned>(positions), static_cast<unsigned>(plane)};
+    extent = {static_cast<unsigned>(channels), static_cast<unsigned>(positions), static_cast<unsigned>(plane), 0};
     const auto vectors = static_cast<unsigned>(channels_last ? (channels + step - 1) / step : 1);
     unsigned across = 1;
     while (across < 32 && across < vectors) across *= 2;
@@ -55,6 +57,17 @@ struct Sweep {
     const unsigned useful = (extent.positions + block.y * kUnroll - 1) / (block.y * kUnroll);
     grid.y = std::max(1U, std::min(useful, kBlocks / std::min(grid.x, kBlocks)));
   }
+  /// Goes through every sample by itself. Throws where a grid has no room for so many.
+  static Sweep of_each(const Tensor& x, std::int64_t samples) {
+    Sweep sweep(x, 1);
+    constexpr std::int64_t kMost = 65535;
+    if (samples > kMost) throw std::length_error("more than 65,535 samples on one worker");
+    sweep.extent.next = static_cast<std::size_t>(x.sample_stride());
+    sweep.grid.z = static_cast<unsigned>(samples);
+    return sweep;
+  }
+  /// f64 values for add_up_blocks().
+  std::size_t partials() const { return static_cast<std::size_t>(grid.z) * grid.y * 2 * extent.channels; }
 };
 
 /// run(a value of the tensor's type, kLast, kWidth) with those that the sweep asks for.
@@ -125,14 +138,15 @@ struct BlockSums {
 };
 
 /// Adds up what the blocks of a tile of channels hold in `sums.total`. The last block to arrive does it, from the first
-/// share to the last, whoever that block is; it returns true there, with the totals in `sums.total`. `partials`: room
-/// for gridDim.y * 2 * channels; `arrived`: one per tile, zero before and after.
+/// share to the last, whoever that block is; it returns true there, with the totals in `sums.total`. `partials`: see
+/// Sweep; `arrived`: the tensor's, one per tile, zero before and after.
 template <bool kLast, int kWidth>
 __device__ bool add_up_blocks(const Walk<kLast, kWidth>& walk, BlockSums<Walk<kLast, kWidth>::kChannels>& sums,
                               double* partials, unsigned* arrived) {
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   if (gridDim.y == 1) return true;
   const std::size_t channels = walk.extent.channels;
+  partials += static_cast<std::size_t>(blockIdx.z) * gridDim.y * 2 * channels;
   if (threadIdx.y < 2 && walk.active()) {
     double* mine = partials + (blockIdx.y * 2 + threadIdx.y) * channels + walk.channel;
     for (int k = 0; k < kChannels; ++k) mine[k] = sums.total[threadIdx.y][k][threadIdx.x];

@@ -1,0 +1,123 @@
+// Group normalization (Wu & He 2018, arXiv 1803.08494): the sweeps of batch normalization with every sample as a batch
+// of its own, and between them what joins the channels of a group.
+//
+// Floor: as batch normalization. The steps between the sweeps read and write some 100 bytes a channel and sample.
+
+#include "ops/cuda/adapters.cuh"
+#include "ops/cuda/batch_norm_channels.cuh"
+
+namespace syncbn::ops::cuda {
+
+namespace {
+
+constexpr unsigned kWarp = 32;
+
+/// Over a warp, in an order of its own; all lanes have the result.
+__device__ double sum_of_warp(double value) {
+  for (unsigned distance = kWarp / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(0xffffffffU, value, static_cast<int>(distance));
+  return value;
+}
+
+/// A warp for each group (x) of each sample (y): its statistics, and the map of its channels.
+__global__ void group_map_kernel(ChannelArrays all, unsigned channels, double eps, Affine affine) {
+  const ChannelArrays arrays = all.of(blockIdx.y);
+  const unsigned width = channels / gridDim.x, first = blockIdx.x * width;
+  double sum = 0, squares = 0;
+  for (unsigned c = first + threadIdx.x; c < first + width; c += kWarp) {
+    sum += arrays.message[1 + c];
+    squares += arrays.message[1 + channels + c];
+  }
+  const double m = arrays.message[0] * width;
+  const double mean = sum_of_warp(sum) / m, square = sum_of_warp(squares) / m;
+  const double var = square - mean * mean;
+  for (unsigned c = first + threadIdx.x; c < first + width; c += kWarp)
+    derive_map(arrays, c, mean, var < square * kVarianceRounding ? 0 : var, eps, affine);
+}
+
+/// The coefficients of its gradient: with g = gamma * dy, dx = invstd * (g - A / M - (x - mean) * invstd^2 * B / M).
+__global__ void group_gradient_kernel(ChannelArrays all, unsigned channels, double positions, Affine affine) {
+  const ChannelArrays arrays = all.of(blockIdx.y);
+  const unsigned width = channels / gridDim.x, first = blockIdx.x * width;
+  double a = 0, b = 0;
+  for (unsigned c = first + threadIdx.x; c < first + width; c += kWarp) {
+    const double gamma = affine.gamma ? affine.gamma[c] : 1.0;
+    a += gamma * arrays.backward_message[c];
+    b += gamma * arrays.backward_message[channels + c];
+  }
+  a = sum_of_warp(a);
+  b = sum_of_warp(b);
+  const double m = positions * width;
+  for (unsigned c = first + threadIdx.x; c < first + width; c += kWarp) {
+    const double invstd = arrays.invstd[c], q = -invstd * invstd * invstd * b / m;
+    arrays.p[c] = static_cast<float>(arrays.gain[c]);
+    arrays.q[c] = static_cast<float>(q);
+    arrays.r[c] = static_cast<float>(-invstd * a / m + (arrays.center[c] - arrays.mean[c]) * q);
+  }
+}
+
+/// d(gamma) and d(beta) of a channel, sample after sample.
+__global__ void add_kernel(ChannelArrays all, unsigned channels, unsigned samples, float* d_gamma, float* d_beta) {
+  const unsigned c = blockIdx.x * blockDim.x + threadIdx.x;
+  if (c >= channels) return;
+  double gamma = 0, beta = 0;
+  for (unsigned n = 0; n < samples; ++n) {
+    const ChannelArrays arrays = all.of(n);
+    gamma += arrays.backward_message[channels + c] * arrays.invstd[c];
+    beta += arrays.backward_message[c];
+  }
+  if (d_gamma) d_gamma[c] += static_cast<float>(gamma);
+  if (d_beta) d_beta[c] += static_cast<float>(beta);
+}
+
+class CudaGroupNormalization final : public GroupNormalization {
+ public:
+  CudaGroupNormalization(Queue& queue, std::int64_t channels, std::int64_t groups, double eps, std::int64_t max_samples)
+      : queue_(queue),
+        channels_(static_cast<unsigned>(channels)),
+        groups_(static_cast<unsigned>(groups)),
+        eps_(eps),
+        norm_(queue, channels, eps, max_samples) {}
+
+  void forward(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu, std::uint8_t* mask,
+               Affine affine) override {
+    if (n == 0) return;
+    norm_.sums(x, n);
+    queue_.launch("group norm: statistics", group_map_kernel, dim3(groups_, static_cast<unsigned>(n)), dim3(kWarp),
+                  norm_.arrays(), channels_, eps_, affine);
+    norm_.apply(x, add, y, n, relu, mask);
+  }
+
+  void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
+                FusedRelu relu, const std::uint8_t* mask, Affine affine, bool accumulate_dx,
+                bool accumulate_add) override {
+    samples_ = n;
+    if (n == 0) return;
+    norm_.backward_sums(x, dy, n, relu, mask);
+    if (!dx && !d_add) return;
+    queue_.launch("group norm: sums of the gradient", group_gradient_kernel, dim3(groups_, static_cast<unsigned>(n)),
+                  dim3(kWarp), norm_.arrays(), channels_, static_cast<double>(x.shape.spatial()), affine);
+    norm_.backward(x, dy, dx, d_add, n, relu, mask, accumulate_dx, accumulate_add);
+  }
+
+  void add_parameter_gradients(float* d_gamma, float* d_beta) override {
+    queue_.launch("group norm: gradients of gamma and beta", add_kernel, dim3(blocks_for(channels_, 128)), dim3(128),
+                  norm_.arrays(), channels_, static_cast<unsigned>(samples_), d_gamma, d_beta);
+  }
+
+ private:
+  Queue& queue_;
+  unsigned channels_, groups_;
+  double eps_;
+  BatchNorm norm_;
+  std::int64_t samples_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<GroupNormalization> make_group_normalization(Queue& queue, std::int64_t channels, std::int64_t groups,
+                                                             double eps, std::int64_t max_samples) {
+  return std::make_unique<CudaGroupNormalization>(queue, channels, groups, eps, max_samples);
+}
+
+}  // namespace syncbn::ops::cuda
