@@ -12,6 +12,13 @@ namespace {
 // What a sweep touches per chunk should stay in the second-level cache with room for weights.
 constexpr std::int64_t kChunkBytes = 256 * 1024;
 
+/// As the images come that are to be brought into the input.
+Tensor given(Tensor input) {
+  input.type = DataType::f32;
+  input.layout = Layout::channels_first;
+  return input;
+}
+
 }  // namespace
 
 Network::Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups,
@@ -102,7 +109,9 @@ void Network::plan_memory(std::int64_t max_samples) {
     t.shape = specs[l].output.with_n(max_samples);
     t.type = backend_->activation_type();
     switch (specs[l].type) {
-      case LayerType::input:
+      case LayerType::input:  // on a device brought once into the layout that convolutions read twice
+        t.layout = backend_->device() ? backend_->preferred_layout(t.shape.c()) : Layout::channels_first;
+        break;
       case LayerType::linear:
       case LayerType::flatten:
       case LayerType::global_avg_pool:
@@ -143,8 +152,9 @@ void Network::plan_memory(std::int64_t max_samples) {
   }
   const ArenaPlan plan = plan_arena(blocks);
   memory_ = backend_->allocate(static_cast<std::size_t>(plan.bytes));
-  if (tensors_.front().type != DataType::f32)
-    images_ = backend_->allocate(static_cast<std::size_t>(tensors_.front().shape.elements()) * sizeof(float));
+  const Tensor& input = tensors_.front();
+  if (input.type != DataType::f32 || (input.layout != Layout::channels_first && input.shape.c() > 1))
+    images_ = backend_->allocate(given(input).bytes());
   for (std::size_t l = 0; l < specs.size(); ++l) {
     tensors_[l].data = memory_.data() + plan.offsets[l];
     gradients_[l].data = l == 0 ? nullptr : memory_.data() + plan.offsets[specs.size() + l];
@@ -192,11 +202,10 @@ void Network::set_chunks(std::vector<Sweep>& sweeps) {
 
 void Network::set_images(const float* images, std::int64_t n) {
   const Tensor& input = tensors_.front();
-  Tensor given = input;
-  given.type = DataType::f32;
-  if (images_.data()) given.data = images_.data();
-  backend_->upload(images, given.data, static_cast<std::size_t>(n * input.sample_stride()) * sizeof(float));
-  if (images_.data()) backend_->elementwise().reorder(given, input, {0, n}, false);
+  Tensor from = given(input);
+  if (images_.data()) from.data = images_.data();
+  backend_->upload(images, from.data, static_cast<std::size_t>(n * input.sample_stride()) * sizeof(float));
+  if (images_.data()) backend_->elementwise().reorder(from, input, {0, n}, false);
 }
 
 void Network::start_loss(std::span<const int> labels, double smoothing, double scale) {

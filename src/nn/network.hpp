@@ -111,7 +111,7 @@ class Network {
   std::vector<int> norms_;
   std::vector<Sweep> forward_, backward_;
   ops::Memory memory_;
-  ops::Memory images_;  // as they come, where activations are not f32
+  ops::Memory images_;  // as they come, where the input is of another type or layout
   LossResult loss_;
 };
 

@@ -120,7 +120,7 @@ class Conv2dWeights {
   virtual void unpack_gradient(const float* packed, float* canonical) = 0;
 };
 
-/// 2-d convolution. x: [N, c_in, h, w], y: [N, c_out, h, w], best in preferred_layout(): others are copied.
+/// 2-d convolution. x: [N, c_in, h, w], y: [N, c_out, h, w], in preferred_layout(); the processor copies others.
 class Conv2d {
  public:
   virtual ~Conv2d() = default;
@@ -230,8 +230,8 @@ class Backend {
   virtual std::string description() const = 0;
   /// Of activations and their gradients.
   virtual DataType activation_type() const { return DataType::f32; }
-  /// The layout that convolutions here want between layers for this many channels (channels_first for c <= 4, i.e.
-  /// images).
+  /// The layout that convolutions here want for this many channels. On a device one for all, on the processor
+  /// channels_first for c <= 4, i.e. images.
   virtual Layout preferred_layout(std::int64_t channels) const = 0;
   /// Called once on every worker's thread before any other call from it.
   virtual void prepare_thread() const = 0;

@@ -49,9 +49,7 @@ class CudaBackend final : public Backend {
     return fmt::format("cuda: {}, {}", device.name, cudnn_version());
   }
   DataType activation_type() const override { return precision_.type; }
-  Layout preferred_layout(std::int64_t channels) const override {
-    return channels <= 4 ? Layout::channels_first : Layout::channels_last;
-  }
+  Layout preferred_layout(std::int64_t) const override { return Layout::channels_last; }
   void prepare_thread() const override { check(cudaSetDevice(queue_.device()), "choosing the device"); }
   const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
   const Elementwise& elementwise() const override { return *elementwise_; }

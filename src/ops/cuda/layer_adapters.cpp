@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <stdexcept>
+
 #include "ops/cuda/adapters.cuh"
 #include "ops/cuda/kernels.cuh"
 #include "syncbn/core/error.hpp"
@@ -107,16 +109,14 @@ class CudaConv2dWeights final : public Conv2dWeights {
 class CudaConv2d final : public ops::Conv2d {
  public:
   CudaConv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision)
-      : queue_(libraries.queue()), geometry_(g), conv_(libraries, g, precision), images_(queue_) {}
+      : queue_(libraries.queue()), geometry_(g), conv_(libraries, g, precision) {}
 
   void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) override {
-    if (s.count() == 0) return;
-    conv_.forward(channels_last(from_sample(x, s.begin), s.count()), packed(weight), bias, from_sample(y, s.begin),
-                  s.count());
+    conv_.forward(part(x, s), packed(weight), bias, part(y, s), s.count());
   }
   void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
                      bool accumulate) override {
-    conv_.backward_data(from_sample(dy, s.begin), packed(weight), from_sample(dx, s.begin), s.count(), accumulate);
+    conv_.backward_data(part(dy, s), packed(weight), part(dx, s), s.count(), accumulate);
   }
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
                         bool accumulate) override {
@@ -124,27 +124,21 @@ class CudaConv2d final : public ops::Conv2d {
       queue_.clear(d_weight, static_cast<std::size_t>(conv_.packed_count()) * sizeof(float));
       if (d_bias) queue_.clear(d_bias, static_cast<std::size_t>(geometry_.c_out) * sizeof(float));
     }
-    if (n > 0) conv_.backward_weights(channels_last(x, n), dy, n, d_weight, d_bias);
+    conv_.backward_weights(part(x, {0, n}), part(dy, {0, n}), n, d_weight, d_bias);
   }
 
  private:
   static const void* packed(const Conv2dWeights& weight) {
     return static_cast<const CudaConv2dWeights&>(weight).packed();
   }
-  /// Images come channels first.
-  Tensor channels_last(const Tensor& x, std::int64_t n) {
-    if (x.layout == Layout::channels_last) return x;
-    Tensor copy = x;
-    copy.layout = Layout::channels_last;
-    copy.data = images_.room(static_cast<std::size_t>(n * x.sample_stride()) * size_of(x.type));
-    reorder(queue_, x, copy, n, false);
-    return copy;
+  static Tensor part(const Tensor& t, Samples s) {
+    if (t.layout != Layout::channels_last) throw std::logic_error("convolutions on a device want channels last");
+    return from_sample(t, s.begin);
   }
 
   Queue& queue_;
   Conv2dGeometry geometry_;
   cuda::Conv2d conv_;
-  Staging<std::byte> images_;
 };
 
 class CudaLinear final : public ops::Linear {
