@@ -129,23 +129,27 @@ TEST_P(CudaKernels, GlobalAverageEqualsTheCpu) {
 }
 
 TEST_P(CudaKernels, AddsBiasesAndTheirGradients) {
-  if (layout != Layout::channels_last) return;
-  for (const Shape& shape : {Shape{3, 40, 5, 4}, Shape{3, 10}}) {
+  // The last ones are shared out among several blocks.
+  for (const Shape& shape :
+       {Shape{3, 40, 5, 4}, Shape{3, 10}, Shape{6, 64, 20, 18}, Shape{40, 3, 9, 11}, Shape{500, 10}}) {
     const Values y = normal(shape.elements(), 1, type);
     const std::vector<float> bias = floats(static_cast<std::size_t>(shape.c()), 2);
     DeviceTensor gy = on_device(shape, y);
-    const DeviceArray<float> device_bias(queue, bias), d_bias(queue, bias);
-    cuda::add_bias_gradient(queue, gy, 3, d_bias.data());
-    cuda::add_bias(queue, device_bias.data(), gy, 3);
+    const DeviceArray<float> device_bias(queue, bias), d_bias(queue, bias), again(queue, bias);
+    cuda::add_bias_gradient(queue, gy, shape.n(), d_bias.data());
+    cuda::add_bias_gradient(queue, gy, shape.n(), again.data());
+    cuda::add_bias(queue, device_bias.data(), gy, shape.n());
     Values want = y, want_gradient(bias.begin(), bias.end());
     for (std::size_t i = 0; i < y.size(); ++i) {
       const std::size_t c = i / static_cast<std::size_t>(shape.spatial()) % bias.size();
       want[i] += bias[c];
       want_gradient[c] += y[i];
     }
-    expect_near(gy.get(), want, tolerance_of(type), "y");
+    EXPECT_EQ(gy.get(), rounded_to(type, rounded_to(DataType::f32, want)));
     const auto got = d_bias.get();
-    expect_near({got.begin(), got.end()}, want_gradient, 1e-6, "d_bias");
+    expect_near({got.begin(), got.end()}, want_gradient, 5e-6, "d_bias");
+    EXPECT_EQ(again.get(), got);
+    if (HasFatalFailure()) return;
   }
 }
 

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   constexpr unsigned kPerTurn = kUnroll * (kLast ? 1 : kWidth);  // values of a channel in one turn of the loop
   using Vector = Pack<T, kWidth>;
-  __shared__ BlockSums<kChannels> sums;
+  __shared__ BlockSums<2, kChannels> sums;
   __shared__ float pivots[kChannels][32];
 
   double sum[2][kChannels] = {};
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   constexpr unsigned kPerTurn = kUnroll * (kLast ? 1 : kWidth);
   using Vector = Pack<T, kWidth>;
-  __shared__ BlockSums<kChannels> sums;
+  __shared__ BlockSums<2, kChannels> sums;
 
   double sum[2][kChannels] = {};
   if (walk.active()) {
@@ -175,7 +175,7 @@ void BatchNorm::sums(const Tensor& x, std::int64_t n, Then then, Affine affine) 
     return;
   }
   const Sweep sweep = this->sweep(x, n);
-  double* partials = queue_.scratch<double>(sweep.partials());
+  double* partials = queue_.scratch<double>(sweep.partials(2));
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue_.launch("batch norm: statistics", sums_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent,
@@ -201,7 +201,7 @@ void BatchNorm::backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n,
     return;
   }
   const Sweep sweep = this->sweep(x, n);
-  double* partials = queue_.scratch<double>(sweep.partials());
+  double* partials = queue_.scratch<double>(sweep.partials(2));
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue_.launch("batch norm: sums of the gradient", backward_sums_kernel<T, last(), width()>, sweep.grid, sweep.block,

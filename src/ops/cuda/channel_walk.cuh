@@ -66,8 +66,10 @@ struct Sweep {
     sweep.grid.z = static_cast<unsigned>(samples);
     return sweep;
   }
-  /// f64 values for add_up_blocks().
-  std::size_t partials() const { return static_cast<std::size_t>(grid.z) * grid.y * 2 * extent.channels; }
+  /// Values that add_up_blocks() wants room for, with so many sums of each channel.
+  std::size_t partials(unsigned sums) const {
+    return static_cast<std::size_t>(grid.z) * grid.y * sums * extent.channels;
+  }
 };
 
 /// run(a value of the tensor's type, kLast, kWidth) with those that the sweep asks for.
@@ -109,16 +111,17 @@ struct Walk {
   __device__ static constexpr int slot(int i) { return kLast ? i : 0; }
 };
 
-/// Sums over the rows of a block: total[s][k][x] of value s, slot k, column x. All threads of the block take part.
-template <int kChannels>
+/// kSums sums over the rows of a block: total[s][k][x] of value s, slot k, column x. All threads of the block take
+/// part.
+template <int kSums, int kChannels>
 struct BlockSums {
-  double of_warps[kWarps][2][kChannels][32];
-  double total[2][kChannels][32];
+  double of_warps[kWarps][kSums][kChannels][32];
+  double total[kSums][kChannels][32];
 
-  __device__ void add_up(double (&value)[2][kChannels]) {
+  __device__ void add_up(double (&value)[kSums][kChannels]) {
     const unsigned across = blockDim.x;
     const unsigned thread = threadIdx.y * across + threadIdx.x, lane = thread % 32;
-    for (int s = 0; s < 2; ++s) {
+    for (int s = 0; s < kSums; ++s) {
       for (int k = 0; k < kChannels; ++k) {
         for (unsigned distance = 16; distance >= across; distance /= 2) {
           value[s][k] += __shfl_down_sync(0xffffffffU, value[s][k], distance);
@@ -127,7 +130,7 @@ struct BlockSums {
       }
     }
     __syncthreads();
-    for (unsigned i = thread; i < 2 * kChannels * across; i += kThreads) {
+    for (unsigned i = thread; i < kSums * kChannels * across; i += kThreads) {
       const unsigned column = i % across, k = i / across % kChannels, s = i / across / kChannels;
       double sum = 0;
       for (int warp = 0; warp < kWarps; ++warp) sum += of_warps[warp][s][k][column];
@@ -140,15 +143,15 @@ struct BlockSums {
 /// Adds up what the blocks of a tile of channels hold in `sums.total`. The last block to arrive does it, from the first
 /// share to the last, whoever that block is; it returns true there, with the totals in `sums.total`. `partials`: see
 /// Sweep; `arrived`: the tensor's, one per tile, zero before and after.
-template <bool kLast, int kWidth>
-__device__ bool add_up_blocks(const Walk<kLast, kWidth>& walk, BlockSums<Walk<kLast, kWidth>::kChannels>& sums,
+template <int kSums, bool kLast, int kWidth>
+__device__ bool add_up_blocks(const Walk<kLast, kWidth>& walk, BlockSums<kSums, Walk<kLast, kWidth>::kChannels>& sums,
                               double* partials, unsigned* arrived) {
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   if (gridDim.y == 1) return true;
   const std::size_t channels = walk.extent.channels;
-  partials += static_cast<std::size_t>(blockIdx.z) * gridDim.y * 2 * channels;
-  if (threadIdx.y < 2 && walk.active()) {
-    double* mine = partials + (blockIdx.y * 2 + threadIdx.y) * channels + walk.channel;
+  partials += static_cast<std::size_t>(blockIdx.z) * gridDim.y * kSums * channels;
+  if (threadIdx.y < kSums && walk.active()) {
+    double* mine = partials + (blockIdx.y * kSums + threadIdx.y) * channels + walk.channel;
     for (int k = 0; k < kChannels; ++k) mine[k] = sums.total[threadIdx.y][k][threadIdx.x];
   }
   __threadfence();
@@ -158,13 +161,12 @@ __device__ bool add_up_blocks(const Walk<kLast, kWidth>& walk, BlockSums<Walk<kL
   __syncthreads();
   if (!last) return false;
   __threadfence();
-  double value[2][kChannels] = {};
+  double value[kSums][kChannels] = {};
   if (walk.active()) {
     for (unsigned share = threadIdx.y; share < gridDim.y; share += blockDim.y) {
-      const double* theirs = partials + share * 2 * channels + walk.channel;
+      const double* theirs = partials + share * kSums * channels + walk.channel;
       for (int k = 0; k < kChannels; ++k) {
-        value[0][k] += __ldcg(theirs + k);
-        value[1][k] += __ldcg(theirs + channels + k);
+        for (int s = 0; s < kSums; ++s) value[s][k] += __ldcg(theirs + s * channels + k);
       }
     }
   }

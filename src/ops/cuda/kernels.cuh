@@ -35,7 +35,7 @@ void global_average_backward(Queue& queue, const Tensor& dy, const Tensor& dx, s
 /// y (+)= x in y's layout and type: same shape, or [N, C*H*W] <-> [N, C, H, W] (flatten in channels_first order).
 void reorder(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, bool accumulate);
 
-/// y += bias[c], and d_bias[c] += sums of dy over samples and positions; bias f32, tensors channels_last or [N, C].
+/// y += bias[c], and d_bias[c] += sums of dy over samples and positions; bias f32.
 void add_bias(Queue& queue, const float* bias, const Tensor& y, std::int64_t n);
 void add_bias_gradient(Queue& queue, const Tensor& dy, std::int64_t n, float* d_bias);
 

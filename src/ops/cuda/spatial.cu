@@ -63,29 +63,6 @@ __global__ void reorder_kernel(const From* x, To* y, Places from, Places to, std
   y[k] = from_float<To>(accumulate ? to_float(y[k]) + value : value);
 }
 
-template <class T>
-__global__ void bias_kernel(const float* bias, T* y, std::int64_t channels, std::int64_t count) {
-  const std::int64_t k = this_thread();
-  if (k < count) y[k] = from_float<T>(to_float(y[k]) + bias[k % channels]);
-}
-
-/// Blocks of 32 columns by 8 rows; a thread adds up every eighth row of its column.
-template <class T>
-__global__ void bias_gradient_kernel(const T* dy, std::int64_t rows, std::int64_t channels, float* d_bias) {
-  __shared__ double share[8][32];
-  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * 32 + threadIdx.x;
-  double sum = 0;
-  if (c < channels) {
-    for (std::int64_t row = threadIdx.y; row < rows; row += 8) sum += to_float(dy[row * channels + c]);
-  }
-  share[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || c >= channels) return;
-  double total = 0;
-  for (int row = 0; row < 8; ++row) total += share[row][threadIdx.x];
-  d_bias[c] += static_cast<float>(total);
-}
-
 /// The geometry of a pooling in the numbers that its kernels use.
 struct Window {
   int c, h_in, w_in, h_out, w_out, kernel, stride, padding;
@@ -194,22 +171,6 @@ void reorder(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, boo
       queue.launch("reordering", reorder_kernel<From, To>, blocks_for(count, kThreads), kThreads, x.as<const From>(),
                    y.as<To>(), Places(x, shape), Places(y, shape), count, accumulate);
     });
-  });
-}
-
-void add_bias(Queue& queue, const float* bias, const Tensor& y, std::int64_t n) {
-  const std::int64_t count = n * y.sample_stride();
-  visit_type(y.type, [&](auto value) {
-    using T = decltype(value);
-    queue.launch("bias", bias_kernel<T>, blocks_for(count, kThreads), kThreads, bias, y.as<T>(), y.shape.c(), count);
-  });
-}
-
-void add_bias_gradient(Queue& queue, const Tensor& dy, std::int64_t n, float* d_bias) {
-  visit_type(dy.type, [&](auto value) {
-    using T = decltype(value);
-    queue.launch("gradient of the bias", bias_gradient_kernel<T>, blocks_for(dy.shape.c(), 32), dim3(32, 8),
-                 dy.as<const T>(), n * dy.shape.spatial(), dy.shape.c(), d_bias);
   });
 }
 
