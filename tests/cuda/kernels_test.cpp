@@ -175,6 +175,69 @@ TEST_P(CudaKernels, ReordersAndFlattens) {
   EXPECT_EQ(wide.get(), twice);
 }
 
+/// The sums in the order of the windows: of an input's from the last to the first.
+struct PlainPool {
+  Values y, dx;
+  PlainPool(const ops::PoolGeometry& g, const Values& x, const Values& dy, const Values& there) : dx(there) {
+    const bool max = g.kind == ops::PoolKind::max;
+    const auto area = static_cast<float>(g.kernel * g.kernel);
+    std::vector<float> sums(x.size());
+    y.resize(dy.size());
+    for (auto o = static_cast<std::int64_t>(dy.size()) - 1; o >= 0; --o) {
+      const std::int64_t plane = o / (g.h_out * g.w_out) * g.h_in * g.w_in;
+      const std::int64_t top = o / g.w_out % g.h_out * g.stride - g.padding, left = o % g.w_out * g.stride - g.padding;
+      float sum = 0;
+      std::int64_t best = -1;
+      std::vector<std::int64_t> inside;
+      for (std::int64_t h = top; h < top + g.kernel; ++h) {
+        for (std::int64_t w = left; w < left + g.kernel; ++w) {
+          if (h < 0 || h >= g.h_in || w < 0 || w >= g.w_in) continue;
+          const std::int64_t i = plane + h * g.w_in + w;
+          const double value = at(x, i);
+          inside.push_back(i);
+          sum += static_cast<float>(value);
+          // The first of equals; a NaN wins.
+          if (best < 0 || value > at(x, best) || (std::isnan(value) && !std::isnan(at(x, best)))) best = i;
+        }
+      }
+      y[static_cast<std::size_t>(o)] = max ? at(x, best) : sum / area;
+      if (max) inside = {best};
+      for (const std::int64_t i : inside) sums[static_cast<std::size_t>(i)] += static_cast<float>(at(dy, o));
+    }
+    for (std::size_t i = 0; i < dx.size(); ++i) dx[i] = static_cast<float>(dx[i]) + (max ? sums[i] : sums[i] / area);
+  }
+  static double at(const Values& values, std::int64_t i) { return values[static_cast<std::size_t>(i)]; }
+};
+
+TEST_P(CudaKernels, PoolingEqualsPlainLoops) {
+  struct Window {
+    std::int64_t kernel, stride, padding;
+  };
+  for (const auto kind : {ops::PoolKind::max, ops::PoolKind::average}) {
+    for (const auto& [kernel, stride, padding] : {Window{3, 1, 1}, Window{3, 2, 1}, Window{2, 2, 0}, Window{2, 3, 1},
+                                                  Window{5, 2, 2}, Window{1, 1, 0}, Window{6, 1, 0}}) {
+      for (const std::int64_t c : {8, 3}) {
+        const ops::PoolGeometry g{
+            kind,   c,      9,      6, (9 + 2 * padding - kernel) / stride + 1, (6 + 2 * padding - kernel) / stride + 1,
+            kernel, stride, padding};
+        const Shape in{3, g.c, g.h_in, g.w_in}, out{3, g.c, g.h_out, g.w_out};
+        Values x = normal(in.elements(), 1, type);
+        x[5] = x[6] = x[11] = x[12] = 7;  // of equals the first
+        x[40] = x[x.size() - 9] = std::numeric_limits<double>::quiet_NaN();
+        const Values dy = normal(out.elements(), 2, type), there = normal(in.elements(), 3, type);
+        const PlainPool want(g, x, dy, there);
+        DeviceTensor gx = on_device(in, x), gy = on_device(out), gdy = on_device(out, dy), gdx = on_device(in, there);
+        const DeviceArray<std::uint8_t> places(queue, static_cast<std::size_t>(out.elements()));
+        cuda::pool(queue, g, gx, gy, places.data(), 3);
+        cuda::pool_backward(queue, g, gdy, gdx, places.data(), 3, true);
+        expect_near(gy.get(), rounded_to(type, want.y), 0, "y");
+        expect_near(gdx.get(), rounded_to(type, want.dx), 0, "dx");
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_P(CudaKernels, PoolingEqualsTheCpu) {
   for (const auto kind : {ops::PoolKind::max, ops::PoolKind::average}) {
     for (const std::int64_t stride : {1, 2}) {
@@ -198,6 +261,18 @@ TEST_P(CudaKernels, PoolingEqualsTheCpu) {
       if (HasFatalFailure()) return;
     }
   }
+}
+
+/// A tensor that is described, but not there.
+TEST_P(CudaKernels, RefuseWhatTheyCannotCount) {
+  Tensor huge;
+  huge.shape = {1 << 20, 3, 32, 32};
+  huge.type = type;
+  huge.layout = layout;
+  const ops::PoolGeometry g{ops::PoolKind::average, 3, 32, 32, 32, 32, 1, 1, 0};
+  EXPECT_THROW(cuda::reorder(queue, huge, huge, huge.shape.n(), false), DeviceError);
+  EXPECT_THROW(cuda::pool(queue, g, huge, huge, nullptr, huge.shape.n()), DeviceError);
+  EXPECT_THROW(cuda::pool_backward(queue, g, huge, huge, nullptr, huge.shape.n(), false), DeviceError);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaKernels,

@@ -1,8 +1,14 @@
 // Kernels that go over positions or between layouts: global average, pooling, reordering. One thread per output value
 // (per vector of channels for pooling), so that no two write to the same place.
+//
+// Floor: each input read and each output written once. That leaves time for few instructions, so threads are numbered
+// with 32 bits, whose divisions are shorter, and pooling divides once for a vector.
+
+#include <algorithm>
 
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/vectors.cuh"
+#include "syncbn/core/error.hpp"
 
 namespace syncbn::ops::cuda {
 
@@ -12,65 +18,90 @@ constexpr unsigned kThreads = 256;
 
 /// Where a value (n, c, i) of a tensor lies.
 struct Places {
-  std::int64_t channels, spatial;
+  unsigned channels, spatial;
   bool channels_last;
 
-  explicit Places(const Tensor& t)
-      : channels(t.shape.c()), spatial(t.shape.spatial()), channels_last(t.layout == Layout::channels_last) {}
+  explicit Places(const Tensor& t) : Places(t, t.shape) {}
   /// The same values seen as another shape; a row [N, F] has one order only.
   Places(const Tensor& t, const Shape& shape)
-      : channels(shape.c()),
-        spatial(shape.spatial()),
+      : channels(static_cast<unsigned>(shape.c())),
+        spatial(static_cast<unsigned>(shape.spatial())),
         channels_last(t.layout == Layout::channels_last && t.shape.rank() > 2) {}
-  __device__ std::int64_t at(std::int64_t n, std::int64_t c, std::int64_t i) const {
-    return channels_last ? (n * spatial + i) * channels + c : (n * channels + c) * spatial + i;
+  __device__ std::size_t at(unsigned n, unsigned c, unsigned i) const {
+    const std::size_t sample = n;
+    return channels_last ? (sample * spatial + i) * channels + c : (sample * channels + c) * spatial + i;
+  }
+  /// From a position to the next.
+  __device__ unsigned stride() const { return channels_last ? channels : 1; }
+};
+
+/// (n, c, i) of the first value of vector k of a tensor. Vectors are kWidth neighbouring channels; channels first, 1.
+template <int kWidth>
+struct Spot {
+  unsigned n, c, i;
+
+  __device__ Spot(const Places& places, unsigned k) {
+    if (places.channels_last) {
+      const unsigned vectors = places.channels / kWidth;
+      c = k % vectors * kWidth, k /= vectors;
+      i = k % places.spatial, n = k / places.spatial;
+    } else {
+      i = k % places.spatial, k /= places.spatial;
+      c = k % places.channels, n = k / places.channels;
+    }
   }
 };
 
-__device__ std::int64_t this_thread() {
-  return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+__device__ unsigned this_thread() {
+  return blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+/// As many threads, whose numbers have 32 bits.
+unsigned threads_for(std::int64_t count) {
+  constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 1;
+  if (count > kMost)
+    throw DeviceError(
+        "CUDA: a kernel of " + std::to_string(count) + " threads: at most " + std::to_string(kMost) + " are possible",
+        "use smaller batches");
+  return static_cast<unsigned>(count);
 }
 
 template <class T>
-__global__ void average_kernel(const T* x, T* y, Places places, std::int64_t count) {
-  const std::int64_t k = this_thread();
+__global__ void average_kernel(const T* x, T* y, Places places, unsigned count) {
+  const unsigned k = this_thread();
   if (k >= count) return;
-  const std::int64_t n = k / places.channels, c = k % places.channels;
+  const unsigned n = k / places.channels, c = k % places.channels;
   double sum = 0;
-  for (std::int64_t i = 0; i < places.spatial; ++i) sum += to_float(x[places.at(n, c, i)]);
+  for (unsigned i = 0; i < places.spatial; ++i) sum += to_float(x[places.at(n, c, i)]);
   y[k] = from_float<T>(static_cast<float>(sum / static_cast<double>(places.spatial)));
 }
 
 template <class T>
-__global__ void average_backward_kernel(const T* dy, T* dx, Places places, float share, std::int64_t count,
+__global__ void average_backward_kernel(const T* dy, T* dx, Places places, float share, unsigned count,
                                         bool accumulate) {
-  const std::int64_t k = this_thread();
+  const unsigned k = this_thread();
   if (k >= count) return;
-  const std::int64_t per_sample = places.channels * places.spatial, n = k / per_sample, inside = k % per_sample;
-  const std::int64_t c = places.channels_last ? inside % places.channels : inside / places.spatial;
-  const float value = to_float(dy[n * places.channels + c]) * share;
+  const Spot<1> spot(places, k);
+  const float value = to_float(dy[spot.n * places.channels + spot.c]) * share;
   dx[k] = from_float<T>(accumulate ? to_float(dx[k]) + value : value);
 }
 
 template <class From, class To>
-__global__ void reorder_kernel(const From* x, To* y, Places from, Places to, std::int64_t count, bool accumulate) {
-  const std::int64_t k = this_thread();
+__global__ void reorder_kernel(const From* x, To* y, Places from, Places to, unsigned count, bool accumulate) {
+  const unsigned k = this_thread();
   if (k >= count) return;
-  const std::int64_t per_sample = to.channels * to.spatial, n = k / per_sample, inside = k % per_sample;
-  const std::int64_t c = to.channels_last ? inside % to.channels : inside / to.spatial;
-  const std::int64_t i = to.channels_last ? inside / to.channels : inside % to.spatial;
-  const float value = to_float(x[from.at(n, c, i)]);
+  const Spot<1> spot(to, k);
+  const float value = to_float(x[from.at(spot.n, spot.c, spot.i)]);
   y[k] = from_float<To>(accumulate ? to_float(y[k]) + value : value);
 }
 
 /// The geometry of a pooling in the numbers that its kernels use.
 struct Window {
-  int c, h_in, w_in, h_out, w_out, kernel, stride, padding;
+  int h_in, w_in, h_out, w_out, kernel, stride, padding;
   bool max;
 
   explicit Window(const PoolGeometry& g)
-      : c(static_cast<int>(g.c)),
-        h_in(static_cast<int>(g.h_in)),
+      : h_in(static_cast<int>(g.h_in)),
         w_in(static_cast<int>(g.w_in)),
         h_out(static_cast<int>(g.h_out)),
         w_out(static_cast<int>(g.w_out)),
@@ -78,72 +109,101 @@ struct Window {
         stride(static_cast<int>(g.stride)),
         padding(static_cast<int>(g.padding)),
         max(g.kind == PoolKind::max) {}
+  /// The first window that holds a row, or column, of the padded input; and the last, of so many.
+  __device__ int first(int row) const { return row < kernel ? 0 : (row - kernel) / stride + 1; }
+  __device__ int last(int row, int windows) const { return std::min(row / stride, windows - 1); }
 };
 
-/// Which sample, channel and position a thread's value has, in a tensor of h x w.
-struct Spot {
-  std::int64_t n;
-  int c, row, column;
-
-  __device__ Spot(std::int64_t k, int channels, int h, int w, bool channels_last) {
-    if (channels_last) c = static_cast<int>(k % channels), k /= channels;
-    column = static_cast<int>(k % w), k /= w;
-    row = static_cast<int>(k % h), k /= h;
-    if (!channels_last) c = static_cast<int>(k % channels), k /= channels;
-    n = k;
-  }
-};
-
-template <class T>
-__global__ void pool_kernel(Window g, Places in, const T* x, T* y, std::uint8_t* places, std::int64_t count) {
-  const std::int64_t k = this_thread();
+template <class T, int kWidth>
+__global__ void pool_kernel(Window g, Places in, Places out, const T* x, T* y, std::uint8_t* places, unsigned count) {
+  const unsigned k = this_thread();
   if (k >= count) return;
-  const Spot spot(k, g.c, g.h_out, g.w_out, in.channels_last);
-  const int top = spot.row * g.stride - g.padding, left = spot.column * g.stride - g.padding;
-  float best = -INFINITY, sum = 0;
-  int place = -1;
-  for (int i = 0; i < g.kernel; ++i) {
-    for (int j = 0; j < g.kernel; ++j) {
-      const int h = top + i, w = left + j;
-      if (h < 0 || h >= g.h_in || w < 0 || w >= g.w_in) continue;
-      const float value = to_float(x[in.at(spot.n, spot.c, static_cast<std::int64_t>(h) * g.w_in + w)]);
-      sum += value;
-      // The first of equals; a NaN wins.
-      if (place < 0 || value > best || (isnan(value) && !isnan(best))) best = value, place = i * g.kernel + j;
+  const Spot<kWidth> spot(out, k);
+  const int row = static_cast<int>(spot.i) / g.w_out, column = static_cast<int>(spot.i) % g.w_out;
+  const int top = row * g.stride - g.padding, left = column * g.stride - g.padding;
+  const int bottom = std::min(top + g.kernel, g.h_in), right = std::min(left + g.kernel, g.w_in);
+  const T* plane = x + in.at(spot.n, spot.c, 0);
+  float result[kWidth];  // the largest or the sum
+  int place[kWidth];
+#pragma unroll
+  for (int v = 0; v < kWidth; ++v) result[v] = g.max ? -INFINITY : 0, place[v] = -1;
+  for (int h = std::max(top, 0); h < bottom; ++h) {
+    for (int w = std::max(left, 0); w < right; ++w) {
+      const auto values = Pack<T, kWidth>::load(plane + static_cast<std::size_t>(h * g.w_in + w) * in.stride());
+      const int here = (h - top) * g.kernel + (w - left);
+#pragma unroll
+      for (int v = 0; v < kWidth; ++v) {
+        const float value = values.get(v);
+        if (!g.max) {
+          result[v] += value;
+        } else if (place[v] < 0 || value > result[v] || (isnan(value) && !isnan(result[v]))) {
+          result[v] = value, place[v] = here;  // the first of equals; a NaN wins
+        }
+      }
     }
   }
-  y[k] = from_float<T>(g.max ? best : sum / static_cast<float>(g.kernel * g.kernel));
-  if (g.max) places[k] = static_cast<std::uint8_t>(place);
+  Pack<T, kWidth> values;
+  Pack<std::uint8_t, kWidth> won;
+#pragma unroll
+  for (int v = 0; v < kWidth; ++v) {
+    values.set(v, g.max ? result[v] : result[v] / static_cast<float>(g.kernel * g.kernel));
+    won.value[v] = static_cast<std::uint8_t>(place[v]);
+  }
+  const std::size_t at = static_cast<std::size_t>(k) * kWidth;
+  values.store(y + at);
+  if (g.max) won.store(places + at);
 }
 
-/// Each input gathers from the windows that it is in.
-template <class T>
-__global__ void pool_backward_kernel(Window g, Places out, const T* dy, T* dx, const std::uint8_t* places,
-                                     std::int64_t count, bool accumulate) {
-  const std::int64_t k = this_thread();
+/// Each input gathers from the windows that it is in, from the last to the first.
+template <class T, int kWidth>
+__global__ void pool_backward_kernel(Window g, Places in, Places out, const T* dy, T* dx, const std::uint8_t* places,
+                                     unsigned count, bool accumulate) {
+  const unsigned k = this_thread();
   if (k >= count) return;
-  const Spot spot(k, g.c, g.h_in, g.w_in, out.channels_last);
-  float sum = 0;
-  for (int i = 0; i < g.kernel; ++i) {
-    const int row = spot.row + g.padding - i;
-    if (row < 0 || row % g.stride != 0 || row / g.stride >= g.h_out) continue;
-    for (int j = 0; j < g.kernel; ++j) {
-      const int column = spot.column + g.padding - j;
-      if (column < 0 || column % g.stride != 0 || column / g.stride >= g.w_out) continue;
-      const std::int64_t at =
-          out.at(spot.n, spot.c, static_cast<std::int64_t>(row / g.stride) * g.w_out + column / g.stride);
-      if (g.max && places[at] != i * g.kernel + j) continue;
-      sum += to_float(dy[at]);
+  const Spot<kWidth> spot(in, k);
+  const int row = static_cast<int>(spot.i) / g.w_in + g.padding, column = static_cast<int>(spot.i) % g.w_in + g.padding;
+  const int top = g.first(row), left = g.first(column);
+  const std::size_t plane = out.at(spot.n, spot.c, 0);
+  float sum[kWidth] = {};
+  for (int i = g.last(row, g.h_out); i >= top; --i) {
+    for (int j = g.last(column, g.w_out); j >= left; --j) {
+      const std::size_t at = plane + static_cast<std::size_t>(i * g.w_out + j) * out.stride();
+      const auto gradient = Pack<T, kWidth>::load(dy + at);
+      Pack<std::uint8_t, kWidth> won;
+      if (g.max) won = Pack<std::uint8_t, kWidth>::load(places + at);
+      const int here = (row - i * g.stride) * g.kernel + (column - j * g.stride);
+#pragma unroll
+      for (int v = 0; v < kWidth; ++v) {
+        if (!g.max || won.value[v] == here) sum[v] += gradient.get(v);
+      }
     }
   }
-  if (!g.max) sum /= static_cast<float>(g.kernel * g.kernel);
-  dx[k] = from_float<T>(accumulate ? to_float(dx[k]) + sum : sum);
+  const std::size_t at = static_cast<std::size_t>(k) * kWidth;
+  Pack<T, kWidth> values;
+  if (accumulate) values = Pack<T, kWidth>::load(dx + at);
+#pragma unroll
+  for (int v = 0; v < kWidth; ++v) {
+    const float value = g.max ? sum[v] : sum[v] / static_cast<float>(g.kernel * g.kernel);
+    values.set(v, accumulate ? values.get(v) + value : value);
+  }
+  values.store(dx + at);
+}
+
+/// visit(a value of the tensor's type, kWidth): the channels of a thread, 16 bytes where so many lie side by side.
+template <class Visit>
+void visit_vectors(const Tensor& t, Visit visit) {
+  visit_type(t.type, [&](auto value) {
+    constexpr int kFull = kFullWidth<decltype(value)>;
+    if (t.layout == Layout::channels_last && t.shape.c() % kFull == 0)
+      return visit(value, std::integral_constant<int, kFull>{});
+    visit(value, std::integral_constant<int, 1>{});
+  });
 }
 
 }  // namespace
 
 void global_average(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n) {
-  const std::int64_t count = n * x.shape.c();
+  const unsigned count = threads_for(n * x.shape.c());
   visit_type(x.type, [&](auto value) {
     using T = decltype(value);
     queue.launch("global average", average_kernel<T>, blocks_for(count, kThreads), kThreads, x.as<const T>(), y.as<T>(),
@@ -152,7 +212,7 @@ void global_average(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t
 }
 
 void global_average_backward(Queue& queue, const Tensor& dy, const Tensor& dx, std::int64_t n, bool accumulate) {
-  const std::int64_t count = n * dx.sample_stride();
+  const unsigned count = threads_for(n * dx.sample_stride());
   const float share = 1 / static_cast<float>(dx.shape.spatial());
   visit_type(dx.type, [&](auto value) {
     using T = decltype(value);
@@ -163,7 +223,7 @@ void global_average_backward(Queue& queue, const Tensor& dy, const Tensor& dx, s
 
 void reorder(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, bool accumulate) {
   const Shape& shape = x.shape.rank() >= y.shape.rank() ? x.shape : y.shape;
-  const std::int64_t count = n * y.sample_stride();
+  const unsigned count = threads_for(n * y.sample_stride());
   visit_type(x.type, [&](auto from) {
     visit_type(y.type, [&](auto to) {
       using From = decltype(from);
@@ -175,21 +235,21 @@ void reorder(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, boo
 }
 
 void pool(Queue& queue, const PoolGeometry& g, const Tensor& x, const Tensor& y, std::uint8_t* places, std::int64_t n) {
-  const std::int64_t count = n * y.sample_stride();
-  visit_type(x.type, [&](auto value) {
+  visit_vectors(y, [&](auto value, auto width) {
     using T = decltype(value);
-    queue.launch("pooling", pool_kernel<T>, blocks_for(count, kThreads), kThreads, Window(g), Places(x),
-                 x.as<const T>(), y.as<T>(), places, count);
+    const unsigned count = threads_for(n * y.sample_stride() / width());
+    queue.launch("pooling", pool_kernel<T, width()>, blocks_for(count, kThreads), kThreads, Window(g), Places(x),
+                 Places(y), x.as<const T>(), y.as<T>(), places, count);
   });
 }
 
 void pool_backward(Queue& queue, const PoolGeometry& g, const Tensor& dy, const Tensor& dx, const std::uint8_t* places,
                    std::int64_t n, bool accumulate) {
-  const std::int64_t count = n * dx.sample_stride();
-  visit_type(dx.type, [&](auto value) {
+  visit_vectors(dx, [&](auto value, auto width) {
     using T = decltype(value);
-    queue.launch("pooling, backward", pool_backward_kernel<T>, blocks_for(count, kThreads), kThreads, Window(g),
-                 Places(dy), dy.as<const T>(), dx.as<T>(), places, count, accumulate);
+    const unsigned count = threads_for(n * dx.sample_stride() / width());
+    queue.launch("pooling, backward", pool_backward_kernel<T, width()>, blocks_for(count, kThreads), kThreads,
+                 Window(g), Places(dx), Places(dy), dy.as<const T>(), dx.as<T>(), places, count, accumulate);
   });
 }
 
