@@ -73,38 +73,30 @@ void throw_library_error(const char* library, const std::string& what, const cha
                     advice_for(behind));
 }
 
-DeviceMemory::DeviceMemory(Queue& queue, std::size_t bytes) : queue_(&queue), size_(bytes) {
-  if (bytes == 0) return;
+void* OnDevice::take(Queue& queue, std::size_t bytes) {
   queue.use_device();
-  const cudaError_t code = cudaMallocAsync(&data_, bytes, queue.stream());
+  void* data = nullptr;
+  const cudaError_t code = cudaMallocAsync(&data, bytes, queue.stream());
   if (code == cudaErrorMemoryAllocation) report_full(queue.device(), bytes);
   check(code, "taking memory");
-  queue.clear(data_, bytes);
+  queue.clear(data, bytes);
+  return data;
 }
 
-DeviceMemory::~DeviceMemory() {
-  if (data_) cudaFreeAsync(data_, queue_->stream());
+void OnDevice::give_back(Queue& queue, void* data) noexcept {
+  cudaFreeAsync(data, queue.stream());
 }
 
-DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
-    : queue_(other.queue_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
-  std::swap(queue_, other.queue_);
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-PinnedMemory::PinnedMemory(Queue& queue, std::size_t bytes) : queue_(&queue), size_(bytes) {
+void* Pinned::take(Queue& queue, std::size_t bytes) {
   queue.use_device();
-  if (bytes > 0) check(cudaMallocHost(&data_, bytes), "taking page-locked memory");
+  void* data = nullptr;
+  check(cudaMallocHost(&data, bytes), "taking page-locked memory");
+  return data;
 }
 
-PinnedMemory::~PinnedMemory() {
-  if (!data_) return;
-  cudaStreamSynchronize(queue_->stream());
-  cudaFreeHost(data_);
+void Pinned::give_back(Queue& queue, void* data) noexcept {
+  cudaStreamSynchronize(queue.stream());
+  cudaFreeHost(data);
 }
 
 Event::Event() {

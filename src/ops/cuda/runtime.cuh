@@ -19,43 +19,25 @@ void check(cudaError_t code, const std::string& what);
 
 class Queue;
 
-/// Owner of zeroed device memory, aligned to 256 bytes. Taken and given back in the order of a queue, so that neither
-/// stops the device. The queue must outlive it.
-class DeviceMemory {
+/// Owner of memory that belongs to a queue, which must outlive it. Place::take() and Place::give_back() say which.
+template <class Place>
+class QueueMemory {
  public:
-  DeviceMemory() = default;
-  DeviceMemory(Queue& queue, std::size_t bytes);
-  ~DeviceMemory();
-  DeviceMemory(DeviceMemory&& other) noexcept;
-  DeviceMemory& operator=(DeviceMemory&& other) noexcept;
-
-  std::size_t size() const { return size_; }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
+  QueueMemory() = default;
+  QueueMemory(Queue& queue, std::size_t bytes)
+      : queue_(&queue), data_(bytes > 0 ? Place::take(queue, bytes) : nullptr), size_(bytes) {}
+  ~QueueMemory() {
+    if (data_) Place::give_back(*queue_, data_);
   }
-
- private:
-  Queue* queue_ = nullptr;
-  void* data_ = nullptr;
-  std::size_t size_ = 0;
-};
-
-/// Page-locked host memory, which the device can copy to and from while the processor does other work. Given back once
-/// its queue has come to an end, because a copy may be under way.
-class PinnedMemory {
- public:
-  PinnedMemory() = default;
-  PinnedMemory(Queue& queue, std::size_t bytes);
-  ~PinnedMemory();
-  PinnedMemory(PinnedMemory&& other) noexcept
+  QueueMemory(QueueMemory&& other) noexcept
       : queue_(other.queue_), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  PinnedMemory& operator=(PinnedMemory&& other) noexcept {
+  QueueMemory& operator=(QueueMemory&& other) noexcept {
     std::swap(queue_, other.queue_);
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
     return *this;
   }
+
   std::size_t size() const { return size_; }
   template <class T>
   T* as() const {
@@ -67,6 +49,20 @@ class PinnedMemory {
   void* data_ = nullptr;
   std::size_t size_ = 0;
 };
+
+/// Zeroed, aligned to 256 bytes. Taken and given back in the order of the queue, so that neither stops the device.
+struct OnDevice {
+  static void* take(Queue& queue, std::size_t bytes);
+  static void give_back(Queue& queue, void* data) noexcept;
+};
+/// The processor's, page-locked: the device can copy to and from it while the processor does other work. Given back
+/// once the queue has come to an end, because a copy may be under way.
+struct Pinned {
+  static void* take(Queue& queue, std::size_t bytes);
+  static void give_back(Queue& queue, void* data) noexcept;
+};
+using DeviceMemory = QueueMemory<OnDevice>;
+using PinnedMemory = QueueMemory<Pinned>;
 
 /// A place in a queue. Until it is recorded it has been passed.
 class Event {
@@ -127,8 +123,8 @@ class Queue {
   }
 
  private:
-  friend class DeviceMemory;
-  friend class PinnedMemory;
+  friend struct OnDevice;
+  friend struct Pinned;
   void use_device() const;
   void* scratch_bytes(std::size_t bytes);
 
