@@ -16,11 +16,11 @@ namespace {
 void count(const std::string& name, const Shape& shape, Layout layout, Fused fused, std::int64_t chunk) {
   Layer layer(shape, layout, fused);
   const auto dump = [&](const char* kernel, auto run) {
+    const std::string label = fmt::format("{} {} {} {}", ops::cpu::vector_target(), name, kernel, layer.values());
     run();
     CALLGRIND_START_INSTRUMENTATION;
     CALLGRIND_ZERO_STATS;
     run();
-    const std::string label = fmt::format("{} {} {} {}", ops::cpu::vector_target(), name, kernel, layer.values());
     CALLGRIND_DUMP_STATS_AT(label.c_str());
     CALLGRIND_STOP_INSTRUMENTATION;
   };

@@ -36,8 +36,8 @@ Model model_of(const std::vector<LayerConfig>& layers) {
 }
 
 /// One forward and backward of one worker: the loss, then the gradient of every parameter.
-std::vector<float> run(const ops::Backend& backend, const std::vector<LayerConfig>& layers) {
-  ModelState state(model_of(layers), {}, backend);
+std::vector<float> run(const ops::Backend& backend, const Model& model) {
+  ModelState state(model, {}, backend);
   state.initialize(3);
   state.send();
   const FlatBuffer summed(backend, state.flat_size()), gradient(backend, state.flat_size());
@@ -50,7 +50,8 @@ std::vector<float> run(const ops::Backend& backend, const std::vector<LayerConfi
     network.begin_update();
     const std::vector<int> labels = {1, 4, 0};
     const std::vector<std::int64_t> ids = {0, 1, 2};
-    network.set_images(drawn(7, kSamples * 3 * 8 * 6).data(), kSamples);
+    const std::int64_t image = state.model().layers.front().output.elements();
+    network.set_images(drawn(7, kSamples * image).data(), kSamples);
     Pass pass;
     pass.n = pass.batch_samples = kSamples;
     pass.sample_ids = ids;
@@ -70,6 +71,19 @@ std::vector<float> run(const ops::Backend& backend, const std::vector<LayerConfi
   return result;
 }
 
+void expect_agreement(const Model& model, DataType type, double tolerance) {
+  const std::unique_ptr<ops::Backend> cpu = ops::make_cpu_backend(), cuda(syncbn_cuda_backend(0, {type, false}));
+  const std::vector<float> want = run(*cpu, model), got = run(*cuda, model);
+  ASSERT_EQ(got.size(), want.size());
+  double differences = 0, squares = 0;
+  for (std::size_t k = 0; k < got.size(); ++k) {
+    differences += std::pow(got[k] - want[k], 2);
+    squares += std::pow(want[k], 2);
+  }
+  EXPECT_NEAR(got[0], want[0], tolerance * want[0]) << "loss";
+  EXPECT_LE(std::sqrt(differences / squares), tolerance);
+}
+
 // Few channels, as those of images are, are the ones that a layout could be confused for.
 TEST(CudaNetwork, LayersOfFewChannelsAgreeWithTheCpu) {
   const std::vector<std::vector<LayerConfig>> networks = {
@@ -82,20 +96,29 @@ TEST(CudaNetwork, LayersOfFewChannelsAgreeWithTheCpu) {
       {entry("norm")}};
   for (const auto& [type, tolerance] :
        {std::pair(DataType::f32, 1e-5), std::pair(DataType::f16, 4e-3), std::pair(DataType::bf16, 4e-2)}) {
-    const std::unique_ptr<ops::Backend> cpu = ops::make_cpu_backend(), cuda(syncbn_cuda_backend(0, {type, false}));
     for (std::size_t i = 0; i < networks.size(); ++i) {
       SCOPED_TRACE(std::string(name_of(type)) + ", network " + std::to_string(i));
-      const std::vector<float> want = run(*cpu, networks[i]), got = run(*cuda, networks[i]);
-      ASSERT_EQ(got.size(), want.size());
-      double differences = 0, squares = 0;
-      for (std::size_t k = 0; k < got.size(); ++k) {
-        differences += std::pow(got[k] - want[k], 2);
-        squares += std::pow(want[k], 2);
-      }
-      EXPECT_NEAR(got[0], want[0], tolerance * want[0]) << "loss";
-      EXPECT_LE(std::sqrt(differences / squares), tolerance);
+      expect_agreement(model_of(networks[i]), type, tolerance);
     }
   }
+}
+
+// With ReLUs in the same sweep, additions before some of them, and small maps.
+TEST(CudaNetwork, EveryNormalizationOfSamplesAgreesWithTheCpu) {
+  for (const char* norm : {"group", "layer", "instance"}) {
+    ModelOptions o;
+    o.name = "resnet8";
+    o.input = Shape{1, 3, 8, 6};
+    o.classes = 5;
+    o.norm = norm;
+    o.norm_groups = 4;
+    for (const auto& [type, tolerance] :
+         {std::pair(DataType::f32, 2e-5), std::pair(DataType::f16, 2e-2), std::pair(DataType::bf16, 2e-1)}) {
+      SCOPED_TRACE(std::string(norm) + ", " + name_of(type));
+      expect_agreement(make_model(o), type, tolerance);
+    }
+  }
+  expect_agreement(model_of({entry("conv2d", 5, 3), entry("norm"), entry("relu")}), DataType::f32, 1e-5);
 }
 
 }  // namespace
