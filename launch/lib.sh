@@ -116,7 +116,7 @@ gpus() {
   local all
   all=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || :)
   if [ "$all" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-    tr ',' '\n' <<< "$CUDA_VISIBLE_DEVICES" | grep -c . || :
+    tr ',' '\n' <<< "$CUDA_VISIBLE_DEVICES" | sed '/^-/,$d' | grep -c . || : # up to the first that is none
   else
     echo "$all"
   fi

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "cli/commands.hpp"
@@ -9,6 +10,7 @@
 #include "cli/signals.hpp"
 #include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/config_check.hpp"
 
 namespace syncbn::cli {
 namespace {
@@ -37,6 +39,11 @@ ExitCode run_eval(const EvalOptions& options) {
     std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
     Config read = load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides, {},
                               run_dir ? &unread : nullptr);
+    for (const std::string& text : options.overrides) {
+      const std::string key = text.substr(0, text.find('='));
+      if (std::find(unread.begin(), unread.end(), key) == unread.end()) continue;
+      throw Error(fmt::format("command line: {}: {}", key, detail::why_unread(key, read)), ExitCode::usage);
+    }
     if (weights.empty() && !run_dir) {
       throw Error(
           fmt::format("{} is not a run directory, so the weights must be named: --weights FILE", options.config),

@@ -35,6 +35,7 @@ class Job {
   int rank() const { return plain_.rank(); }
   bool first() const { return rank() == 0; }
   const std::vector<std::string>& hosts() const { return plain_.hosts(); }
+  const std::vector<int>& nodes() const { return plain_.nodes(); }
 
   /// Runs `what` on rank 0 and hands its text to all. What it throws there is reported, and all ranks leave. Collective
   /// over ranks.

@@ -86,9 +86,9 @@ ExitCode run_study(const StudyOptions& options) {
   if (options.dry_run) return ExitCode::ok;
   request.dir = options.output.empty() ? "studies/" + request.study.name : options.output;
   request.threads_per_rank = std::max(1, cores / job.ranks());
-  const std::set<std::string> hosts(job.hosts().begin(), job.hosts().end());
+  const std::set<int> machines(job.nodes().begin(), job.nodes().end());
   request.memory_bytes = static_cast<std::int64_t>(kMemoryShare * static_cast<double>(available_memory()) *
-                                                   static_cast<double>(hosts.size()));
+                                                   static_cast<double>(machines.size()));
   request.jobs = options.jobs;
   request.command = options.command;
   stop_on_signals(job.first());

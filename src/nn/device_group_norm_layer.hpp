@@ -24,8 +24,8 @@ class DeviceGroupNormLayer : public Layer {
     norm_->backward(t_.x, t_.dy, t_.dx, t_.dr, samples.count(), relu_, mask_.as<std::uint8_t>(), affine(),
                     t_.accumulate_dx, t_.accumulate_dr);
   }
-  void backward_parameters(const Pass&) override {
-    norm_->add_parameter_gradients(parameters_.gamma_gradient_place(), parameters_.beta_gradient_place());
+  void backward_parameters(const Pass& pass) override {
+    norm_->add_parameter_gradients(pass.n, parameters_.gamma_gradient_place(), parameters_.beta_gradient_place());
   }
   bool has_parameters() const override { return true; }
 

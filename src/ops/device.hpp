@@ -81,8 +81,8 @@ class GroupNormalization {
   virtual void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
                         FusedRelu relu, const std::uint8_t* mask, Affine affine, bool accumulate_dx,
                         bool accumulate_add) = 0;
-  /// Adds to d(gamma) and d(beta) what the last backward() has found; either may be null.
-  virtual void add_parameter_gradients(float* d_gamma, float* d_beta) = 0;
+  /// Adds to d(gamma) and d(beta) what the last backward() has found in its n samples; either may be null.
+  virtual void add_parameter_gradients(std::int64_t n, float* d_gamma, float* d_beta) = 0;
 };
 
 /// Update rules on flat buffers, slot by slot; formulas as in src/optim. `scale` multiplies the gradient first. What no

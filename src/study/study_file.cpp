@@ -347,7 +347,7 @@ void override_study(Study& study, const Reader& reader, const std::string& assig
   require_free_key("command line", key);
   for (const Dimension& d : study.dimensions) {
     for (const std::string& varied : d.keys) {
-      if (varied != key && varied != use_of(key).replaces) continue;
+      if (varied != key && varied != use_of(key).replaces && use_of(varied).replaces != key) continue;
       fail(fmt::format("command line: {} is what the study varies; change it in the file", varied));
     }
   }

@@ -218,9 +218,10 @@ std::optional<TrainingState> CheckpointStore::load_newest(std::vector<std::strin
 
 TrainingState CheckpointStore::load(const std::string& path) {
   std::error_code error;
-  if (fs::is_directory(path, error)) return load_folder(path);
+  if (fs::is_directory(path, error) && !fs::exists(path + "/final.safetensors", error)) return load_folder(path);
   TrainingState state;
-  state.model = SafetensorsFile::parse(read_file(path, kNoLimit), path);
+  const std::string file = fs::is_directory(path, error) ? path + "/final.safetensors" : path;
+  state.model = SafetensorsFile::parse(read_file(file, kNoLimit), file);
   return state;
 }
 

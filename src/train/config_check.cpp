@@ -112,6 +112,9 @@ class Checker {
     require(c_.model.name != "layers" || !c_.model.layers.empty(), "model.layers",
             "model.name = layers needs a list of layers");
     require(!c_.optimizer.nesterov || c_.optimizer.momentum > 0, "optimizer.nesterov", "needs optimizer.momentum > 0");
+    const bool divides = c_.optimizer.name != "sgd" && c_.optimizer.name != "lars";
+    require(!divides || c_.optimizer.eps > 0, "optimizer.eps",
+            fmt::format("{} divides by it where a gradient has always been 0; take a number > 0", c_.optimizer.name));
   }
 
   void evaluation() const {

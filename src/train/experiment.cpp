@@ -125,51 +125,21 @@ int norm_group_size(const World& world, const Config::Norm& norm) {
   return norm.group == "all" ? world.workers() : std::stoi(norm.group);
 }
 
-std::string workers_by_machine(const World& world, const Config::Norm& norm) {
-  if (norm_group_size(world, norm) != 0) return "";
-  std::vector<int> counts;
+std::vector<int> norm_groups(const World& world, const Config::Norm& norm) {
+  const int size = norm_group_size(world, norm);
+  if (size > 0) return std::vector<int>(static_cast<std::size_t>(world.workers() / size), size);
+  std::vector<int> machines;
   for (int rank = 0, w = 0; rank < world.ranks(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
-    if (rank == 0 || world.nodes()[r] != world.nodes()[r - 1]) counts.push_back(0);
-    for (; w < static_cast<std::int64_t>(rank + 1) * world.workers() / world.ranks(); ++w) ++counts.back();
+    if (rank == 0 || world.nodes()[r] != world.nodes()[r - 1]) machines.push_back(0);
+    for (; w < static_cast<std::int64_t>(rank + 1) * world.workers() / world.ranks(); ++w) ++machines.back();
   }
-  return fmt::format("{}", fmt::join(counts, "+"));
+  return machines;
 }
 
 Communicator make_norm_group(const Worker& worker, const Config::Norm& norm) {
   const int size = norm_group_size(worker.world(), norm);
   return size == 0 ? worker.node_group() : worker.group(size);
-}
-
-/// Whether a batch of `samples` leaves a group of workers with a single one.
-bool leaves_one(std::int64_t samples, int workers, int group) {
-  for (int first = 0; group > 0 && first < workers; first += group) {
-    std::int64_t together = 0;
-    for (int w = first; w < first + group; ++w) together += slice_of(samples, workers, w).count;
-    if (together == 1) return true;
-  }
-  return false;
-}
-
-/// Throws Error(usage) where a group of workers would come to have a single value per channel in some layer, with the
-/// smaller last batch of an epoch perhaps, hours later. (A machine's workers, norm.group: node, are too many for that.)
-void require_variance(const World& world, const Experiment& e) {
-  const int group = norm_group_size(world, e.config.norm);
-  const auto sees_one_value = [](const LayerSpec& l) { return shares_statistics(l.type) && l.output.spatial() == 1; };
-  const auto layer = std::find_if(e.model.layers.begin(), e.model.layers.end(), sees_one_value);
-  if (layer == e.model.layers.end()) return;
-  const bool meets_last = e.total_steps * e.config.train.accumulate >= e.batches_per_epoch;
-  const std::int64_t full = e.samples_in_batch(0), last = e.samples_in_batch(e.batches_per_epoch - 1);
-  const bool always = leaves_one(full, world.workers(), group);
-  if (!always && !(meets_last && leaves_one(last, world.workers(), group))) return;
-  throw Error(
-      fmt::format("layer '{}': with {}, a group of workers has one value per channel in the whole group, which has "
-                  "no variance; {}choose another batch_per_worker, number of workers or norm.group",
-                  layer->name,
-                  always ? fmt::format("a batch of {} images", full)
-                         : fmt::format("the {} images of an epoch's last batch", last),
-                  always ? "" : "set data.drop_last=true, or "),
-      ExitCode::usage);
 }
 
 Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend) {
@@ -215,8 +185,33 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
       scaled_learning_rate(config.lr, config.lr_scaling, batch * config.train.accumulate, config.lr_reference_batch);
   e.schedule.warmup_steps += config.warmup_epochs * steps_per_epoch;
   validate(e.schedule);
-  require_variance(world, e);
   return e;
+}
+
+void require_variance(const World& world, const Experiment& e) {
+  const auto sees_one_value = [](const LayerSpec& l) { return shares_statistics(l.type) && l.output.spatial() == 1; };
+  const auto layer = std::find_if(e.model.layers.begin(), e.model.layers.end(), sees_one_value);
+  if (layer == e.model.layers.end()) return;
+  const std::vector<int> groups = norm_groups(world, e.config.norm);
+  const auto leaves_one = [&](std::int64_t images) {
+    return std::any_of(groups.begin(), groups.end(), [&, w = 0](int size) mutable {
+      std::int64_t together = 0;
+      for (const int end = w + size; w < end; ++w) together += slice_of(images, world.workers(), w).count;
+      return together == 1;
+    });
+  };
+  const bool meets_last = e.total_steps * e.config.train.accumulate >= e.batches_per_epoch;
+  const std::int64_t full = e.samples_in_batch(0), last = e.samples_in_batch(e.batches_per_epoch - 1);
+  const bool always = leaves_one(full);
+  if (!always && !(meets_last && leaves_one(last))) return;
+  throw Error(fmt::format("layer '{}': with {}, a group of workers has one value per channel in the whole group, which "
+                          "has no variance; "
+                          "{}choose another batch_per_worker, number of workers or norm.group",
+                          layer->name,
+                          always ? fmt::format("a batch of {} images", full)
+                                 : fmt::format("the {} images of an epoch's last batch", last),
+                          always ? "" : "set data.drop_last=true, or "),
+              ExitCode::usage);
 }
 
 }  // namespace syncbn

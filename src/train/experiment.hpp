@@ -54,10 +54,14 @@ Model make_model(const Config& config, const Shape& image, int classes);
 /// of a machine.
 int norm_group_size(const World& world, const Config::Norm& norm);
 
-/// norm.group = node: how many workers each machine has, in order ("4+4"), which decides the result; else empty.
-std::string workers_by_machine(const World& world, const Config::Norm& norm);
+/// Workers of each group, in order; of norm.group = node that is of each machine.
+std::vector<int> norm_groups(const World& world, const Config::Norm& norm);
 
 /// Their communicator. Collective over all workers.
 Communicator make_norm_group(const Worker& worker, const Config::Norm& norm);
+
+/// Throws Error(usage) where a group of workers would come to have a single value per channel in some layer, with the
+/// smaller last batch of an epoch perhaps, hours after the start of a training.
+void require_variance(const World& world, const Experiment& e);
 
 }  // namespace syncbn

@@ -46,31 +46,36 @@ SafetensorsFile store_model(ModelState& state) {
 
 void load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except) {
   std::set<std::string> idle(except.begin(), except.end()), unknown;
-  for (const auto& [name, tensor] : file.tensors) unknown.insert(name);
-  const auto keeps = [&](const std::string& name) {
-    unknown.erase(name);
-    const auto matches = [&](const std::string& pattern) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; };
-    const auto pattern = std::find_if(except.begin(), except.end(), matches);
-    if (pattern == except.end()) return false;
-    idle.erase(*pattern);
-    return true;
+  const auto excepted = [&](const std::string& name) {
+    bool found = false;
+    for (const std::string& pattern : except) {
+      if (fnmatch(pattern.c_str(), name.c_str(), 0) != 0) continue;
+      idle.erase(pattern);
+      found = true;
+    }
+    return found;
   };
+  for (const auto& [name, tensor] : file.tensors) {
+    if (!excepted(name)) unknown.insert(name);
+  }
   for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>& shape, FlatRange range) {
-    if (keeps(name)) return;
+    unknown.erase(name);
+    if (excepted(name)) return;
     const std::vector<float> values = file.f32(name, shape);
     std::copy(values.begin(), values.end(), state.values(range).begin());
   });
   for (NormState& s : state.norm_states()) {
     const std::string name = s.name + ".num_batches_tracked";
-    if (!keeps(name)) s.batches_tracked = file.i64(name);
+    unknown.erase(name);
+    if (!excepted(name)) s.batches_tracked = file.i64(name);
   }
   if (!idle.empty())
-    throw Error(fmt::format("model.weights_except: no tensor of the model matches '{}'", *idle.begin()),
+    throw Error(fmt::format("model.weights_except: no tensor of the model or the weights matches '{}'", *idle.begin()),
                 ExitCode::usage);
   if (!unknown.empty())
     throw Error(
-        fmt::format("tensor '{}' has no place in this model ({} more like it): the weights are those of another "
-                    "one; choose its model.name and norm.type",
+        fmt::format("tensor '{}' has no place in this model ({} more like it): choose the model.name and norm.* "
+                    "that the weights are of, or leave tensors out by model.weights_except",
                     *unknown.begin(), unknown.size() - 1),
         ExitCode::bad_data);
   state.send();

@@ -8,7 +8,7 @@ namespace syncbn {
 
 /// Weights and running statistics under torchvision's names.
 SafetensorsFile store_model(ModelState& state);
-/// The reverse, but for tensors whose name matches one of `except` (names or glob patterns), which keep their values.
+/// The reverse, but for tensors, of the model or the file, whose name matches one of `except` (names or glob patterns).
 /// Throws Error(bad_data) naming the tensor that is missing, has another shape, or is not of this model; Error(usage)
 /// for a pattern that matches none. Brings packed forms up to date.
 void load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except = {});

@@ -1,6 +1,7 @@
 #include "train/training_run.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
@@ -76,6 +77,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       loader_(experiment_.train_set, loader_options(world, experiment_)),
       evaluator_(world, experiment_) {
   for (int w = 0; w < world.local_workers(); ++w) gradients_.push_back(backend.allocate(total_gradient_.size()));
+  require_variance(world, experiment_);
   state_.initialize(experiment_.config.seed);
   if (!request.resume) start_from_weights();  // a file that cannot be read leaves no directory behind
   open_directory(request);
@@ -150,7 +152,7 @@ void TrainingRun::restore() {
                               request_.run_dir, values.at("data"), experiment_.data_fingerprint),
                   ExitCode::bad_data);
     }
-    const std::string machines = workers_by_machine(world_, experiment_.config.norm);
+    const std::string machines = fmt::format("{}", fmt::join(norm_groups(world_, experiment_.config.norm), "+"));
     const auto before = values.find("machines");
     if (before != values.end() && before->second != machines) {
       throw Error(
@@ -201,8 +203,8 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
   snapshot.scalars.merge(loss_scale_.scalars());
   snapshot.scalars["seed"] = std::to_string(experiment_.config.seed);
   snapshot.scalars["data"] = experiment_.data_fingerprint;
-  if (const std::string machines = workers_by_machine(world_, experiment_.config.norm); !machines.empty())
-    snapshot.scalars["machines"] = machines;
+  if (const Config::Norm& norm = experiment_.config.norm; norm.group == "node")
+    snapshot.scalars["machines"] = fmt::format("{}", fmt::join(norm_groups(world_, norm), "+"));
   snapshot.scalars["updates"] = std::to_string(optimizer_->updates());
   snapshot.scalars["best_accuracy"] = fmt::format("{:a}", best_accuracy_);
   for (const EvalResult& r : evaluations_) snapshot.scalars["evaluation." + r.statistics] = write_result(r);

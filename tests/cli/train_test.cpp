@@ -260,13 +260,22 @@ TEST(CliTrain, StartsFromStoredWeights) {
   other.push_back("output.dir=fourth");
   const Outcome idle = s.mpirun(2, other);
   EXPECT_EQ(idle.code, 2);
-  EXPECT_TRUE(contains(idle.err, "no tensor of the model matches 'head.*'")) << idle.err;
+  EXPECT_TRUE(contains(idle.err, "no tensor of the model or the weights matches 'head.*'")) << idle.err;
   std::vector<std::string> absent = from("nowhere");
   absent.push_back("output.dir=fifth");
   const Outcome missing = s.mpirun(2, absent);
   EXPECT_NE(missing.code, 0);
   EXPECT_TRUE(contains(missing.err, "nowhere")) << missing.err;
   EXPECT_FALSE(std::filesystem::exists(s.file("fifth")));
+  // Patterns may overlap, and leave out what only the file has. A run's folder stands for its weights.
+  std::vector<std::string> less = from("first");
+  less.insert(less.end(), {"output.dir=sixth", "norm.track_running_stats=false",
+                           "model.weights_except=[\"*running*\", \"*.running_*\", \"*tracked\"]"});
+  const Outcome left_out = s.syncbn(less);
+  EXPECT_EQ(left_out.code, 0) << left_out.err;
+  const Outcome unread = s.syncbn({"eval", "first", "train.precise_samples=4"});
+  EXPECT_EQ(unread.code, 2);
+  EXPECT_TRUE(contains(unread.err, "train.precise_samples: only read with")) << unread.err;
   const Outcome leftover = s.syncbn({"eval", "first", "norm.type=none"});
   EXPECT_EQ(leftover.code, 65);
   EXPECT_TRUE(contains(leftover.err, "has no place in this model")) << leftover.err;
@@ -282,6 +291,7 @@ TEST(CliTrain, ALastBatchWithoutVarianceIsRefusedAtTheStart) {
   EXPECT_TRUE(contains(poor.err, "data.drop_last=true")) << poor.err;
   EXPECT_FALSE(std::filesystem::exists(s.file("runs/mlp")));
   EXPECT_EQ(s.syncbn({"train", "mlp.yaml", "data.drop_last=true"}).code, 0);
+  EXPECT_EQ(s.syncbn({"eval", "runs/mlp", "data.drop_last=false"}).code, 0);  // which normalizes by no batch
 }
 
 TEST(CliTrain, ACrashLeavesABacktrace) {

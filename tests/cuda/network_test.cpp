@@ -35,8 +35,8 @@ Model model_of(const std::vector<LayerConfig>& layers) {
   return make_model(o);
 }
 
-/// One forward and backward of one worker: the loss, then the gradient of every parameter.
-std::vector<float> run(const ops::Backend& backend, const Model& model) {
+/// One forward and backward of one worker, then one without samples: the loss, and the gradient of every parameter.
+std::vector<float> run(const ops::Backend& backend, const Model& model, bool with_empty) {
   ModelState state(model, {}, backend);
   state.initialize(3);
   state.send();
@@ -59,6 +59,16 @@ std::vector<float> run(const ops::Backend& backend, const Model& model) {
     network.start_loss(labels, 0.1, 1.0 / kSamples);
     network.backward(pass, [](int) {});
     result[0] = static_cast<float>(network.finish_loss().loss_sum);
+    if (with_empty) {  // a batch that leaves this worker nothing adds nothing to its gradient
+      pass.n = 0;
+      pass.batch_samples = kSamples;
+      pass.sample_ids = {};
+      network.set_images(nullptr, 0);
+      network.forward(pass);
+      network.start_loss({}, 0.1, 1.0 / kSamples);
+      network.backward(pass, [](int) {});
+      network.finish_loss();
+    }
     if (const ops::Device* device = network.backend().device()) device->finish();
   });
   state.finish_gradient(summed.kernels(), summed.kernels(), gradient.kernels(), 0, 1);
@@ -73,7 +83,7 @@ std::vector<float> run(const ops::Backend& backend, const Model& model) {
 
 void expect_agreement(const Model& model, DataType type, double tolerance) {
   const std::unique_ptr<ops::Backend> cpu = ops::make_cpu_backend(), cuda(syncbn_cuda_backend(0, {type, false}));
-  const std::vector<float> want = run(*cpu, model), got = run(*cuda, model);
+  const std::vector<float> want = run(*cpu, model, false), got = run(*cuda, model, true);
   ASSERT_EQ(got.size(), want.size());
   double differences = 0, squares = 0;
   for (std::size_t k = 0; k < got.size(); ++k) {

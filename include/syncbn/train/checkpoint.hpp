@@ -45,7 +45,8 @@ class CheckpointStore {
   /// The newest one that is whole. Damaged ones are refused with a reason in `refused` (file and what is wrong) and
   /// the one before is used. nullopt if there is none at all.
   std::optional<TrainingState> load_newest(std::vector<std::string>* refused) const;
-  /// A checkpoint directory or a .safetensors file named by the user (for eval; the latter fills `model` only).
+  /// What a user names: a checkpoint's folder, or a .safetensors file or the folder of a run that has ended (these fill
+  /// `model` only).
   static TrainingState load(const std::string& path);
   std::vector<std::int64_t> steps() const;  ///< committed, ascending
   std::string folder_of(std::int64_t step) const;

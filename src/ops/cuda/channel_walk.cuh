@@ -21,7 +21,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 /// Loads that a thread has under way before it uses the first.
 constexpr unsigned kUnroll = 4;
-/// Blocks in all: 2 to 4 on each multiprocessor of a large device, and few enough to add up quickly.
+/// Blocks in all for one tensor: 2 to 4 on each multiprocessor of a large device, and few enough to add up quickly.
 constexpr unsigned kBlocks = 512;
 
 struct Extent {
@@ -64,6 +64,8 @@ struct Sweep {
     if (samples > kMost) throw std::length_error("more than 65,535 samples on one worker");
     sweep.extent.next = static_cast<std::size_t>(x.sample_stride());
     sweep.grid.z = static_cast<unsigned>(samples);
+    // Few shares of each, and not fewer where there are more samples: their sums must not depend on each other.
+    sweep.grid.y = std::min(sweep.grid.y, 16U);
     return sweep;
   }
   /// Values that add_up_blocks() wants room for, with so many sums of each channel.

@@ -91,7 +91,6 @@ class CudaGroupNormalization final : public GroupNormalization {
   void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
                 FusedRelu relu, const std::uint8_t* mask, Affine affine, bool accumulate_dx,
                 bool accumulate_add) override {
-    samples_ = n;
     if (n == 0) return;
     norm_.backward_sums(x, dy, n, relu, mask);
     if (!dx && !d_add) return;
@@ -100,9 +99,9 @@ class CudaGroupNormalization final : public GroupNormalization {
     norm_.backward(x, dy, dx, d_add, n, relu, mask, accumulate_dx, accumulate_add);
   }
 
-  void add_parameter_gradients(float* d_gamma, float* d_beta) override {
+  void add_parameter_gradients(std::int64_t n, float* d_gamma, float* d_beta) override {
     queue_.launch("group norm: gradients of gamma and beta", add_kernel, dim3(blocks_for(channels_, 128)), dim3(128),
-                  norm_.arrays(), channels_, static_cast<unsigned>(samples_), d_gamma, d_beta);
+                  norm_.arrays(), channels_, static_cast<unsigned>(n), d_gamma, d_beta);
   }
 
  private:
@@ -110,7 +109,6 @@ class CudaGroupNormalization final : public GroupNormalization {
   unsigned channels_, groups_;
   double eps_;
   BatchNorm norm_;
-  std::int64_t samples_ = 0;
 };
 
 }  // namespace
