@@ -8,25 +8,13 @@
 #include <set>
 
 #include "syncbn/core/error.hpp"
+#include "unit/config_texts.hpp"
 
 namespace syncbn {
 namespace {
 
-Config parse(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
-  return parse_config(yaml, "a.yaml", overrides);
-}
-
-/// The message of the usage error that this text causes; "" if it is accepted.
-std::string refusal(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
-  try {
-    parse(yaml, overrides);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ExitCode::usage);
-    EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << "more than one line: " << e.what();
-    return e.what();
-  }
-  return "";
-}
+using test::parse;
+using test::refusal;
 
 TEST(Config, EmptyTextGivesDefaults) {
   EXPECT_EQ(to_yaml(parse("")), to_yaml(Config{}));

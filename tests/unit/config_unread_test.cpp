@@ -2,26 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include "syncbn/core/error.hpp"
-#include "syncbn/train/config.hpp"
+#include "unit/config_texts.hpp"
 
 namespace syncbn {
 namespace {
 
-Config parse(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
-  return parse_config(yaml, "a.yaml", overrides);
-}
-
-/// The message of the usage error that this text causes; "" if it is accepted.
-std::string refusal(const std::string& yaml, const std::vector<std::string>& overrides = {}) {
-  try {
-    parse(yaml, overrides);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ExitCode::usage);
-    return e.what();
-  }
-  return "";
-}
+using test::parse;
+using test::refusal;
 
 TEST(ConfigUnread, RefusesWhatNothingReads) {
   EXPECT_EQ(refusal("optimizer:\n  beta1: 0.8\n"),
