@@ -25,6 +25,17 @@ int Layout::ranks_on_this_node() const {
   return static_cast<int>(std::count(nodes.begin(), nodes.end(), nodes[static_cast<std::size_t>(rank)]));
 }
 
+WorkerRange Layout::ranks_here() const {
+  WorkerRange here{rank, rank + 1};
+  if (ranks == 1) return here;
+  const auto node = [this](int r) { return nodes[static_cast<std::size_t>(r)]; };
+  for (int r = 1; r < ranks; ++r)
+    if (node(r) != node(r - 1) && node(r) != r) return here;  // a machine goes by the name of its first rank
+  while (here.first > 0 && node(here.first - 1) == node(rank)) --here.first;
+  while (here.last < ranks && node(here.last) == node(rank)) ++here.last;
+  return here;
+}
+
 std::vector<WorkerRange> Layout::by_node() const {
   std::vector<WorkerRange> groups;
   std::vector<int> seen;

@@ -20,6 +20,7 @@ namespace syncbn::detail {
 namespace {
 
 constexpr int kFailureTag = 0;  // links use their channel numbers, from 1
+constexpr int kMemoryTag = 0;   // of communicators, which links name likewise
 
 /// An announced failure as it travels.
 struct FailureMessage {
@@ -35,6 +36,7 @@ class MpiTransport final : public Transport {
 
   std::unique_ptr<Link> connect(int channel, const WorkerRange& members) override;
   std::unique_ptr<Transport> duplicate() override;
+  bool share(const WorkerRange& ranks, std::byte* at, std::size_t bytes) override;
   void announce(const RemoteFailure& failure) noexcept override;
   std::optional<RemoteFailure> announced() override;
   void abandon() noexcept override { broken_ = true; }
@@ -142,6 +144,14 @@ std::unique_ptr<Link> MpiTransport::connect(int channel, const WorkerRange& memb
 
 std::unique_ptr<Transport> MpiTransport::duplicate() {
   return std::make_unique<MpiTransport>(duplicate_of(comm_.get()), layout_, reduction_);
+}
+
+bool MpiTransport::share(const WorkerRange& ranks, std::byte* at, std::size_t bytes) {
+  std::vector<Party> parties;
+  for (int rank = ranks.first; rank < ranks.last; ++rank) parties.push_back({rank, layout_.of_rank(rank)});
+  const OwnedComm machine = comm_of(kMemoryTag, parties);
+  SharedMemory memory(machine.get(), bytes, at);
+  return memory.release() != nullptr;
 }
 
 void MpiTransport::announce(const RemoteFailure& failure) noexcept {

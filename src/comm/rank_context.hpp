@@ -127,6 +127,8 @@ class RemoteWait {
   /// To be called again and again while the operation is not complete. Throws Error on time-out (`waiting` says who
   /// waits for what), or when another rank has announced its failure; Aborted when this rank has failed.
   void check(const Link& link, const std::function<std::string()>& waiting);
+  /// The same where there is no link: `missing()` are the ranks, see Link::missing() and Link::removes().
+  void check(const std::function<std::string()>& waiting, const std::function<std::string()>& missing, int removes = 0);
   double elapsed_s() const { return deadline_.elapsed_s(); }
 
  private:

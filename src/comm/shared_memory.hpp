@@ -3,6 +3,7 @@
 #include <mpi.h>
 
 #include <cstddef>
+#include <utility>
 
 namespace syncbn::detail {
 
@@ -12,13 +13,17 @@ class SharedMemory {
  public:
   /// Collective over `comm`. Empty afterwards, on all ranks alike, if one of them could not get it: little room in
   /// /dev/shm, or ranks that do not share one.
-  SharedMemory(MPI_Comm comm, std::size_t bytes);
+  /// `at`: where it shall be, in place of what is there; null: anywhere. Each rank provides for its share of the pages,
+  /// in order, so that they lie near it.
+  SharedMemory(MPI_Comm comm, std::size_t bytes, std::byte* at = nullptr);
   SharedMemory(SharedMemory&& other) noexcept;
   SharedMemory& operator=(SharedMemory&&) = delete;
   ~SharedMemory();
 
   explicit operator bool() const { return data_ != nullptr; }
   std::byte* data() const { return data_; }
+  /// It stays mapped.
+  std::byte* release() { return std::exchange(data_, nullptr); }
 
  private:
   std::byte* data_ = nullptr;

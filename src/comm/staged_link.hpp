@@ -18,7 +18,6 @@ class StagedLink final : public Link {
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
   bool poll() override;
-  bool in_memory() const override { return link_->in_memory(); }
   std::string missing() const override;
   int removes() const override { return link_->removes(); }
 

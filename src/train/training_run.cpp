@@ -70,13 +70,13 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       sums_(messenger_ ? DeviceSums::make(world, norm_group_size(world, request.config.norm), for_statistics_,
                                           longest_message(experiment_.model))
                        : nullptr),
-      exchange_(world, buckets_.buckets, request.config.overlap && !(sums_ && sums_->between_ranks()), for_gradients_),
+      exchange_(world, buckets_.buckets, state_.flat_size(),
+                request.config.overlap && !(sums_ && sums_->between_ranks()), for_gradients_),
       total_gradient_(backend.allocate(static_cast<std::size_t>(state_.flat_size()) * sizeof(float))),
       squares_(slots_.size()),
       loss_scale_(precision_of(request.config).type == DataType::f16),
       loader_(experiment_.train_set, loader_options(world, experiment_)),
       evaluator_(world, experiment_) {
-  for (int w = 0; w < world.local_workers(); ++w) gradients_.push_back(backend.allocate(total_gradient_.size()));
   require_variance(world, experiment_);
   state_.initialize(experiment_.config.seed);
   if (!request.resume) start_from_weights();  // a file that cannot be read leaves no directory behind

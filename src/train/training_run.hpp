@@ -79,8 +79,6 @@ class TrainingRun {
   std::shared_ptr<RankDevice> for_statistics_;
   std::unique_ptr<DeviceSums> sums_;  // null as well where they must go by way of the processors
   GradientExchange exchange_;
-  // One per local worker; here, because a worker's neighbours read it until run() ends.
-  std::vector<ops::Memory> gradients_;
   std::vector<float> probed_exchanged_, probed_gradient_;  // copies from a device, for probes
   ops::Memory total_gradient_;                             // summed over all workers
   std::vector<double> squares_;                            // of each parameter's gradient

@@ -30,8 +30,7 @@ struct TrainingRun::WorkerState {
       : worker(w),
         group(make_norm_group(w, run.experiment_.config.norm)),
         metrics(w.duplicate()),
-        gradient(run.gradients_[static_cast<std::size_t>(w.local_index())].as<float>(),
-                 static_cast<std::size_t>(run.state_.flat_size())),
+        gradient(run.exchange_.gradient(w)),
         groups(count_groups()),
         network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient,
                 run.sums_ ? run.sums_->join(w, group) : nullptr) {
@@ -122,7 +121,7 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   const std::int64_t every = experiment_.config.probes.every;
   w.probing = w.probes && ((step + 1) % every == 0 || step + 1 == experiment_.total_steps);
   w.network.begin_update();
-  exchange_.begin(w.worker, w.gradient.first(static_cast<std::size_t>(state_.exchanged_size())), step);
+  exchange_.begin(w.worker, step);
   TrainStatistics own;
   forward_backward(w, step, own);
   const TrainStatistics all = share_metrics(w, step, own);

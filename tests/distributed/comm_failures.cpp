@@ -110,32 +110,15 @@ TEST(DistributedFailures, GradientsOfDifferentStepsAreRefused) {
   const int ranks = test::job_ranks();
   if (ranks == 1) return;
   World world = mpi_world(ranks);
-  GradientExchange exchange(world, {{0, 10}, {10, 10}}, true);
-  std::vector<float> gradient(20);
+  GradientExchange exchange(world, {{0, 10}, {10, 10}}, 20, true);
   const std::string text = failure_of(world, [&](Worker& worker) {
-    exchange.begin(worker, gradient, worker.index() == ranks - 1 ? 8 : 7);
+    exchange.begin(worker, worker.index() == ranks - 1 ? 8 : 7);
     exchange.ready(worker, 0);
     exchange.ready(worker, 1);
     exchange.wait(worker);
   });
   EXPECT_TRUE(contains(text, "the step differs")) << text;
   EXPECT_TRUE(contains(text, "layer 'gradients[bucket 0]' step 8")) << text;
-}
-
-class DistributedGradients : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Workers, DistributedGradients, testing::Range(4, 10));
-
-TEST_P(DistributedGradients, HaveTheBitsOfTheTreeWithAndWithoutOverlap) {
-  const int workers = GetParam();
-  for (const auto& [length, bucket] : {std::pair{10007, 1000}, std::pair{600000, 262144}}) {
-    const auto expected = test::tree_sum<float>(0, workers, static_cast<std::size_t>(length));
-    for (const bool overlap : {true, false}) {
-      World world = mpi_world(workers);
-      EXPECT_EQ(test::exchange_gradients(world, length, bucket, overlap), expected);
-    }
-    World native = mpi_world(workers, Reduction::native);
-    EXPECT_EQ(test::exchange_gradients(native, length, bucket, true).size(), expected.size());
-  }
 }
 
 }  // namespace

@@ -21,14 +21,13 @@ inline std::vector<GradientExchange::Bucket> buckets_of(std::int64_t length, std
 /// A few steps of gradients through a GradientExchange; what this rank gets in the last.
 inline std::vector<float> exchange_gradients(World& world, std::int64_t length, std::int64_t bucket, bool overlap) {
   const auto buckets = buckets_of(length, bucket);
-  GradientExchange exchange(world, buckets, overlap);
-  std::vector<std::vector<float>> gradients(static_cast<std::size_t>(world.local_workers()));
+  GradientExchange exchange(world, buckets, length, overlap);
   std::vector<float> result;
   world.run([&](Worker& worker) {
-    std::vector<float>& gradient = gradients[static_cast<std::size_t>(worker.local_index())];
+    const std::span<float> gradient = exchange.gradient(worker);
     for (int step = 0; step < 4; ++step) {
-      gradient.assign(static_cast<std::size_t>(length), 0);
-      exchange.begin(worker, gradient, step);
+      std::fill(gradient.begin(), gradient.end(), 0.0F);
+      exchange.begin(worker, step);
       for (std::size_t b = 0; b < buckets.size(); ++b) {
         for (std::int64_t i = buckets[b].offset; i < buckets[b].offset + buckets[b].count; ++i)
           gradient[static_cast<std::size_t>(i)] =

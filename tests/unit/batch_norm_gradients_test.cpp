@@ -181,18 +181,18 @@ TEST(BatchNormCases, Case41ParameterGradientsReducedExactlyOnce) {
         }
 
         World world = make_world(workers);
-        GradientExchange exchange(world, {{0, 6}}, true);
+        GradientExchange exchange(world, {{0, 6}}, 6, true);
         world.run([&](Worker& worker) {
           const Communicator group = worker.group(group_size);
           BatchNorm layer = make_layer(problem, group);
           run_worker(problem, layer, worker.index());
           EXPECT_EQ(layer.gradients_are_reduced(), want_dx);
-          std::vector<float> gradient(6);
+          const std::span<float> gradient = exchange.gradient(worker);
           if (!layer.gradients_are_reduced() || group.rank() == 0) {
             std::copy_n(layer.weight_grad().begin(), 3, gradient.begin());
             std::copy_n(layer.bias_grad().begin(), 3, gradient.begin() + 3);
           }
-          exchange.begin(worker, gradient, 1);
+          exchange.begin(worker, 1);
           exchange.ready(worker, 0);
           exchange.wait(worker);
           const Values result = to_values(exchange.result());

@@ -29,7 +29,7 @@ std::vector<Chain> run_chain(const Problem& problem, bool overlap) {
   World world = make_world(problem.workers());
   const auto c = static_cast<std::size_t>(problem.channels);
   const auto bucket = static_cast<std::int64_t>(2 * c);
-  GradientExchange exchange(world, {{bucket, bucket}, {0, bucket}}, overlap);
+  GradientExchange exchange(world, {{bucket, bucket}, {0, bucket}}, 2 * bucket, overlap);
   std::vector<Chain> chains(problem.inputs.size());
   world.run([&](Worker& worker) {
     const Communicator group = worker.group(problem.group_size());
@@ -40,7 +40,7 @@ std::vector<Chain> run_chain(const Problem& problem, bool overlap) {
     const HostTensor y1(input.shape, problem.type, problem.x_layout), y2(input.shape, problem.type, problem.x_layout);
     const HostTensor d1(input.shape, problem.type, problem.x_layout), dx(input.shape, problem.type, problem.x_layout);
     const std::shared_ptr<BatchNorm::Context> contexts[2] = {BatchNorm::make_context(), BatchNorm::make_context()};
-    std::vector<float> gradient(4 * c);
+    const std::span<float> gradient = exchange.gradient(worker);
     // Every member of a group holds the group's sum: one of them speaks for it.
     const auto collect = [&](std::size_t layer) {
       if (layers[layer].gradients_are_reduced() && group.rank() != 0) return;
@@ -53,7 +53,7 @@ std::vector<Chain> run_chain(const Problem& problem, bool overlap) {
       for (auto& layer : layers) layer.zero_grad();
       layers[0].forward(Mode::train, x.view(), y1.view(), *contexts[0], step);
       layers[1].forward(Mode::train, y1.view(), y2.view(), *contexts[1], step);
-      exchange.begin(worker, gradient, step);
+      exchange.begin(worker, step);
       layers[1].backward(y1.view(), dy.view(), *contexts[1], {.dx = &d1.view()}, step);
       collect(1);
       exchange.ready(worker, 0);
@@ -62,7 +62,7 @@ std::vector<Chain> run_chain(const Problem& problem, bool overlap) {
       exchange.ready(worker, 1);
       exchange.wait(worker);
     }
-    const std::span<float> sums = exchange.result();
+    const std::span<const float> sums = exchange.result();
     chains[static_cast<std::size_t>(worker.index())] = {{sums.begin(), sums.end()}, dx.get()};
   });
   return chains;

@@ -43,42 +43,43 @@ TEST(CommGradients, EqualsAllReduceToTheBit) {
 
 TEST(CommGradients, NoBucketsAtAll) {
   World world = threads(2);
-  GradientExchange exchange(world, {}, true);
+  GradientExchange exchange(world, {}, 0, true);
   world.run([&](Worker& worker) {
-    exchange.begin(worker, {}, 0);
+    exchange.begin(worker, 0);
     exchange.wait(worker);
   });
   EXPECT_TRUE(exchange.result().empty());
 }
 
-std::string misuse(const std::function<void(GradientExchange&, Worker&, std::vector<float>&)>& body) {
+std::string misuse(const std::function<void(GradientExchange&, Worker&)>& body) {
   World world = threads(2, 0.5);
-  GradientExchange exchange(world, {{0, 4}, {4, 4}}, true);
-  std::vector<float> gradients[2] = {std::vector<float>(8), std::vector<float>(8)};
-  return failure_of(world, [&](Worker& worker) { body(exchange, worker, gradients[worker.local_index()]); });
+  GradientExchange exchange(world, {{0, 4}, {4, 4}}, 8, true);
+  return failure_of(world, [&](Worker& worker) { body(exchange, worker); });
 }
 
 TEST(CommGradients, MisuseIsNamed) {
-  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w, std::vector<float>& g) {
-                         e.begin(w, g, 3);
+  World world = threads(1);
+  try {
+    GradientExchange exchange(world, {{4, 4}}, 7, true);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_TRUE(contains(error.what(), "gradient bucket at 4 of 4 elements in a gradient of 7"));
+  }
+  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w) {
+                         e.begin(w, 3);
                          e.ready(w, 0);
                          e.ready(w, 0);
                        }),
                        "it was ready before"));
-  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w, std::vector<float>&) { e.ready(w, 0); }),
-                       "begin() was not called"));
-  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w, std::vector<float>& g) {
-                         e.begin(w, g, 3);
+  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w) { e.ready(w, 0); }), "begin() was not called"));
+  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w) {
+                         e.begin(w, 3);
                          e.ready(w, 0);
                          e.wait(w);
                        }),
                        "bucket 1 was never ready"));
-  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w, std::vector<float>& g) {
-                         e.begin(w, std::span<float>(g).first(7), 3);
-                       }),
-                       "brings 7 gradients, the buckets need 8"));
-  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w, std::vector<float>& g) {
-                         e.begin(w, g, 3 + w.index());
+  EXPECT_TRUE(contains(misuse([](GradientExchange& e, Worker& w) {
+                         e.begin(w, 3 + w.index());
                          e.ready(w, 0);
                          e.ready(w, 1);
                          e.wait(w);
@@ -87,8 +88,8 @@ TEST(CommGradients, MisuseIsNamed) {
 }
 
 TEST(CommGradients, AMissingWorkerIsNamed) {
-  const std::string left = misuse([](GradientExchange& e, Worker& w, std::vector<float>& g) {
-    e.begin(w, g, 3);
+  const std::string left = misuse([](GradientExchange& e, Worker& w) {
+    e.begin(w, 3);
     e.ready(w, 0);
     if (w.index() == 1) return;
     e.ready(w, 1);
@@ -96,8 +97,8 @@ TEST(CommGradients, AMissingWorkerIsNamed) {
   });
   EXPECT_TRUE(contains(left, "waits for the gradients of step 3, but worker 1 (rank 0")) << left;
   EXPECT_TRUE(contains(left, "has finished its work and left after 1 of 2 buckets")) << left;
-  const std::string stuck = misuse([](GradientExchange& e, Worker& w, std::vector<float>& g) {
-    e.begin(w, g, 3);
+  const std::string stuck = misuse([](GradientExchange& e, Worker& w) {
+    e.begin(w, 3);
     if (w.index() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1200));
     e.ready(w, 0);
     e.ready(w, 1);

@@ -111,6 +111,7 @@ class World {
   explicit World(std::unique_ptr<detail::WorldState> state);
   friend class DeviceSums;
   friend class GradientExchange;
+  friend class MachineMemory;
   std::unique_ptr<detail::WorldState> state_;
 };
 

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "syncbn/comm/world.hpp"
+
+namespace syncbn {
+
+/// Memory that the ranks of a machine have in common: what each of them would keep a copy of is there once, and all
+/// their workers have it within reach. It is planned first and becomes real all at once, so that a machine has room for
+/// all of it or for nothing; then, and where the ranks of some machine are no neighbours, each rank has its own.
+class MachineMemory {
+ public:
+  /// `share`: false gives each rank its own in any case. Called outside World::run.
+  explicit MachineMemory(const World& world, bool share = true);
+  ~MachineMemory();  ///< what take() gave ends with it
+  MachineMemory(const MachineMemory&) = delete;
+  MachineMemory& operator=(const MachineMemory&) = delete;
+
+  /// Plans room for `bytes`, zeroed, aligned to 64 bytes, at an address of each rank's own. Not to be touched before
+  /// commit(). All ranks of a machine take the same in the same order.
+  std::byte* take(std::size_t bytes);
+  /// Once. Throws Error(unavailable) when not even this rank alone gets it. Collective over the ranks of a machine.
+  void commit();
+
+  /// The consecutive workers that have this memory in common: all of this machine, or of this rank; as of commit().
+  int first_worker() const;
+  int workers() const;
+  /// Whether they are on several ranks.
+  bool is_shared() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace syncbn

@@ -1,0 +1,160 @@
+#include "comm/shared_gradients.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <new>
+
+#include "comm/combine.hpp"
+
+namespace syncbn::detail {
+
+namespace {
+
+/// What one fold of a piece touches stays in the second-level cache.
+constexpr std::int64_t kFoldBytes = 256 * 1024;
+constexpr std::int64_t kLeastPiece = 1024, kMostPiece = 8192;  // elements
+/// Shards and gradients begin at multiples of this many elements, so that no two ranks write to the same cache line.
+constexpr std::int64_t kGrain = 16;
+
+std::int64_t round_up(std::int64_t count) {
+  return (count + kGrain - 1) / kGrain * kGrain;
+}
+
+bool on_one_machine(const Layout& layout) {
+  return layout.ranks_here().size() == layout.ranks;
+}
+
+void add(float* into, const float* left, const float* right, std::int64_t count) {
+  combine(reinterpret_cast<std::byte*>(into), reinterpret_cast<const std::byte*>(left),
+          reinterpret_cast<const std::byte*>(right), count, Element::f32, Reduce::sum);
+}
+
+}  // namespace
+
+SharedGradients::SharedGradients(const World& world, const RankContext& context,
+                                 std::span<const GradientExchange::Bucket> buckets, std::int64_t length)
+    : context_(context),
+      layout_(context.layout()),
+      memory_(world, context.reduction() == Reduction::ordered && on_one_machine(layout_)),
+      progress_(buckets.size()),
+      scratch_(at(layout_.local().size())) {
+  const auto floats = static_cast<std::size_t>(round_up(length));
+  // Planned for the most workers that there may be; a worker's gradient lies among its own rank's pages.
+  const int planned = memory_.workers();
+  auto* first = reinterpret_cast<float*>(memory_.take(floats * at(planned) * sizeof(float)));
+  result_ = reinterpret_cast<float*>(memory_.take(floats * sizeof(float)));
+  slots_ = reinterpret_cast<Slot*>(memory_.take(at(layout_.ranks) * buckets.size() * sizeof(Slot)));
+  memory_.commit();
+  for (int w = 0; w < memory_.workers(); ++w) gradients_.push_back(first + floats * at(w));
+  complete_ = memory_.workers() == layout_.workers;
+  ranks_ = memory_.is_shared() ? layout_.ranks_here() : WorkerRange{layout_.rank, layout_.rank + 1};
+  plan_additions();
+  most_in_piece_ = std::clamp<std::int64_t>(
+      kFoldBytes / static_cast<std::int64_t>(sizeof(float)) / (memory_.workers() + 1) / kGrain * kGrain, kLeastPiece,
+      kMostPiece);
+  for (std::size_t b = 0; b < buckets.size(); ++b) {
+    progress_[b].shard = shard_of(buckets[b]);
+    progress_[b].pieces = static_cast<std::uint64_t>(
+        std::max<std::int64_t>(1, (progress_[b].shard.count + most_in_piece_ - 1) / most_in_piece_));
+    new (&slot(layout_.rank, static_cast<int>(b))) Slot;
+  }
+}
+
+SharedGradients::Range SharedGradients::shard_of(const GradientExchange::Bucket& bucket) const {
+  const auto begin = [&](int rank) {
+    return std::min(round_up(bucket.count) / kGrain * rank / ranks_.size() * kGrain, bucket.count);
+  };
+  const int me = layout_.rank - ranks_.first;
+  return {bucket.offset + begin(me), begin(me + 1) - begin(me)};
+}
+
+void SharedGradients::plan_additions() {
+  const int first = memory_.first_worker();
+  const FoldPlan plan = fold_plan(layout_.workers, leaves(first, first + memory_.workers()));
+  std::vector<bool> is_sum(gradients_.size(), false);
+  for (const Fold& fold : plan.folds) {
+    additions_.push_back({fold.into, fold.from, is_sum[at(fold.into)], is_sum[at(fold.from)]});
+    is_sum[at(fold.into)] = true;
+  }
+  rest_ = plan.rest;
+}
+
+void SharedGradients::bring(int bucket, std::uint64_t round, const Header& header) {
+  Slot& mine = slot(layout_.rank, bucket);
+  mine.header = header;
+  mine.brought.store(round, std::memory_order_release);
+}
+
+bool SharedGradients::brought(int bucket, std::uint64_t round) const {
+  for (int rank = ranks_.first; rank < ranks_.last; ++rank)
+    if (slot(rank, bucket).brought.load(std::memory_order_acquire) < round) return false;
+  return true;
+}
+
+bool SharedGradients::folded(int bucket, std::uint64_t round) const {
+  for (int rank = ranks_.first; rank < ranks_.last; ++rank)
+    if (slot(rank, bucket).folded.load(std::memory_order_acquire) < round) return false;
+  return true;
+}
+
+void SharedGradients::compare_headers(int bucket) const {
+  const Header& mine = slot(layout_.rank, bucket).header;
+  for (int rank = ranks_.first; rank < ranks_.last; ++rank) {
+    const Header& theirs = slot(rank, bucket).header;
+    if (first_difference(theirs, mine))
+      require_equal(theirs, layout_.describe_rank(rank), mine, layout_.describe_rank(layout_.rank));
+  }
+}
+
+bool SharedGradients::fold(int bucket, std::uint64_t round, int by) {
+  Progress& mine = progress_[at(bucket)];
+  const std::uint64_t first = (round - 1) * mine.pieces, end = round * mine.pieces;
+  std::uint64_t piece = mine.taken.load(std::memory_order_relaxed);
+  while (piece < end) {
+    if (!mine.taken.compare_exchange_weak(piece, piece + 1, std::memory_order_relaxed)) continue;
+    if (piece == first) compare_headers(bucket);
+    const auto begin = static_cast<std::int64_t>(piece - first) * most_in_piece_;
+    fold_piece({mine.shard.begin + begin, std::min(mine.shard.count - begin, most_in_piece_)}, by);
+    if (mine.finished.fetch_add(1, std::memory_order_acq_rel) + 1 == end) {
+      slot(layout_.rank, bucket).folded.store(round, std::memory_order_release);
+      return true;
+    }
+    ++piece;
+  }
+  return false;
+}
+
+void SharedGradients::fold_piece(const Range& piece, int by) {
+  if (piece.count <= 0) return;
+  const auto gradient = [&](int worker) { return gradients_[at(worker)] + piece.begin; };
+  if (!complete_) {
+    for (const Addition& a : additions_) add(gradient(a.left), gradient(a.left), gradient(a.right), piece.count);
+    return;
+  }
+  float* result = result_ + piece.begin;
+  if (additions_.empty()) {
+    std::copy_n(gradient(0), piece.count, result);
+    return;
+  }
+  // What others have written is only read: if it changed, it would have to travel back before they write it anew.
+  Buffer& room = scratch_[at(by)];
+  if (room.size() == 0) room = Buffer(gradients_.size() * static_cast<std::size_t>(most_in_piece_) * sizeof(float));
+  const auto sum = [&](int worker) { return room.as<float>() + worker * most_in_piece_; };
+  for (const Addition& a : additions_)
+    add(&a == &additions_.back() ? result : sum(a.left), a.left_is_sum ? sum(a.left) : gradient(a.left),
+        a.right_is_sum ? sum(a.right) : gradient(a.right), piece.count);
+}
+
+std::string SharedGradients::missing(int bucket, std::uint64_t round) const {
+  const bool all_brought = brought(bucket, round);
+  std::string list;
+  for (int rank = ranks_.first; rank < ranks_.last; ++rank) {
+    const Slot& theirs = slot(rank, bucket);
+    const auto& done = all_brought ? theirs.folded : theirs.brought;
+    if (done.load(std::memory_order_acquire) < round) list += (list.empty() ? "" : ", ") + layout_.describe_rank(rank);
+  }
+  return list.empty() ? "nobody" : list;
+}
+
+}  // namespace syncbn::detail
