@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <map>
 
 #include "cli/commands.hpp"
@@ -48,6 +49,15 @@ std::string launch_text(const Job& job) {
   return text;
 }
 
+/// Of what the ranks of a machine share: messages, weights, gradients.
+std::string shared_memory_text() {
+  std::error_code error;
+  const auto space = std::filesystem::space("/dev/shm", error);
+  if (error) return "no /dev/shm: ranks of a machine reach each other by MPI, and each keeps its own weights";
+  return fmt::format("{:.1f} GiB of {:.1f} free in /dev/shm", static_cast<double>(space.available) / (1 << 30),
+                     static_cast<double>(space.capacity) / (1 << 30));
+}
+
 std::string mpi_text(const Job& job) {
   std::string version = MpiEnvironment::library_version();
   version = version.substr(0, version.find_first_of(",\n"));
@@ -92,6 +102,7 @@ ExitCode run_doctor() {
     line("MPI", mpi_text(job));
     line("launch", launch_text(job));
     line("cores", fmt::format("{} offered in all, {} on this host to rank 0", cores, allowed_cores().size()));
+    line("shared", shared_memory_text());
     line("compute", describe_compute());
     line("CUDA", describe_cuda());
     print_data();

@@ -103,8 +103,10 @@ ExitCode run_explain(const ExplainOptions& options) {
   fmt::print("\nparameters             {}\n", e.parameters);
   fmt::print("activation memory      about {} per worker (outputs and their gradients)\n",
              bytes_text(e.activation_bytes));
-  fmt::print("weight memory          about {} per rank (weights, gradient, optimizer), and {} of gradient per worker\n",
-             bytes_text(e.weight_bytes), bytes_text(4 * e.parameters));
+  fmt::print(
+      "weight memory          about {} per machine (weights, gradient, optimizer; per device on GPUs), and {} of "
+      "gradient per worker\n",
+      bytes_text(e.weight_bytes), bytes_text(4 * e.parameters));
   const int threads = config.threads > 0 ? config.threads : (e.workers + e.ranks - 1) / e.ranks;
   fmt::print("\nsizes                  {}\n", sizes_line(config, e.ranks, threads));
   fmt::print("length                 {} batches per epoch, {} updates in all\n", e.batches_per_epoch, e.steps);

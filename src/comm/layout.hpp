@@ -27,6 +27,8 @@ struct Layout {
   WorkerRange of_rank(int r) const;
   WorkerRange local() const { return of_rank(rank); }
   int ranks_on_this_node() const;
+  /// Whether the ranks of every machine are neighbours.
+  bool machines_are_neighbourhoods() const;
   /// The ranks of this machine; this one alone unless those of every machine are neighbours.
   WorkerRange ranks_here() const;
   /// The consecutive workers of each machine. Error(usage) when a machine's ranks are not consecutive.

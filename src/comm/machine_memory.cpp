@@ -31,6 +31,8 @@ struct MachineMemory::Impl {
   std::byte* data = nullptr;
   std::size_t reserved = kMostBytes;
   std::size_t taken = 0;
+  bool lacks_room = false;
+  bool may_be_shared = false;  // on some machine; the same everywhere
 
   void set_ranks(const detail::WorkerRange& range) {
     ranks = range;
@@ -41,6 +43,7 @@ struct MachineMemory::Impl {
 MachineMemory::MachineMemory(const World& world, bool share) : impl_(std::make_unique<Impl>()) {
   impl_->context = world.state_->context;
   const detail::Layout& layout = impl_->context->layout();
+  impl_->may_be_shared = share && layout.ranks > 1 && layout.machines_are_neighbourhoods();
   impl_->set_ranks(share ? layout.ranks_here() : detail::WorkerRange{layout.rank, layout.rank + 1});
   while (!impl_->data && impl_->reserved >= kLeastBytes) {
     impl_->data = map(nullptr, impl_->reserved, PROT_NONE, MAP_NORESERVE);
@@ -66,7 +69,10 @@ std::byte* MachineMemory::take(std::size_t bytes) {
 void MachineMemory::commit() {
   const std::size_t bytes = round_up(impl_->taken, kPage);
   if (bytes == 0) return;
-  if (is_shared() && impl_->context->transport().share(impl_->ranks, impl_->data, bytes)) return;
+  if (is_shared()) {
+    if (impl_->context->transport().share(impl_->ranks, impl_->data, bytes)) return;
+    impl_->lacks_room = true;
+  }
   const int me = impl_->context->layout().rank;
   impl_->set_ranks({me, me + 1});
   if (!map(impl_->data, bytes, PROT_READ | PROT_WRITE, MAP_FIXED))
@@ -81,6 +87,22 @@ int MachineMemory::workers() const {
 }
 bool MachineMemory::is_shared() const {
   return impl_->ranks.size() > 1;
+}
+bool MachineMemory::lacks_room() const {
+  return impl_->lacks_room;
+}
+
+MachineMemory::Barrier::Barrier(const MachineMemory& memory, const Worker& worker) : worker_(worker) {
+  if (!memory.impl_->may_be_shared) return;
+  Communicator machine = worker.node_group();
+  if (memory.is_shared()) team_ = std::move(machine);
+}
+
+void MachineMemory::Barrier::wait(const Tag& tag) const {
+  if (team_.size() > 1)
+    team_.barrier(tag);
+  else
+    worker_.local_barrier();
 }
 
 }  // namespace syncbn

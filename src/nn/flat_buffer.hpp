@@ -15,28 +15,28 @@ class FlatBuffer {
  public:
   FlatBuffer() = default;
   FlatBuffer(const ops::Backend& backend, std::int64_t count)
-      : backend_(&backend), host_(static_cast<std::size_t>(count) * sizeof(float)) {
-    if (backend.device()) device_ = backend.allocate(host_.size());
+      : backend_(&backend), kernels_(backend.allocate(static_cast<std::size_t>(count) * sizeof(float))) {
+    if (backend.device()) copy_ = Buffer(kernels_.size());
   }
   /// For kernels, and only for them on a device.
-  std::span<float> kernels() const { return {device_.data() ? device_.as<float>() : host_.as<float>(), count()}; }
+  std::span<float> kernels() const { return {kernels_.as<float>(), count()}; }
   /// For the processor.
-  std::span<float> host() const { return {host_.as<float>(), count()}; }
+  std::span<float> host() const { return copy_.size() > 0 ? std::span(copy_.as<float>(), count()) : kernels(); }
   /// Brings host() up to date. Waits.
   void fetch() const {
-    if (device_.data()) backend_->download(device_.data(), host_.data(), host_.size());
+    if (copy_.size() > 0) backend_->download(kernels_.data(), copy_.data(), copy_.size());
   }
   /// Lets kernels see what host() holds.
   void send() const {
-    if (device_.data()) backend_->upload(host_.data(), device_.data(), host_.size());
+    if (copy_.size() > 0) backend_->upload(copy_.data(), kernels_.data(), copy_.size());
   }
 
  private:
-  std::size_t count() const { return host_.size() / sizeof(float); }
+  std::size_t count() const { return kernels_.size() / sizeof(float); }
 
   const ops::Backend* backend_ = nullptr;
-  Buffer host_;
-  ops::Memory device_;
+  ops::Memory kernels_;
+  Buffer copy_;  // on a device
 };
 
 /// Values in the kernels' memory, for the processor to read: themselves, or `copy`, which gets them. Waits.

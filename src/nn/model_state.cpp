@@ -233,7 +233,7 @@ void ModelState::copy(const float* from, float* to, std::int64_t count) const {
   std::copy_n(from, count, to);
 }
 
-void ModelState::update_statistics(std::span<const float> gradient, std::int64_t batches) {
+void ModelState::update_statistics(std::span<const float> gradient) {
   for (NormState& s : norm_states_) {
     const float* kept = gradient.data() + s.kept.offset;
     for (const FlatRange& r : {s.mean, s.var}) {
@@ -245,8 +245,11 @@ void ModelState::update_statistics(std::span<const float> gradient, std::int64_t
       }
       for (std::size_t c = 0; c < running.size(); ++c) running[c] = *kept * running[c] + contribution[c];
     }
-    s.batches_tracked += batches;
   }
+}
+
+void ModelState::count_batches(std::int64_t batches) {
+  for (NormState& s : norm_states_) s.batches_tracked += batches;
 }
 
 }  // namespace syncbn

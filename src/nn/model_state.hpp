@@ -44,7 +44,8 @@ struct NormSettings {
   bool whole_world = true;  ///< the group is all workers: the statistics messages already carry d(gamma), d(beta)
 };
 
-/// The weights and running statistics of a network, one copy per rank, shared by its workers. Flat f32 buffers:
+/// The weights and running statistics of a network, shared by the workers of a rank, or of a machine whose ranks have
+/// the backend's memory in common; then what changes them is a matter of all these workers. Flat f32 buffers:
 ///
 ///   | exchanged: layer by layer, weights, biases, and (unless the group is all workers) gamma, beta, statistics |
 ///   reduced |
@@ -98,8 +99,9 @@ class ModelState {
   /// [exchanged_size()]; `own`, [flat_size()], has the rest, which every worker knows. All in the kernels' memory.
   void finish_gradient(std::span<const float> summed, std::span<const float> own, std::span<float> gradient, int part,
                        int parts);
-  /// running = kept * running + contribution, from a summed gradient, and counts the batches.
-  void update_statistics(std::span<const float> gradient, std::int64_t batches);
+  /// running = kept * running + contribution, from a summed gradient.
+  void update_statistics(std::span<const float> gradient);
+  void count_batches(std::int64_t batches);
 
  private:
   FlatRange place(std::int64_t count);

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -206,6 +207,9 @@ class Memory {
   std::size_t size_ = 0;
 };
 
+/// Gives zeroed memory aligned to 64 bytes.
+using Allocate = std::function<Memory(std::size_t bytes)>;
+
 class Device;
 
 /// Makes kernels for one device. On a device with memory of its own, tensors, masks, workspaces, weights, biases and
@@ -217,7 +221,8 @@ class Backend {
   /// The same for one worker: on a device, with a queue of its own, in whose order its work is done. `urgent`: it goes
   /// before that of others.
   virtual std::unique_ptr<Backend> for_worker(bool urgent = false) const = 0;
-  /// Zeroed, aligned to 64 bytes, for all workers to use; must not outlive this object.
+  /// Zeroed, aligned to 64 bytes, for whoever uses this object: all workers, or one (for_worker()), whom it must not
+  /// outlive.
   virtual Memory allocate(std::size_t bytes) const = 0;
   /// Copies between the processor's memory and what allocate() gave, in the order of the worker's calls. `from` may
   /// be changed on return; so upload() need not wait for the device, download() does.
@@ -246,7 +251,9 @@ class Backend {
 };
 
 /// The CPU of this process: oneDNN for convolutions, pooling and matrix products, own vector kernels for the rest.
-std::unique_ptr<Backend> make_cpu_backend();
+/// `allocate`: memory for what allocate() gives and for conv2d_weights(), not touched before their first use; it may
+/// lie where processes share it. By default this process's own, as it is for a worker.
+std::unique_ptr<Backend> make_cpu_backend(Allocate allocate = {});
 
 /// What a host may offer besides its cores.
 struct Accelerator {

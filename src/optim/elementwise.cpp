@@ -122,23 +122,23 @@ class Adam final : public Elementwise {
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_sgd(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                    std::int64_t flat_size) {
+std::unique_ptr<FlatOptimizer> make_sgd(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                        std::int64_t flat_size) {
   return std::make_unique<Sgd>(options, std::move(slots), flat_size);
 }
 
-std::unique_ptr<Optimizer> make_adagrad(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                        std::int64_t flat_size) {
+std::unique_ptr<FlatOptimizer> make_adagrad(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                            std::int64_t flat_size) {
   return std::make_unique<Adagrad>(options, std::move(slots), flat_size);
 }
 
-std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                     std::int64_t flat_size) {
+std::unique_ptr<FlatOptimizer> make_adam(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                         std::int64_t flat_size) {
   return std::make_unique<Adam>(options, std::move(slots), flat_size, false);
 }
 
-std::unique_ptr<Optimizer> make_adamw(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                      std::int64_t flat_size) {
+std::unique_ptr<FlatOptimizer> make_adamw(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                          std::int64_t flat_size) {
   return std::make_unique<Adam>(options, std::move(slots), flat_size, true);
 }
 

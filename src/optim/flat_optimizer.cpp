@@ -48,13 +48,14 @@ FlatOptimizer::FlatOptimizer(const OptimizerOptions& options, std::vector<Parame
     }
     end = slot.offset + slot.count;
   }
-  for (std::size_t i = 0; i < state_names_.size(); ++i) {
-    states_.emplace_back(static_cast<std::size_t>(flat_size_) * sizeof(float));
-  }
+}
+
+void FlatOptimizer::allocate(const StateMemory& memory) {
+  for (std::size_t i = 0; i < state_names_.size(); ++i) states_.push_back(memory(flat_size_));
 }
 
 std::span<float> FlatOptimizer::state(int i) {
-  return {states_.at(static_cast<std::size_t>(i)).as<float>(), static_cast<std::size_t>(flat_size_)};
+  return {states_.at(static_cast<std::size_t>(i)).get(), static_cast<std::size_t>(flat_size_)};
 }
 
 Segment FlatOptimizer::segment_of(const ParameterSlot& slot) const {

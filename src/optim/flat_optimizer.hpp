@@ -41,6 +41,8 @@ class FlatOptimizer : public Optimizer {
   FlatOptimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots, std::int64_t flat_size,
                 std::vector<std::string> state_names);
 
+  /// Before anything else.
+  void allocate(const StateMemory& memory);
   std::vector<std::string> state_names() const override { return state_names_; }
   std::span<float> state(int i) override;
   std::int64_t updates() const override { return updates_; }
@@ -58,7 +60,7 @@ class FlatOptimizer : public Optimizer {
   virtual void update_segment(const Segment& segment, float* parameters, const float* gradient, const Step& step) = 0;
 
   Segment segment_of(const ParameterSlot& slot) const;
-  float* state_at(std::size_t i, std::int64_t offset) const { return states_[i].as<float>() + offset; }
+  float* state_at(std::size_t i, std::int64_t offset) const { return states_[i].get() + offset; }
   const OptimizerOptions& options() const { return options_; }
   const std::vector<ParameterSlot>& slots() const { return slots_; }
 
@@ -67,22 +69,22 @@ class FlatOptimizer : public Optimizer {
   std::vector<ParameterSlot> slots_;
   std::int64_t flat_size_;
   std::vector<std::string> state_names_;
-  std::vector<Buffer> states_;
+  std::vector<std::shared_ptr<float>> states_;
   std::int64_t updates_ = 0;
 };
 
 // The update rules, one per `optimizer.name`.
-std::unique_ptr<Optimizer> make_sgd(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                    std::int64_t flat_size);
-std::unique_ptr<Optimizer> make_adagrad(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+std::unique_ptr<FlatOptimizer> make_sgd(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
                                         std::int64_t flat_size);
-std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                     std::int64_t flat_size);
-std::unique_ptr<Optimizer> make_adamw(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                      std::int64_t flat_size);
-std::unique_ptr<Optimizer> make_lars(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                     std::int64_t flat_size);
-std::unique_ptr<Optimizer> make_lamb(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                     std::int64_t flat_size);
+std::unique_ptr<FlatOptimizer> make_adagrad(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                            std::int64_t flat_size);
+std::unique_ptr<FlatOptimizer> make_adam(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                         std::int64_t flat_size);
+std::unique_ptr<FlatOptimizer> make_adamw(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                          std::int64_t flat_size);
+std::unique_ptr<FlatOptimizer> make_lars(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                         std::int64_t flat_size);
+std::unique_ptr<FlatOptimizer> make_lamb(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                         std::int64_t flat_size);
 
 }  // namespace syncbn

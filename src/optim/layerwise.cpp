@@ -88,13 +88,13 @@ class Lamb final : public Layerwise {
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_lars(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                     std::int64_t flat_size) {
+std::unique_ptr<FlatOptimizer> make_lars(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                         std::int64_t flat_size) {
   return std::make_unique<Lars>(options, std::move(slots), flat_size);
 }
 
-std::unique_ptr<Optimizer> make_lamb(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                     std::int64_t flat_size) {
+std::unique_ptr<FlatOptimizer> make_lamb(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
+                                         std::int64_t flat_size) {
   return std::make_unique<Lamb>(options, std::move(slots), flat_size);
 }
 

@@ -13,13 +13,18 @@
 namespace syncbn {
 namespace {
 
-using Factory = std::unique_ptr<Optimizer> (*)(const OptimizerOptions&, std::vector<ParameterSlot>, std::int64_t);
+using Factory = std::unique_ptr<FlatOptimizer> (*)(const OptimizerOptions&, std::vector<ParameterSlot>, std::int64_t);
 
 const std::map<std::string, Factory>& factories() {
   static const std::map<std::string, Factory> all = {{"sgd", make_sgd},   {"adagrad", make_adagrad},
                                                      {"adam", make_adam}, {"adamw", make_adamw},
                                                      {"lars", make_lars}, {"lamb", make_lamb}};
   return all;
+}
+
+std::shared_ptr<float> memory_here(std::int64_t count) {
+  const auto buffer = std::make_shared<Buffer>(static_cast<std::size_t>(count) * sizeof(float));
+  return {buffer, buffer->as<float>()};
 }
 
 void require(const char* key, double value, const Range& range) {
@@ -50,9 +55,11 @@ void validate(const OptimizerOptions& options) {
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                          std::int64_t flat_size) {
+                                          std::int64_t flat_size, const StateMemory& memory) {
   validate(options);
-  return factories().at(options.name)(options, std::move(slots), flat_size);
+  auto optimizer = factories().at(options.name)(options, std::move(slots), flat_size);
+  optimizer->allocate(memory ? memory : memory_here);
+  return optimizer;
 }
 
 void gradient_squares(const std::vector<ParameterSlot>& slots, std::span<const float> gradient,

@@ -99,7 +99,12 @@ void DeviceOptimizer::squares(std::span<const float> gradient, std::span<double>
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const std::vector<ParameterSlot>& slots,
                                           std::int64_t flat_size, const ops::Backend& backend) {
-  if (!backend.device()) return make_optimizer(options, slots, flat_size);
+  if (!backend.device())
+    return make_optimizer(options, slots, flat_size, [&backend](std::int64_t count) -> std::shared_ptr<float> {
+      const auto memory =
+          std::make_shared<ops::Memory>(backend.allocate(static_cast<std::size_t>(count) * sizeof(float)));
+      return {memory, memory->as<float>()};
+    });
   return std::make_unique<DeviceOptimizer>(options, slots, flat_size, backend);
 }
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "syncbn/comm/machine_memory.hpp"
 #include "train/compute.hpp"
 #include "train/training_run.hpp"
 
@@ -23,8 +24,13 @@ bool stop_requested() noexcept {
 }
 
 TrainResult train(World& world, const TrainRequest& request) {
-  const auto backend = make_backend(world, request.config);
-  TrainingRun run(world, request, *backend);
+  const bool on_cpu = request.config.device == "cpu";
+  MachineMemory memory(world, on_cpu);
+  const auto in_common = [&memory](std::size_t bytes) {
+    return ops::Memory({std::shared_ptr<void>(), memory.take(bytes)}, bytes);
+  };
+  const auto backend = on_cpu ? ops::make_cpu_backend(in_common) : make_backend(world, request.config);
+  TrainingRun run(world, request, *backend, memory);
   world.run([&](Worker& worker) { run.work(worker); });
   return run.finish();
 }

@@ -51,9 +51,10 @@ std::int64_t peak_rss_bytes() {
 
 }  // namespace
 
-TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::Backend& backend)
+TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::Backend& backend, MachineMemory& memory)
     : world_(world),
       backend_(backend),
+      memory_(memory),
       request_(request),
       experiment_(make_experiment(world, request.config, backend)),
       state_(experiment_.model, experiment_.norm, backend),
@@ -73,10 +74,11 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       exchange_(world, buckets_.buckets, state_.flat_size(),
                 request.config.overlap && !(sums_ && sums_->between_ranks()), for_gradients_),
       total_gradient_(backend.allocate(static_cast<std::size_t>(state_.flat_size()) * sizeof(float))),
-      squares_(slots_.size()),
+      squares_(reinterpret_cast<double*>(memory.take(slots_.size() * sizeof(double))), slots_.size()),
       loss_scale_(precision_of(request.config).type == DataType::f16),
       loader_(experiment_.train_set, loader_options(world, experiment_)),
       evaluator_(world, experiment_) {
+  memory_.commit();
   require_variance(world, experiment_);
   state_.initialize(experiment_.config.seed);
   if (!request.resume) start_from_weights();  // a file that cannot be read leaves no directory behind
@@ -183,6 +185,8 @@ void TrainingRun::restore() {
   if (directory_) {
     if (request_.resume) directory_->truncate_metrics(first_step_);
     reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_, request_);
+    if (memory_.lacks_room())
+      reporter_->message("too little room in /dev/shm for the ranks of a machine to share weights: each has its own");
     if (!values.empty()) {
       reporter_->restore(values);
       reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));

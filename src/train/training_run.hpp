@@ -11,6 +11,7 @@
 #include "nn/network.hpp"
 #include "syncbn/comm/device_sums.hpp"
 #include "syncbn/comm/gradient_exchange.hpp"
+#include "syncbn/comm/machine_memory.hpp"
 #include "syncbn/optim/optimizer.hpp"
 #include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/run_directory.hpp"
@@ -25,12 +26,13 @@
 
 namespace syncbn {
 
-/// What the workers of one rank share during a training: weights, optimizer, loader, gradient exchange; on the rank of
+/// What the workers of one rank share during a training: weights and optimizer, which may be those of all ranks of the
+/// machine, loader, gradient exchange; on the rank of
 /// worker 0 also the run directory, its checkpoints and the reporter.
 class TrainingRun {
  public:
-  /// Collective over ranks.
-  TrainingRun(World& world, const TrainRequest& request, const ops::Backend& backend);
+  /// `memory`: where the backend allocates on the processor, planned and not yet made real. Collective over ranks.
+  TrainingRun(World& world, const TrainRequest& request, const ops::Backend& backend, MachineMemory& memory);
 
   /// Trains with one worker of this rank; World::run calls it for each. Collective over all workers.
   void work(Worker& worker);
@@ -51,13 +53,13 @@ class TrainingRun {
   void update_weights(WorkerState& w, std::int64_t step);
   /// What the optimizer multiplies the gradient with, to take out the loss's scale and to clip; nothing if the loss's
   /// scale was too large.
-  std::optional<double> gradient_scale(WorkerState& w, std::span<const float> gradient);
+  std::optional<double> gradient_scale(WorkerState& w, std::int64_t step, std::span<const float> gradient);
   void report_loss_scale(WorkerState& w, std::int64_t step, bool updated);
-  void show_gradient(WorkerState& w, std::span<const float> gradient);
-  /// work(part, parts) on what the rank's workers share, each its part, on a device the first worker all; then waits
-  /// until all have done theirs.
+  void show_gradient(WorkerState& w, std::int64_t step, std::span<const float> gradient);
+  /// work(part, parts) on what the workers of this rank, or machine, share, each its part, on a device the first worker
+  /// all; then waits until all have done theirs.
   template <class Work>
-  void together(WorkerState& w, Work work);
+  void together(WorkerState& w, std::int64_t step, Work work);
   /// True if the accuracy is the best so far.
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
@@ -65,6 +67,7 @@ class TrainingRun {
 
   World& world_;
   const ops::Backend& backend_;
+  MachineMemory& memory_;
   TrainRequest request_;
   Experiment experiment_;
   ModelState state_;
@@ -81,7 +84,7 @@ class TrainingRun {
   GradientExchange exchange_;
   std::vector<float> probed_exchanged_, probed_gradient_;  // copies from a device, for probes
   ops::Memory total_gradient_;                             // summed over all workers
-  std::vector<double> squares_;                            // of each parameter's gradient
+  std::span<double> squares_;                              // of each parameter's gradient
   LossScale loss_scale_;
   Loader loader_;
   Evaluator evaluator_;

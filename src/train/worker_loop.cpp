@@ -28,6 +28,7 @@ void divide(std::span<float> values, double scale) {
 struct TrainingRun::WorkerState {
   WorkerState(TrainingRun& run, Worker& w)
       : worker(w),
+        all_done(run.memory_, w),
         group(make_norm_group(w, run.experiment_.config.norm)),
         metrics(w.duplicate()),
         gradient(run.exchange_.gradient(w)),
@@ -44,8 +45,7 @@ struct TrainingRun::WorkerState {
   }
 
   bool is_first() const { return worker.index() == 0; }
-  int part() const { return worker.local_index(); }
-  int parts() const { return worker.world().local_workers(); }
+  bool is_first_here() const { return worker.local_index() == 0; }
 
   int count_groups() const {
     std::int64_t count = group.rank() == 0;
@@ -76,8 +76,9 @@ struct TrainingRun::WorkerState {
 
   const std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();  ///< before anything can wait
   Worker& worker;
-  Communicator group;    ///< shares batch statistics
-  Communicator metrics;  ///< all workers
+  MachineMemory::Barrier all_done;  ///< of those who share the weights
+  Communicator group;               ///< shares batch statistics
+  Communicator metrics;             ///< all workers
   std::span<float> gradient;
   int groups;
   Network network;
@@ -128,7 +129,7 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   exchange_.wait(w.worker);
   update_weights(w, step);
   if (w.probing) {
-    if (w.part() == 0) state_.fetch();
+    if (w.is_first_here()) state_.fetch();
     w.worker.local_barrier();
     const std::vector<Measurement> rows = w.probes->measure();
     if (w.is_first()) {
@@ -199,7 +200,7 @@ TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, co
   sum[kElapsed] = std::chrono::duration<double>(std::chrono::steady_clock::now() - w.start).count();
   sum[kWaitedStatistics] = w.group.waited_seconds();
   sum[kWaitedGradients] = exchange_.waited_seconds(w.worker);
-  if (w.part() == 0) {  // once per rank
+  if (w.is_first_here()) {  // once per rank
     sum[kStops] = stop_requested() ? 1 : 0;
     sum[kThreads] = std::min(world_.threads(), world_.local_workers());
   }
@@ -238,20 +239,19 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
 }
 
 template <class Work>
-void TrainingRun::together(WorkerState& w, Work work) {
-  const bool on_device = backend_.device() != nullptr;
-  if (!on_device) {
-    work(w.part(), w.parts());
-  } else if (w.part() == 0) {
+void TrainingRun::together(WorkerState& w, std::int64_t step, Work work) {
+  if (!backend_.device()) {
+    work(w.worker.index() - memory_.first_worker(), memory_.workers());
+  } else if (w.is_first_here()) {
     ops::within(backend_.device(), "update", [&] { work(0, 1); });
   }
-  w.worker.local_barrier();
+  w.all_done.wait({"update", step});
 }
 
-std::optional<double> TrainingRun::gradient_scale(WorkerState& w, std::span<const float> gradient) {
+std::optional<double> TrainingRun::gradient_scale(WorkerState& w, std::int64_t step, std::span<const float> gradient) {
   const double limit = experiment_.config.clip_norm, unscale = 1 / loss_scale_.value();
   if (limit <= 0 && !loss_scale_.active()) return 1;
-  together(w, [&](int part, int parts) { optimizer_->squares(gradient, squares_, part, parts); });
+  together(w, step, [&](int part, int parts) { optimizer_->squares(gradient, squares_, part, parts); });
   double sum = 0;
   for (const double s : squares_) sum += s;
   if (loss_scale_.active() && !std::isfinite(sum)) return std::nullopt;
@@ -270,10 +270,10 @@ void TrainingRun::report_loss_scale(WorkerState& w, std::int64_t step, bool upda
 }
 
 /// To the probes, which look at what is in the processor's memory.
-void TrainingRun::show_gradient(WorkerState& w, std::span<const float> gradient) {
+void TrainingRun::show_gradient(WorkerState& w, std::int64_t step, std::span<const float> gradient) {
   std::span<const float> exchanged = exchange_.result();
   if (backend_.device()) {
-    together(w, [&](int, int) {
+    together(w, step, [&](int, int) {
       state_.fetch();
       exchanged = readable(backend_, exchanged, probed_exchanged_);
       gradient = readable(backend_, gradient, probed_gradient_);
@@ -283,7 +283,7 @@ void TrainingRun::show_gradient(WorkerState& w, std::span<const float> gradient)
     gradient = probed_gradient_;
   }
   w.probes->gradient_summed(exchanged, gradient);
-  w.worker.local_barrier();  // nobody changes the weights while they are looked at
+  w.all_done.wait({"probes", step});  // nobody changes the weights while they are looked at
 }
 
 void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
@@ -294,23 +294,25 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
     backend_.device()->follow(*w.computed);
     w.worker.local_barrier();
   }
-  if (w.part() == 0) optimizer_->begin_update();
-  together(w,
+  if (w.is_first_here()) optimizer_->begin_update();
+  together(w, step,
            [&](int part, int parts) { state_.finish_gradient(exchange_.result(), w.gradient, gradient, part, parts); });
-  if (w.probing) show_gradient(w, gradient);
-  const std::optional<double> scale = gradient_scale(w, gradient);
+  if (w.probing) show_gradient(w, step, gradient);
+  const std::optional<double> scale = gradient_scale(w, step, gradient);
   const double loss_scale = loss_scale_.value();
   const double lr = learning_rate(experiment_.schedule, step, experiment_.total_steps);
-  together(w, [&](int part, int parts) {
+  together(w, step, [&](int part, int parts) {
     if (scale) optimizer_->update(state_.kernels(), gradient, lr, *scale, part, parts);
-    if (part == 0) state_.update_statistics(gradient, experiment_.config.train.accumulate);
+    if (part == 0) state_.update_statistics(gradient);
   });
-  together(w, [&](int part, int parts) {
+  if (w.is_first_here()) {
+    state_.count_batches(experiment_.config.train.accumulate);
+    if (!scale) optimizer_->set_updates(optimizer_->updates() - 1);  // as if it had not begun
+    loss_scale_.update(scale.has_value());
+  }
+  together(w, step, [&](int part, int parts) {
     state_.pack(part, parts);
     if (device) backend_.device()->set(*updated_);
-    if (part > 0) return;
-    loss_scale_.update(scale.has_value());
-    if (!scale) optimizer_->set_updates(optimizer_->updates() - 1);  // as if it had not begun
   });
   if (device) device->follow(*updated_);
   if (loss_scale_.value() != loss_scale) report_loss_scale(w, step, scale.has_value());
@@ -324,7 +326,7 @@ bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {
   const double accuracy = results.front().accuracy;
   const bool improved = accuracy > best_accuracy_;
   w.worker.local_barrier();  // everybody has compared
-  if (w.part() == 0) {
+  if (w.is_first_here()) {
     evaluations_ = results;
     last_evaluation_ = steps_done;
     if (improved) best_accuracy_ = accuracy;

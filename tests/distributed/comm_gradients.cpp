@@ -56,6 +56,9 @@ TEST(DistributedGradients, HaveTheSameBitsWithoutRoomInSharedMemory) {
   std::byte* all = memory.take(1 << 21);
   memory.commit();
   EXPECT_FALSE(memory.is_shared());
+  const std::vector<int>& nodes = world.nodes();
+  EXPECT_EQ(memory.lacks_room(),
+            std::count(nodes.begin(), nodes.end(), nodes[static_cast<std::size_t>(world.rank())]) > 1);
   EXPECT_EQ(memory.workers(), world.local_workers());
   EXPECT_EQ(std::count(all, all + (1 << 21), std::byte{0}), 1 << 21);
   EXPECT_EQ(test::exchange_gradients(world, kLength, 262144, true), test::tree_sum<float>(0, workers, kLength));

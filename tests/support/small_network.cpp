@@ -130,7 +130,8 @@ NetworkResult run_small_network(World& world, const NetworkRun& run) {
   });
   const std::vector<float> summed = result.gradient;
   state.finish_gradient(summed, summed, result.gradient, 0, 1);
-  state.update_statistics(result.gradient, 1);
+  state.update_statistics(result.gradient);
+  state.count_batches(1);
   for (const NormState& s : state.norm_states()) {
     for (const FlatRange& r : {s.mean, s.var}) {
       result.statistics.insert(result.statistics.end(), state.values(r).begin(), state.values(r).end());

@@ -29,6 +29,19 @@ class MachineMemory {
   int workers() const;
   /// Whether they are on several ranks.
   bool is_shared() const;
+  /// Whether they would be if there were more room in /dev/shm.
+  bool lacks_room() const;
+  /// Waits until all of them are here. Collective over them.
+  class Barrier {
+   public:
+    /// Collective over all workers, whether they share memory or not.
+    Barrier(const MachineMemory& memory, const Worker& worker);
+    void wait(const Tag& tag) const;
+
+   private:
+    const Worker& worker_;
+    Communicator team_;
+  };
 
  private:
   struct Impl;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -55,9 +56,13 @@ class Optimizer {
 /// Throws Error(usage) for unknown names and values out of range, with the nearest valid name.
 void validate(const OptimizerOptions& options);
 
-/// Validates the options. Slots ascend and do not overlap; padding between them is never touched. Throws Error.
+/// Gives zeroed memory for so many values, aligned to 64 bytes.
+using StateMemory = std::function<std::shared_ptr<float>(std::int64_t count)>;
+
+/// Validates the options. Slots ascend and do not overlap; padding between them is never touched. `memory`: for the
+/// state, not touched before the first update; by default this process's own. Throws Error.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                          std::int64_t flat_size);
+                                          std::int64_t flat_size, const StateMemory& memory = {});
 
 /// Sum of squares of each parameter's gradient, f64, in one fixed order; part/parts as above writes its own entries of
 /// `squares` (one per slot). Their sum in slot order is the squared global norm.

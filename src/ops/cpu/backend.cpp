@@ -6,13 +6,17 @@
 namespace syncbn::ops {
 namespace {
 
+Memory allocate_here(std::size_t bytes) {
+  auto buffer = std::make_shared<Buffer>(bytes);
+  return {std::shared_ptr<std::byte>(buffer, buffer->data()), bytes};
+}
+
 class CpuBackend final : public Backend {
  public:
+  explicit CpuBackend(Allocate allocate) : allocate_(std::move(allocate)) {}
+
   std::unique_ptr<Backend> for_worker(bool) const override { return make_cpu_backend(); }
-  Memory allocate(std::size_t bytes) const override {
-    auto buffer = std::make_shared<Buffer>(bytes);
-    return {std::shared_ptr<std::byte>(buffer, buffer->data()), bytes};
-  }
+  Memory allocate(std::size_t bytes) const override { return allocate_(bytes); }
   void upload(const void* from, void* to, std::size_t bytes) const override { copy(from, to, bytes); }
   void download(const void* from, void* to, std::size_t bytes) const override { copy(from, to, bytes); }
   std::string description() const override { return "cpu: " + cpu::vector_target() + ", " + cpu::onednn_version(); }
@@ -22,7 +26,7 @@ class CpuBackend final : public Backend {
   const Elementwise& elementwise() const override { return *elementwise_; }
   const WhiteningKernels& whitening() const override { return *whitening_; }
   std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const override {
-    return cpu::make_conv2d_weights(g);
+    return cpu::make_conv2d_weights(g, allocate_);
   }
   std::unique_ptr<Conv2d> conv2d(const Conv2dGeometry& g) const override { return cpu::make_conv2d(g); }
   std::unique_ptr<Linear> linear(std::int64_t in, std::int64_t out, bool bias) const override {
@@ -35,6 +39,7 @@ class CpuBackend final : public Backend {
     if (bytes > 0) std::memcpy(to, from, bytes);
   }
 
+  const Allocate allocate_;
   std::unique_ptr<BatchNormKernels> batch_norm_ = cpu::make_batch_norm_kernels();
   std::unique_ptr<Elementwise> elementwise_ = cpu::make_elementwise();
   std::unique_ptr<WhiteningKernels> whitening_ = cpu::make_whitening_kernels();
@@ -42,8 +47,8 @@ class CpuBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend() {
-  return std::make_unique<CpuBackend>();
+std::unique_ptr<Backend> make_cpu_backend(Allocate allocate) {
+  return std::make_unique<CpuBackend>(allocate ? std::move(allocate) : allocate_here);
 }
 
 }  // namespace syncbn::ops

@@ -115,7 +115,7 @@ Task make_reorder(const dnnl::engine& engine, const memory::desc& from, const me
   return {engine, pd, {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}}};
 }
 
-/// The weights in one format of oneDNN's.
+/// Between the weights in canonical order and in a format of oneDNN's.
 class Form {
  public:
   Form() = default;
@@ -123,23 +123,21 @@ class Form {
       : rows_(d.geometry.c_out),
         row_(d.geometry.c_in * d.geometry.kernel_h * d.geometry.kernel_w),
         padded_row_(padded(d.geometry.c_in, input) * d.geometry.kernel_h * d.geometry.kernel_w),
-        memory_(format, d.engine),
+        bytes_(format.get_size()),
         plain_(is_exact() ? 0 : d.weights(input, memory::format_tag::oihw).get_size()),
         from_plain_(make_reorder(d.engine, d.weights(input, memory::format_tag::oihw), format)),
         to_plain_(make_reorder(d.engine, format, d.weights(input, memory::format_tag::oihw))) {}
 
-  const memory& get() const { return memory_; }
-  void assign(const float* weight) {
+  std::size_t bytes() const { return bytes_; }
+  void copy_from(const float* weight, void* values) {
     for (std::int64_t o = 0; o < rows_ && !is_exact(); ++o)
       std::copy_n(weight + o * row_, row_, plain_.as<float>() + o * padded_row_);
     from_plain_.set(DNNL_ARG_FROM, is_exact() ? weight : plain_.as<float>());
-    from_plain_.set(DNNL_ARG_TO, memory_);
+    from_plain_.set(DNNL_ARG_TO, values);
     from_plain_.run();
   }
   /// Whether there is no padding, so that both forms have the same number of values.
-  bool is_exact() const {
-    return memory_.get_desc().get_size() == static_cast<std::size_t>(rows_ * row_) * sizeof(float);
-  }
+  bool is_exact() const { return bytes_ == static_cast<std::size_t>(rows_ * row_) * sizeof(float); }
   /// To canonical order.
   void copy_to(const void* values, float* weight) {
     to_plain_.set(DNNL_ARG_FROM, const_cast<void*>(values));
@@ -151,7 +149,7 @@ class Form {
 
  private:
   std::int64_t rows_ = 0, row_ = 0, padded_row_ = 0;
-  memory memory_;
+  std::size_t bytes_ = 0;
   Buffer plain_;  // canonical, padded with zeros; none where there is no padding
   Task from_plain_, to_plain_;
 };
@@ -159,28 +157,36 @@ class Form {
 /// The weights in the formats of the two passes that read them.
 class PackedWeights final : public Conv2dWeights {
  public:
-  explicit PackedWeights(const Conv2dGeometry& g) : count(g.c_out * g.c_in * g.kernel_h * g.kernel_w) {
+  PackedWeights(const Conv2dGeometry& g, const Allocate& allocate)
+      : count_(g.c_out * g.c_in * g.kernel_h * g.kernel_w) {
     make_with_onednn(describe(g), [&] {
       const Descriptions d(g);
-      forward = Form(d, d.source, d.forward(1, d.source).weights_desc());
-      backward = Form(d, d.blocked, d.backward_data().weights_desc());
-      gradient = Form(d, d.gradient_source, d.gradient());
+      to_forward_ = Form(d, d.source, d.forward(1, d.source).weights_desc());
+      to_backward_ = Form(d, d.blocked, d.backward_data().weights_desc());
+      gradient_ = Form(d, d.gradient_source, d.gradient());
       return 0;
     });
+    forward_ = allocate(to_forward_.bytes());
+    backward_ = allocate(to_backward_.bytes());
   }
+  void* forward() const { return forward_.data(); }
+  void* backward() const { return backward_.data(); }
+
   void pack(const float* weight) override {
-    forward.assign(weight);
-    backward.assign(weight);
+    to_forward_.copy_from(weight, forward());
+    to_backward_.copy_from(weight, backward());
   }
   void unpack_gradient(const float* packed, float* canonical) override {
-    if (gradient.is_exact())
-      gradient.copy_to(packed, canonical);
+    if (gradient_.is_exact())
+      gradient_.copy_to(packed, canonical);
     else
-      std::copy_n(packed, count, canonical);
+      std::copy_n(packed, count_, canonical);
   }
 
-  Form forward, backward, gradient;
-  std::int64_t count;
+ private:
+  Form to_forward_, to_backward_, gradient_;
+  Memory forward_, backward_;
+  std::int64_t count_;
 };
 
 /// Samples in the layout of a kernel: in place where the tensor has it, else in a buffer.
@@ -232,7 +238,7 @@ class OneDnnConv2d final : public Conv2d {
   }
 
   void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) override {
-    forward_.set(DNNL_ARG_WEIGHTS, static_cast<const PackedWeights&>(weight).forward.get());
+    forward_.set(DNNL_ARG_WEIGHTS, static_cast<const PackedWeights&>(weight).forward());
     if (d_.geometry.bias) {
       std::copy_n(bias, d_.geometry.c_out, bias_.as<float>());
       forward_.set(DNNL_ARG_BIAS, bias_.data());
@@ -250,7 +256,7 @@ class OneDnnConv2d final : public Conv2d {
   void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
                      bool accumulate) override {
     if (!backward_data_) make_backward_data();
-    backward_data_.set(DNNL_ARG_WEIGHTS, static_cast<const PackedWeights&>(weight).backward.get());
+    backward_data_.set(DNNL_ARG_WEIGHTS, static_cast<const PackedWeights&>(weight).backward());
     for (std::int64_t i = s.begin; i < s.end; ++i) {
       const Samples one{i, i + 1};
       const Tensor to = input_.place(dx, one, d_.blocked, !accumulate);
@@ -340,8 +346,8 @@ class OneDnnConv2d final : public Conv2d {
 
 }  // namespace
 
-std::unique_ptr<Conv2dWeights> make_conv2d_weights(const Conv2dGeometry& g) {
-  return std::make_unique<PackedWeights>(g);
+std::unique_ptr<Conv2dWeights> make_conv2d_weights(const Conv2dGeometry& g, const Allocate& allocate) {
+  return std::make_unique<PackedWeights>(g, allocate);
 }
 
 std::unique_ptr<Conv2d> make_conv2d(const Conv2dGeometry& g) {
