@@ -52,26 +52,29 @@ ImagePipeline::ImagePipeline(const Dataset& dataset, const Augmentation& augment
     : dataset_(dataset),
       options_(augmentation),
       height_(augmentation.image_size > 0 ? augmentation.image_size : dataset.height()),
-      width_(augmentation.image_size > 0 ? augmentation.image_size : dataset.width()),
-      value_(static_cast<std::size_t>(dataset.channels())) {
+      width_(augmentation.image_size > 0 ? augmentation.image_size : dataset.width()) {
   check(augmentation, dataset);
   check_padding(augmentation.crop_padding, height_, width_);
-  for (std::int64_t c = 0; c < dataset.channels(); ++c) {
-    const double mean = per_channel(augmentation.mean, c, 0), stddev = per_channel(augmentation.stddev, c, 1);
-    auto& table = value_[static_cast<std::size_t>(c)];
-    for (std::size_t byte = 0; byte < table.size(); ++byte)
-      table[byte] = augmentation.binarize ? static_cast<float>(byte >= 128)
-                                          : static_cast<float>((static_cast<double>(byte) / 255 - mean) / stddev);
-  }
 }
 
-void ImagePipeline::plain(std::int64_t id, float* out) const {
+std::vector<float> ImagePipeline::values() const {
+  std::vector<float> values;
+  for (std::int64_t c = 0; c < dataset_.channels(); ++c) {
+    const double mean = per_channel(options_.mean, c, 0), stddev = per_channel(options_.stddev, c, 1);
+    for (int byte = 0; byte < 256; ++byte)
+      values.push_back(options_.binarize ? static_cast<float>(byte >= 128)
+                                         : static_cast<float>((static_cast<double>(byte) / 255 - mean) / stddev));
+  }
+  return values;
+}
+
+void ImagePipeline::plain(std::int64_t id, std::uint8_t* out) const {
   const Image image = dataset_.image(id);
   if (fits(image)) return shifted(image.pixels(), 0, 0, false, out);
   shifted(scaled(image, center_box(image, height_, width_, options_.crop_fraction)), 0, 0, false, out);
 }
 
-void ImagePipeline::augmented(std::int64_t id, std::uint64_t seed, std::int64_t epoch, float* out) const {
+void ImagePipeline::augmented(std::int64_t id, std::uint64_t seed, std::int64_t epoch, std::uint8_t* out) const {
   Random random(seed, Purpose::augment, static_cast<std::uint64_t>(epoch), static_cast<std::uint64_t>(id));
   const auto offset = [&] {
     return static_cast<std::int64_t>(random.below(2 * static_cast<std::uint64_t>(options_.crop_padding) + 1)) -
@@ -91,27 +94,23 @@ bool ImagePipeline::fits(const Image& image) const {
 }
 
 std::vector<std::uint8_t> ImagePipeline::scaled(const Image& image, const Box& box) const {
-  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(values()));
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(this->bytes()));
   scale(image, box, height_, width_, bytes);
   return bytes;
 }
 
 void ImagePipeline::shifted(std::span<const std::uint8_t> bytes, std::int64_t dy, std::int64_t dx, bool flip,
-                            float* out) const {
+                            std::uint8_t* out) const {
   const std::int64_t height = height_, width = width_;
   const auto first = std::max<std::int64_t>(0, -dx), last = std::min(width, width - dx);  // columns with pixels
   const std::uint8_t* image = bytes.data();
-  for (const auto& table : value_) {
+  for (std::int64_t c = 0; c < dataset_.channels(); ++c, image += height * width) {
     for (std::int64_t y = 0; y < height; ++y, out += width) {
       const bool outside = y + dy < 0 || y + dy >= height;
-      if (outside || first > 0 || last < width) std::fill(out, out + width, table[0]);
-      if (!outside) {
-        const std::uint8_t* row = image + (y + dy) * width + dx;
-        for (std::int64_t x = first; x < last; ++x) out[x] = table[row[x]];
-      }
+      if (outside || first > 0 || last < width) std::fill_n(out, width, std::uint8_t{0});
+      if (!outside) std::copy_n(image + (y + dy) * width + dx + first, last - first, out + first);
       if (flip) std::reverse(out, out + width);
     }
-    image += height * width;
   }
 }
 

@@ -49,6 +49,10 @@ Shape image_shape(const Dataset& dataset, const Augmentation& augmentation) {
   return {1, dataset.channels(), pipeline.height(), pipeline.width()};
 }
 
+std::vector<float> pixel_values(const Dataset& dataset, const Augmentation& augmentation) {
+  return ImagePipeline(dataset, augmentation).values();
+}
+
 struct Loader::Impl {
   Impl(std::shared_ptr<const Dataset> data, const LoaderOptions& o)
       : dataset(std::move(data)), options(checked(o, *dataset)), pipeline(*dataset, o.augmentation) {
@@ -77,23 +81,23 @@ struct Loader::Impl {
     batch.global_n = std::min(global_batch(), dataset->size() - begin);
     const Slice slice = slice_of(batch.global_n, options.workers, options.first_worker + local);
     batch.n = slice.count;
-    const std::int64_t pixels = pipeline.values();
-    reserve(batch, pixels);
-    batch.images.resize(static_cast<std::size_t>(slice.count * pixels));
+    const std::int64_t bytes = pipeline.bytes();
+    reserve(batch, bytes);
+    batch.images.resize(static_cast<std::size_t>(slice.count * bytes));
     batch.labels.resize(static_cast<std::size_t>(slice.count));
     batch.ids.resize(static_cast<std::size_t>(slice.count));
     for (std::int64_t i = 0; i < slice.count; ++i) {
       const std::int64_t id = (*order)[static_cast<std::size_t>(begin + slice.begin + i)];
       batch.ids[static_cast<std::size_t>(i)] = id;
       batch.labels[static_cast<std::size_t>(i)] = dataset->label(id);
-      pipeline.augmented(id, options.seed, batch.epoch, batch.images.data() + i * pixels);
+      pipeline.augmented(id, options.seed, batch.epoch, batch.images.data() + i * bytes);
     }
   }
 
   /// So that short last batches never lead to an allocation later on.
-  void reserve(Batch& batch, std::int64_t pixels) const {
+  void reserve(Batch& batch, std::int64_t bytes) const {
     const auto n = static_cast<std::size_t>(options.batch_per_worker);
-    batch.images.reserve(n * static_cast<std::size_t>(pixels));
+    batch.images.reserve(n * static_cast<std::size_t>(bytes));
     batch.labels.reserve(n);
     batch.ids.reserve(n);
   }
@@ -149,10 +153,10 @@ const Batch& Loader::next(int local_worker) {
 }
 
 void load_plain(const Dataset& dataset, std::int64_t begin, std::int64_t count, const Augmentation& augmentation,
-                float* images, int* labels) {
+                std::uint8_t* images, int* labels) {
   const ImagePipeline pipeline(dataset, augmentation);
   for (std::int64_t i = 0; i < count; ++i) {
-    pipeline.plain(begin + i, images + i * pipeline.values());
+    pipeline.plain(begin + i, images + i * pipeline.bytes());
     labels[i] = dataset.label(begin + i);
   }
 }

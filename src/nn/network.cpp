@@ -1,5 +1,7 @@
 #include "nn/network.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "nn/arena.hpp"
@@ -152,9 +154,7 @@ void Network::plan_memory(std::int64_t max_samples) {
   }
   const ArenaPlan plan = plan_arena(blocks);
   memory_ = backend_->allocate(static_cast<std::size_t>(plan.bytes));
-  const Tensor& input = tensors_.front();
-  if (input.type != DataType::f32 || (input.layout != Layout::channels_first && input.shape.c() > 1))
-    images_ = backend_->allocate(given(input).bytes());
+  if (backend_->device()) images_ = backend_->allocate(given(tensors_.front()).bytes());
   for (std::size_t l = 0; l < specs.size(); ++l) {
     tensors_[l].data = memory_.data() + plan.offsets[l];
     gradients_[l].data = l == 0 ? nullptr : memory_.data() + plan.offsets[specs.size() + l];
@@ -198,6 +198,24 @@ void Network::set_chunks(std::vector<Sweep>& sweeps) {
     sweep.chunk = backend_->device() ? std::max<std::int64_t>(1, tensors_.front().shape.n())
                                      : std::max<std::int64_t>(1, kChunkBytes / (2 * largest));
   }
+}
+
+void Network::set_pixel_values(std::span<const float> values) {
+  if (static_cast<std::int64_t>(values.size()) != 256 * tensors_.front().shape.c())
+    throw Error(
+        fmt::format("{} pixel values for {} channels; 256 each are wanted", values.size(), tensors_.front().shape.c()));
+  pixel_values_ = backend_->allocate(values.size_bytes());
+  backend_->upload(values.data(), pixel_values_.data(), values.size_bytes());
+}
+
+void Network::set_images(const std::uint8_t* images, std::int64_t n) {
+  const Tensor& input = tensors_.front();
+  if (pixel_values_.size() == 0) throw Error("images come as bytes before set_pixel_values()");
+  if (images_.data()) {
+    backend_->upload(images, images_.data(), static_cast<std::size_t>(n * input.shape.c() * input.shape.spatial()));
+    images = images_.as<std::uint8_t>();
+  }
+  backend_->elementwise().look_up(images, pixel_values_.as<float>(), input, {0, n});
 }
 
 void Network::set_images(const float* images, std::int64_t n) {

@@ -27,7 +27,10 @@ class Network {
           std::span<float> gradient, std::unique_ptr<GroupSums> sums = nullptr);
   ~Network();
 
-  /// The images of the next forward(): n of them, channels_first, f32, in the processor's memory.
+  /// What the bytes of images stand for: [C, 256]. Before the first of them.
+  void set_pixel_values(std::span<const float> values);
+  /// The images of the next forward(): n of them, channels_first, in the processor's memory; bytes or values.
+  void set_images(const std::uint8_t* images, std::int64_t n);
   void set_images(const float* images, std::int64_t n);
   /// Loss of what forward() has computed, see softmax_cross_entropy(). With a scale other than 0 its gradient, times
   /// scale, is what backward() starts from. finish_loss(), best called after backward(), waits where a device computes.
@@ -111,7 +114,8 @@ class Network {
   std::vector<int> norms_;
   std::vector<Sweep> forward_, backward_;
   ops::Memory memory_;
-  ops::Memory images_;  // as they come, where the input is of another type or layout
+  ops::Memory images_;        // on a device: as they come
+  ops::Memory pixel_values_;  // [C, 256]
   LossResult loss_;
 };
 

@@ -186,6 +186,9 @@ class Elementwise {
   /// y[N, C] = mean of x over the positions (any layout); and its gradient.
   virtual void global_average(const Tensor& x, const Tensor& y, Samples s) const = 0;
   virtual void global_average_backward(const Tensor& dy, const Tensor& dx, Samples s, bool accumulate) const = 0;
+  /// y = values[256 c + byte] for the bytes of channel c, [N, C, H, W]; y in any layout. `bytes` and `values` are in
+  /// the kernels' memory.
+  virtual void look_up(const std::uint8_t* bytes, const float* values, const Tensor& y, Samples s) const = 0;
   /// Any layout to any layout, same shape or [N, C*H*W] <-> [N, C, H, W] (flatten in channels_first order); y (+)= x.
   virtual void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const = 0;
 };

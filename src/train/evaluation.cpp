@@ -119,6 +119,7 @@ std::vector<EvalResult> evaluate(World& world, const Config& config, const std::
     backend->prepare_thread();
     const Communicator group = make_norm_group(worker, config.norm);
     Network network(state, *backend, group, world.workers() / group.size(), config.batch_per_worker, {});
+    network.set_pixel_values(experiment.pixel_values);
     const std::vector<EvalResult> r = evaluator.run(network, experiment.split(split), worker, worker.all(), 0);
     if (worker.local_index() == 0) results = r;
   });

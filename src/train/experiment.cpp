@@ -162,6 +162,7 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   world.require_same("data set", e.data_fingerprint);
   e.augmentation = make_augmentation(config.data);
   const Dataset& d = *e.train_set;
+  e.pixel_values = pixel_values(d, e.augmentation);
   e.model = make_model(config, image_shape(d, e.augmentation), d.classes());
   check_probes(config, e.model);
   e.norm = make_norm_settings(world, config);

@@ -18,6 +18,7 @@ struct Experiment {
   std::shared_ptr<const Dataset> train_set, test_set;
   std::string data_fingerprint;  ///< of both sets: what ranks compare, and a resumed run
   Augmentation augmentation;
+  std::vector<float> pixel_values;  ///< see pixel_values()
   Model model;
   NormSettings norm;
   OptimizerOptions optimizer;

@@ -35,6 +35,7 @@ struct TrainingRun::WorkerState {
         groups(count_groups()),
         network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient,
                 run.sums_ ? run.sums_->join(w, group) : nullptr) {
+    network.set_pixel_values(run.experiment_.pixel_values);
     if (const ops::Device* device = network.backend().device()) {
       for (const auto& exchange : {run.for_gradients_, run.for_statistics_})
         if (exchange) exchange->attach(w.local_index(), *device);

@@ -153,6 +153,22 @@ TEST_P(CudaKernels, AddsBiasesAndTheirGradients) {
   }
 }
 
+TEST_P(CudaKernels, LooksUpPixels) {
+  const Shape shape{3, 3, 5, 4};
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(shape.elements()));
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 37 + i / 60);
+  const Values table = normal(3 * 256, 1, type);
+  const std::vector<float> values(table.begin(), table.end());
+  cuda::DeviceMemory there(queue, bytes.size()), values_there(queue, values.size() * sizeof(float));
+  queue.upload(there.as<void>(), bytes.data(), bytes.size());
+  queue.upload(values_there.as<void>(), values.data(), values.size() * sizeof(float));
+  DeviceTensor y(queue, shape, type, layout);
+  cuda::look_up(queue, there.as<std::uint8_t>(), values_there.as<float>(), y, 3);
+  Values want;
+  for (std::size_t i = 0; i < bytes.size(); ++i) want.push_back(table[i / 20 % 3 * 256 + bytes[i]]);
+  EXPECT_EQ(y.get(), want);
+}
+
 TEST_P(CudaKernels, ReordersAndFlattens) {
   const Shape shape{3, 6, 5, 4}, row{3, 120};
   const Values x = normal(shape.elements(), 1, type);

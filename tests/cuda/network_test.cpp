@@ -63,7 +63,7 @@ std::vector<float> run(const ops::Backend& backend, const Model& model, bool wit
       pass.n = 0;
       pass.batch_samples = kSamples;
       pass.sample_ids = {};
-      network.set_images(nullptr, 0);
+      network.set_images(static_cast<const float*>(nullptr), 0);
       network.forward(pass);
       network.start_loss({}, 0.1, 1.0 / kSamples);
       network.backward(pass, [](int) {});

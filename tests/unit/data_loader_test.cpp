@@ -175,9 +175,9 @@ TEST(Loader, SeekGoesOnAsIfNeverStopped) {
 TEST(Loader, ReusesItsBuffers) {
   auto o = options(1, 8);
   Loader loader(numbered(20), o);  // batches of 8, 8, 4
-  std::vector<const float*> seen;
+  std::vector<const std::uint8_t*> seen;
   for (int b = 0; b < 30; ++b) {
-    const float* images = loader.next(0).images.data();
+    const std::uint8_t* images = loader.next(0).images.data();
     if (std::find(seen.begin(), seen.end(), images) == seen.end()) seen.push_back(images);
   }
   EXPECT_EQ(seen.size(), static_cast<std::size_t>(o.prefetch) + 1);
@@ -244,8 +244,14 @@ double expected_pixel(const Dataset& set, std::int64_t id, std::int64_t c, std::
   return (byte / 255 - a.mean[static_cast<std::size_t>(c)]) / a.stddev[static_cast<std::size_t>(c)];
 }
 
+/// Value i of an image of bytes [2, 5, 6], as the network sees it.
+double value_of(const std::vector<float>& values, const std::uint8_t* image, std::int64_t i) {
+  return values[static_cast<std::size_t>(i / 30 * 256 + image[i])];
+}
+
 TEST(Augmentation, IsACropWithBlackBordersAndAFlip) {
   const auto set = numbered(40);
+  const std::vector<float> values = pixel_values(*set, full_augmentation());
   auto o = options(1, 40);
   o.augmentation = full_augmentation();
   Loader loader(set, o);
@@ -261,7 +267,7 @@ TEST(Augmentation, IsACropWithBlackBordersAndAFlip) {
         for (std::int64_t p = 0; p < 60 && same; ++p) {
           const std::int64_t c = p / 30, y = p / 6 % 5, x = p % 6;
           const double expected = expected_pixel(*set, batch.ids[i], c, y + dy, (flip ? 5 - x : x) + dx);
-          same = std::abs(batch.images[i * 60 + static_cast<std::size_t>(p)] - expected) < 1e-6;
+          same = std::abs(value_of(values, &batch.images[i * 60], p) - expected) < 1e-6;
         }
         matches += same;
         seen[static_cast<std::size_t>(variant)] += same;
@@ -277,7 +283,7 @@ TEST(Augmentation, SwitchingTheFlipLeavesTheCropAsItWas) {
   Augmentation crop = full_augmentation(), both = full_augmentation();
   crop.horizontal_flip = false;
   const ImagePipeline cropped(*set, crop), changed(*set, both);
-  std::vector<float> a(60), b(60);
+  std::vector<std::uint8_t> a(60), b(60);
   int equal = 0;
   for (std::int64_t id = 0; id < 8; ++id) {
     cropped.augmented(id, 1, 2, a.data());
@@ -293,13 +299,14 @@ TEST(Augmentation, SwitchingTheFlipLeavesTheCropAsItWas) {
 
 TEST(LoadPlain, NormalizesWithoutAugmentation) {
   const auto set = numbered(6);
-  std::vector<float> images(3 * 60);
+  const std::vector<float> values = pixel_values(*set, full_augmentation());
+  std::vector<std::uint8_t> images(3 * 60);
   std::vector<int> labels(3);
   load_plain(*set, 2, 3, full_augmentation(), images.data(), labels.data());
   EXPECT_EQ(labels, (std::vector<int>{2, 3, 4}));
   for (std::int64_t i = 0; i < 180; ++i)
-    EXPECT_NEAR(images[static_cast<std::size_t>(i)], expected_pixel(*set, 2 + i / 60, i % 60 / 30, i % 30 / 6, i % 6),
-                1e-6);
+    EXPECT_NEAR(value_of(values, &images[static_cast<std::size_t>(i / 60 * 60)], i % 60),
+                expected_pixel(*set, 2 + i / 60, i % 60 / 30, i % 30 / 6, i % 6), 1e-6);
 }
 
 TEST(PlainLoader, GoesThroughASlice) {
@@ -311,7 +318,7 @@ TEST(PlainLoader, GoesThroughASlice) {
       const Batch& batch = loader.next();
       EXPECT_EQ(batch.index, i);
       EXPECT_EQ(batch.n, i < 2 ? 4 : 3);
-      std::vector<float> images(static_cast<std::size_t>(batch.n) * 60);
+      std::vector<std::uint8_t> images(static_cast<std::size_t>(batch.n) * 60);
       std::vector<int> labels(static_cast<std::size_t>(batch.n));
       load_plain(*set, at, batch.n, full_augmentation(), images.data(), labels.data());
       EXPECT_EQ(batch.images, images);
@@ -323,12 +330,17 @@ TEST(PlainLoader, GoesThroughASlice) {
 
 TEST(LoadPlain, BinarizesAt128) {
   const Dataset set("grey", 1, 1, 4, 2, {0, 127, 128, 255}, {1});
-  std::vector<float> images(4);
+  std::vector<std::uint8_t> images(4);
   int label = 0;
-  load_plain(set, 0, 1, {.binarize = true, .mean = {0.5f}, .stddev = {2.0f}}, images.data(), &label);
-  EXPECT_EQ(images, (std::vector<float>{0, 0, 1, 1}));
   load_plain(set, 0, 1, {}, images.data(), &label);
-  EXPECT_EQ(images, (std::vector<float>{0, 127.0f / 255, 128.0f / 255, 1}));
+  const auto seen = [&](const Augmentation& augmentation) {
+    const std::vector<float> values = pixel_values(set, augmentation);
+    std::vector<float> result;
+    for (const std::uint8_t byte : images) result.push_back(values[byte]);
+    return result;
+  };
+  EXPECT_EQ(seen({.binarize = true, .mean = {0.5f}, .stddev = {2.0f}}), (std::vector<float>{0, 0, 1, 1}));
+  EXPECT_EQ(seen({}), (std::vector<float>{0, 127.0f / 255, 128.0f / 255, 1}));
 }
 
 TEST(Loader, LoadsTheSameWithAnyNumberOfThreads) {

@@ -244,17 +244,17 @@ TEST(ImageFolder, IsScaledForTheNetwork) {
   EXPECT_THAT(message_of(ExitCode::usage, [&] { image_shape(*set, a); }), HasSubstr("are of different sizes"));
   a.image_size = 16;
   EXPECT_EQ(image_shape(*set, a), (Shape{1, 3, 16, 16}));
-  std::vector<float> images(2 * 3 * 16 * 16);
+  std::vector<std::uint8_t> images(2 * 3 * 16 * 16);
   std::vector<int> labels(2);
   load_plain(*set, 0, 2, a, images.data(), labels.data());
   std::vector<std::uint8_t> expected(3 * 16 * 16);
   const Image first = set->image(0);
   scale(first, center_box(first, 16, 16, 1), 16, 16, expected);
-  for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_FLOAT_EQ(images[i], expected[i] / 255.0f);
+  for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_EQ(images[i], expected[i]);
 
   a.random_resized_crop = true;
   const ImagePipeline pipeline(*set, a);
-  std::vector<float> once(expected.size()), again(expected.size()), other(expected.size());
+  std::vector<std::uint8_t> once(expected.size()), again(expected.size()), other(expected.size());
   pipeline.augmented(3, 1, 5, once.data());
   pipeline.augmented(3, 1, 5, again.data());
   pipeline.augmented(3, 1, 6, other.data());

@@ -24,12 +24,12 @@ struct Augmentation {
 /// One worker's slice of one global batch.
 struct Batch {
   std::int64_t epoch = 0;
-  std::int64_t index = 0;         ///< of the global batch within its epoch
-  std::int64_t n = 0;             ///< samples of this worker; may be 0
-  std::int64_t global_n = 0;      ///< samples of all workers
-  std::vector<float> images;      ///< [n, C, H, W], 64-byte aligned data is not promised
-  std::vector<int> labels;        ///< [n]
-  std::vector<std::int64_t> ids;  ///< [n] indices into the data set
+  std::int64_t index = 0;            ///< of the global batch within its epoch
+  std::int64_t n = 0;                ///< samples of this worker; may be 0
+  std::int64_t global_n = 0;         ///< samples of all workers
+  std::vector<std::uint8_t> images;  ///< [n, C, H, W]; what the bytes stand for, see pixel_values()
+  std::vector<int> labels;           ///< [n]
+  std::vector<std::int64_t> ids;     ///< [n] indices into the data set
 };
 
 /// Where worker w's slice of a global batch of `samples` lies when it is spread as evenly as it goes over W workers:
@@ -56,6 +56,9 @@ struct LoaderOptions {
 /// [1, C, H, W] of an image as the network sees it.
 Shape image_shape(const Dataset& dataset, const Augmentation& augmentation);
 
+/// The value that the network sees for each byte of each channel, normalized or binarized: [C, 256].
+std::vector<float> pixel_values(const Dataset& dataset, const Augmentation& augmentation);
+
 /// Feeds this rank's workers. Order is defined by (seed, epoch), augmentation by (seed, epoch, sample index), never by
 /// rank or thread. Background threads load and augment ahead of compute.
 class Loader {
@@ -78,10 +81,10 @@ class Loader {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Samples [begin, begin + count) in data-set order without augmentation but normalized, for evaluation.
+/// Samples [begin, begin + count) in data-set order without augmentation, for evaluation.
 /// images: [count, C, H, W], see image_shape().
 void load_plain(const Dataset& dataset, std::int64_t begin, std::int64_t count, const Augmentation& augmentation,
-                float* images, int* labels);
+                std::uint8_t* images, int* labels);
 
 /// A slice of a data set for evaluation: in order, as load_plain() gives it, in `batches` batches of about the same
 /// size. `threads` background threads load ahead; 0: next() loads by itself, which is best where nothing is decoded.

@@ -113,6 +113,19 @@ class CpuElementwise final : public Elementwise {
     if (!accumulate) clear_padding(dx, s);
   }
 
+  void look_up(const std::uint8_t* bytes, const float* values, const Tensor& y, Samples s) const override {
+    const Panels to(y);
+    for (std::int64_t n = s.begin; n < s.end; ++n) {
+      float* out = y.sample(n);
+      for_each_channel(to, [&](std::int64_t c, std::int64_t at, std::int64_t stride) {
+        const std::uint8_t* from = bytes + (n * to.channels + c) * to.positions;
+        const float* value = values + 256 * c;
+        for (std::int64_t i = 0; i < to.positions; ++i, at += stride) out[at] = value[from[i]];
+      });
+    }
+    clear_padding(y, s);
+  }
+
   void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const override {
     cpu::reorder(x, y, s, accumulate);
   }

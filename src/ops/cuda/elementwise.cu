@@ -115,6 +115,19 @@ __global__ void dropout_kernel(const T* x, T* y, std::int64_t quads, std::int64_
   }
 }
 
+/// One thread for a position of an image: its byte of each channel is read in step with the neighbours'.
+template <class T>
+__global__ void look_up_kernel(const std::uint8_t* bytes, const float* values, T* y, std::int64_t positions,
+                               std::int64_t spatial, std::int64_t channels, bool channels_last) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= positions) return;
+  const std::int64_t plane = i / spatial * channels, inside = i % spatial;
+  for (std::int64_t c = 0; c < channels; ++c) {
+    const std::int64_t from = (plane + c) * spatial + inside;
+    y[channels_last ? i * channels + c : from] = from_float<T>(values[256 * c + bytes[from]]);
+  }
+}
+
 }  // namespace
 
 void activate(Queue& queue, Activation kind, float slope, const Tensor& x, const Tensor& y, std::int64_t n) {
@@ -132,6 +145,15 @@ void add(Queue& queue, const Tensor& a, const Tensor& b, const Tensor& y, std::i
 
 void copy(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, bool accumulate) {
   run(queue, "copy", Rule::copy, 0, x, {}, y, n, accumulate);
+}
+
+void look_up(Queue& queue, const std::uint8_t* bytes, const float* values, const Tensor& y, std::int64_t n) {
+  const std::int64_t spatial = y.shape.spatial();
+  visit_type(y.type, [&](auto value) {
+    using T = decltype(value);
+    queue.launch("look-up of pixels", look_up_kernel<T>, blocks_for(n * spatial, kThreads), kThreads, bytes, values,
+                 y.as<T>(), n * spatial, spatial, y.shape.c(), y.layout == Layout::channels_last);
+  });
 }
 
 void dropout(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, float p, std::uint64_t seed,

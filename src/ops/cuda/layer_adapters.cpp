@@ -39,6 +39,10 @@ class CudaElementwise final : public Elementwise {
   void global_average_backward(const Tensor& dy, const Tensor& dx, Samples s, bool accumulate) const override {
     cuda::global_average_backward(queue_, at(dy, s), at(dx, s), s.count(), accumulate);
   }
+  void look_up(const std::uint8_t* bytes, const float* values, const Tensor& y, Samples s) const override {
+    const std::int64_t per_sample = y.shape.c() * y.shape.spatial();
+    cuda::look_up(queue_, bytes + s.begin * per_sample, values, at(y, s), s.count());
+  }
   void reorder(const Tensor& x, const Tensor& y, Samples s, bool accumulate) const override {
     cuda::reorder(queue_, at(x, s), at(y, s), s.count(), accumulate);
   }
