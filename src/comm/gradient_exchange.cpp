@@ -374,6 +374,10 @@ std::span<const float> GradientExchange::result() const {
   return {impl_->sums, static_cast<std::size_t>(impl_->covered)};
 }
 
+bool GradientExchange::lacks_room() const {
+  return impl_->host && impl_->host->lacks_room();
+}
+
 double GradientExchange::waited_seconds(const Worker& worker) const {
   return impl_->workers[Impl::at(worker.local_index())].waited_s;
 }

@@ -32,6 +32,8 @@ class SharedGradients {
   float* result() { return result_; }
   const std::vector<Block>& rest() const { return rest_; }
 
+  bool lacks_room() const { return memory_.lacks_room(); }
+
   /// All workers of this rank have written the bucket. `header`: what this rank believes it to be.
   void bring(int bucket, std::uint64_t round, const Header& header);
   /// Whether all ranks have.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <utility>
 
@@ -36,47 +37,64 @@ std::pair<off_t, off_t> pages_of(int rank, int ranks, std::size_t bytes) {
   return {begin(rank), begin(rank + 1) - begin(rank)};
 }
 
-std::byte* map(const Name& name, std::size_t bytes, std::byte* at, int rank, int ranks) {
-  const int file = shm_open(name.data(), O_RDWR, 0600);
-  if (file < 0) return nullptr;
-  // Pages that are not there would only be missed later, by a signal.
-  const auto [begin, count] = pages_of(rank, ranks, bytes);
-  const bool there = count == 0 || posix_fallocate(file, begin, count) == 0;
-  const int flags = MAP_SHARED | (at ? MAP_FIXED : 0);
-  void* data = there ? mmap(at, bytes, PROT_READ | PROT_WRITE, flags, file, 0) : MAP_FAILED;
-  close(file);
-  return data == MAP_FAILED ? nullptr : static_cast<std::byte*>(data);
+/// Makes sure that there are pages for a range of the file: those that are not there would only be missed later, by a
+/// signal.
+bool fill(int file, off_t begin, off_t count) {
+  int code = 0;
+  do {
+    code = count == 0 ? 0 : posix_fallocate(file, begin, count);
+  } while (code == EINTR);
+  return code == 0;
 }
 
-/// An empty file of this length.
-bool create(const Name& name, std::size_t bytes) {
+/// An empty file of this length; its descriptor, or -1.
+int create(const Name& name, std::size_t bytes) {
   const int file = shm_open(name.data(), O_RDWR | O_CREAT | O_EXCL, 0600);
-  if (file < 0) return false;
-  const bool made = ftruncate(file, static_cast<off_t>(bytes)) == 0;
+  if (file < 0 || ftruncate(file, static_cast<off_t>(bytes)) == 0) return file;
   close(file);
-  return made;
+  return -1;
+}
+
+/// Whether it is so on all ranks.
+bool everywhere(MPI_Comm comm, bool here) {
+  int all = here;
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce");
+  return all != 0;
 }
 
 }  // namespace
 
 SharedMemory::SharedMemory(MPI_Comm comm, std::size_t bytes, std::byte* at) : bytes_(bytes) {
-  int rank = 0, ranks = 1;
+  int rank = 0, ranks = 1, file = -1;
   check_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(comm, &ranks), "MPI_Comm_size");
   Name name{};
-  bool created = false;
   if (rank == 0) {
     name = fresh_name();
-    created = create(name, bytes);
+    file = create(name, bytes);
   }
   check_mpi(MPI_Bcast(name.data(), static_cast<int>(name.size()), MPI_CHAR, 0, comm), "MPI_Bcast");
-  if (rank != 0 || created) data_ = map(name, bytes, at, rank, ranks);
-  int everybody = data_ != nullptr;
-  const int code = MPI_Allreduce(MPI_IN_PLACE, &everybody, 1, MPI_INT, MPI_MIN, comm);
+  if (rank != 0) file = shm_open(name.data(), O_RDWR, 0600);
+  const bool opened = everywhere(comm, file >= 0);
   if (rank == 0) shm_unlink(name.data());
-  check_mpi(code, "MPI_Allreduce");
-  if (everybody || !data_) return;
-  munmap(data_, bytes_);
+  if (opened) map(file, at, pages_of(rank, ranks, bytes));
+  if (file >= 0) close(file);
+  if (!opened || everywhere(comm, data_ != nullptr)) return;
+  unmap(at);
+}
+
+void SharedMemory::map(int file, std::byte* at, const std::pair<off_t, off_t>& own) {
+  if (!fill(file, own.first, own.second)) return;
+  void* data = mmap(at, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | (at ? MAP_FIXED : 0), file, 0);
+  if (data != MAP_FAILED) data_ = static_cast<std::byte*>(data);
+}
+
+/// Addresses that were reserved stay so: there must be no hole that somebody else could fill.
+void SharedMemory::unmap(std::byte* at) {
+  if (at)
+    mmap(at, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  else if (data_)
+    munmap(data_, bytes_);
   data_ = nullptr;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <mpi.h>
+#include <sys/types.h>
 
 #include <cstddef>
 #include <utility>
@@ -13,8 +14,8 @@ class SharedMemory {
  public:
   /// Collective over `comm`. Empty afterwards, on all ranks alike, if one of them could not get it: little room in
   /// /dev/shm, or ranks that do not share one.
-  /// `at`: where it shall be, in place of what is there; null: anywhere. Each rank provides for its share of the pages,
-  /// in order, so that they lie near it.
+  /// `at`: where it shall be, at reserved addresses, which stay so without it; null: anywhere. Each rank provides for
+  /// its share of the pages, in order, so that they lie near it.
   SharedMemory(MPI_Comm comm, std::size_t bytes, std::byte* at = nullptr);
   SharedMemory(SharedMemory&& other) noexcept;
   SharedMemory& operator=(SharedMemory&&) = delete;
@@ -26,6 +27,9 @@ class SharedMemory {
   std::byte* release() { return std::exchange(data_, nullptr); }
 
  private:
+  void map(int file, std::byte* at, const std::pair<off_t, off_t>& own);
+  void unmap(std::byte* at);
+
   std::byte* data_ = nullptr;
   std::size_t bytes_;
 };

@@ -62,8 +62,8 @@ class Transport {
   virtual std::unique_ptr<Link> connect(int channel, const WorkerRange& members) = 0;
   /// The same ranks with message streams of their own. Collective over ranks.
   virtual std::unique_ptr<Transport> duplicate() = 0;
-  /// Maps the same zeroed memory at `at` on all of `ranks`, which are on this machine, in place of what is there (page
-  /// by page). False on all of them, and `at` is free, if one of them does not get it. Collective over them.
+  /// Maps the same zeroed memory at `at`, reserved addresses, on all of `ranks`, which are on this machine. False on
+  /// all of them, and nothing has changed, if one of them does not get it. Collective over them.
   virtual bool share(const WorkerRange& ranks, std::byte* at, std::size_t bytes) = 0;
   /// Tells the other ranks that this one is lost, so that they need not wait for the time-out.
   virtual void announce(const RemoteFailure& failure) noexcept = 0;

@@ -110,7 +110,8 @@ struct Conv2dGeometry {
   bool bias;
 };
 
-/// Weights of one convolution in the forms its kernels want. One per rank, shared by its workers.
+/// Weights of one convolution in the forms its kernels want, shared by the workers of a rank. Where ranks have the
+/// memory of make_cpu_backend() in common, what one of them packs is packed for all.
 class Conv2dWeights {
  public:
   virtual ~Conv2dWeights() = default;

@@ -1,6 +1,7 @@
 #include "train/compute.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace syncbn {
 
@@ -19,7 +20,8 @@ ops::Precision precision_of(const Config& config) {
   return {};
 }
 
-std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config) {
+std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config, ops::Allocate allocate) {
+  if (config.device == "cpu") return ops::make_cpu_backend(std::move(allocate));
   const auto here = world.nodes().begin() + world.rank();
   return ops::make_backend(config.device, static_cast<int>(std::count(world.nodes().begin(), here, *here)),
                            precision_of(config));

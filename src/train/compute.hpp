@@ -18,7 +18,7 @@ std::string describe_cuda();
 ops::Precision precision_of(const Config& config);
 
 /// Kernels for the configuration's `device` and `precision`, one per rank; the ranks of a host take its devices in
-/// turn. Throws Error(unavailable) that says what is missing.
-std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config);
+/// turn. `allocate`: see ops::make_cpu_backend(). Throws Error(unavailable) that says what is missing.
+std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config, ops::Allocate allocate = {});
 
 }  // namespace syncbn

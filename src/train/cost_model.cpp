@@ -58,7 +58,7 @@ StepCost predict_step(const Config& config, const Explanation& e, const MachineF
   cost.skew =
       static_cast<double>(e.statistics_forward.messages + e.statistics_backward.messages) * late(ranks_of_group) +
       late(ranks);
-  cost.update = f.update / f.threads;
+  cost.update = f.update / (f.threads * std::min(ranks, f.ranks_per_machine));
   return cost;
 }
 

@@ -62,6 +62,8 @@ MachineFigures measure_machine(World& world, const Config& config, MachineFigure
   state.initialize(config.seed);
   state.send();
   const int threads = world.local_workers();
+  const auto ranks_here = static_cast<int>(
+      std::count(world.nodes().begin(), world.nodes().end(), world.nodes()[static_cast<std::size_t>(world.rank())]));
   const std::int64_t n = config.batch_per_worker;
   const std::vector<int> labels(static_cast<std::size_t>(n));
   std::vector<ops::Memory> gradients;
@@ -93,6 +95,7 @@ MachineFigures measure_machine(World& world, const Config& config, MachineFigure
     MachineFigures own = f;
     own.sample = step / static_cast<double>(n);
     own.threads = threads;
+    if (!backend->device()) own.ranks_per_machine = ranks_here;
     if (world.ranks() > 1 && threads == 1) {
       const double points = static_cast<double>(e.statistics_forward.messages + e.statistics_backward.messages + 1);
       measure_messages(worker.all(), step / points, own);

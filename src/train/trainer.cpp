@@ -24,12 +24,11 @@ bool stop_requested() noexcept {
 }
 
 TrainResult train(World& world, const TrainRequest& request) {
-  const bool on_cpu = request.config.device == "cpu";
-  MachineMemory memory(world, on_cpu);
+  MachineMemory memory(world, request.config.device == "cpu");
   const auto in_common = [&memory](std::size_t bytes) {
     return ops::Memory({std::shared_ptr<void>(), memory.take(bytes)}, bytes);
   };
-  const auto backend = on_cpu ? ops::make_cpu_backend(in_common) : make_backend(world, request.config);
+  const auto backend = make_backend(world, request.config, in_common);
   TrainingRun run(world, request, *backend, memory);
   world.run([&](Worker& worker) { run.work(worker); });
   return run.finish();

@@ -80,7 +80,8 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       evaluator_(world, experiment_) {
   memory_.commit();
   require_variance(world, experiment_);
-  state_.initialize(experiment_.config.seed);
+  // Of ranks that have the weights in common, the others come to a broadcast before they need them.
+  if (memory_.first_worker() == world.first_worker()) state_.initialize(experiment_.config.seed);
   if (!request.resume) start_from_weights();  // a file that cannot be read leaves no directory behind
   open_directory(request);
   restore();
@@ -185,8 +186,10 @@ void TrainingRun::restore() {
   if (directory_) {
     if (request_.resume) directory_->truncate_metrics(first_step_);
     reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_, request_);
-    if (memory_.lacks_room())
-      reporter_->message("too little room in /dev/shm for the ranks of a machine to share weights: each has its own");
+    if (memory_.lacks_room() || exchange_.lacks_room())
+      reporter_->message(
+          "the ranks of a machine could not share their memory (too little room in /dev/shm?): slower, with the same "
+          "result");
     if (!values.empty()) {
       reporter_->restore(values);
       reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));

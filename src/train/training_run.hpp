@@ -27,8 +27,8 @@
 namespace syncbn {
 
 /// What the workers of one rank share during a training: weights and optimizer, which may be those of all ranks of the
-/// machine, loader, gradient exchange; on the rank of
-/// worker 0 also the run directory, its checkpoints and the reporter.
+/// machine, loader, gradient exchange; on the rank of worker 0 also the run directory, its checkpoints and the
+/// reporter.
 class TrainingRun {
  public:
   /// `memory`: where the backend allocates on the processor, planned and not yet made real. Collective over ranks.

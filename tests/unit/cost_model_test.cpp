@@ -38,6 +38,13 @@ TEST(CostModel, WorkersOfARankTakeTurnsOnItsCores) {
   EXPECT_DOUBLE_EQ(predict(config_of("train: {accumulate: 3}\n"), figures, 64).compute, 6e-3);
 }
 
+TEST(CostModel, RanksOfAMachineShareTheUpdate) {
+  MachineFigures figures = kFigures;
+  figures.ranks_per_machine = 4;
+  EXPECT_DOUBLE_EQ(predict(config_of(), figures, 2).update, 1e-3);
+  EXPECT_DOUBLE_EQ(predict(config_of(), figures, 16).update, 5e-4);
+}
+
 TEST(CostModel, AMessagePerOtherRankAndTwoStagesForLargeOnes) {
   const Config config = config_of();
   const Explanation e = explain(config, 4);

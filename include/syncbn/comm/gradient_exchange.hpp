@@ -13,11 +13,11 @@ namespace syncbn {
 /// Sums the workers' gradients, bucket by bucket, while their backward passes still run. One object per rank.
 ///
 /// Each worker has a flat gradient of the same length; a bucket is a range of it. When a worker has finished a bucket
-/// it says ready(). Once all have, it is summed along the fixed worker tree. Where all workers are on one machine, they
-/// have each other's gradients in shared memory, and sum them there, each a part, in ready() and in wait(). Else what a
-/// rank's workers have summed is exchanged with the other ranks apart from the messages of the normalization layers, by
-/// a thread of this object on an MPI communicator of its own. The sum is the same to the bit either way, and with
-/// overlap on or off.
+/// it says ready(). Once all have, it is summed along the fixed worker tree. Where all workers are on one machine
+/// (whose ranks can share memory, and reduction is not native), they have each other's gradients within reach, and sum
+/// them where they lie, each a part, in ready() and in wait(). Else what a rank's workers have summed is exchanged with
+/// the other ranks apart from the messages of the normalization layers, by a thread of this object on an MPI
+/// communicator of its own. The sum is the same to the bit either way, and with overlap on or off.
 class GradientExchange {
  public:
   struct Bucket {
@@ -46,6 +46,8 @@ class GradientExchange {
   /// The sum over all workers of what the buckets cover; valid from wait() until a worker's next begin(). To be read
   /// only: ranks of one machine may share it.
   std::span<const float> result() const;
+  /// Whether the ranks should have shared the gradients' memory, but could not: then they send them. The same on all.
+  bool lacks_room() const;
   /// Seconds this worker has spent in wait().
   double waited_seconds(const Worker& worker) const;
 

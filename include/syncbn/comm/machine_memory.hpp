@@ -2,14 +2,17 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn {
 
 /// Memory that the ranks of a machine have in common: what each of them would keep a copy of is there once, and all
-/// their workers have it within reach. It is planned first and becomes real all at once, so that a machine has room for
-/// all of it or for nothing; then, and where the ranks of some machine are no neighbours, each rank has its own.
+/// their workers have it within reach. What one object is asked for is planned first and becomes real all at once; if
+/// there is no room for all of it in /dev/shm, and where the ranks of some machine are no neighbours, each rank has its
+/// own.
 class MachineMemory {
  public:
   /// `share`: false gives each rank its own in any case. Called outside World::run.
@@ -19,9 +22,10 @@ class MachineMemory {
   MachineMemory& operator=(const MachineMemory&) = delete;
 
   /// Plans room for `bytes`, zeroed, aligned to 64 bytes, at an address of each rank's own. Not to be touched before
-  /// commit(). All ranks of a machine take the same in the same order.
+  /// commit(). All ranks of a machine take the same in the same order. Throws Error after commit().
   std::byte* take(std::size_t bytes);
-  /// Once. Throws Error(unavailable) when not even this rank alone gets it. Collective over the ranks of a machine.
+  /// Once. Throws Error, on all ranks alike, when one of them does not get the memory at all, or has planned something
+  /// else than its neighbours. Outside World::run; collective over all ranks.
   void commit();
 
   /// The consecutive workers that have this memory in common: all of this machine, or of this rank; as of commit().
@@ -29,7 +33,7 @@ class MachineMemory {
   int workers() const;
   /// Whether they are on several ranks.
   bool is_shared() const;
-  /// Whether they would be if there were more room in /dev/shm.
+  /// Whether the ranks of some machine should have it in common, but could not. The same on all ranks.
   bool lacks_room() const;
   /// Waits until all of them are here. Collective over them.
   class Barrier {
@@ -44,6 +48,9 @@ class MachineMemory {
   };
 
  private:
+  std::vector<std::string> gather(const std::string& mine, const std::string& what) const;
+  void require_room(const std::vector<std::string>& answers, std::size_t bytes) const;
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -28,7 +28,8 @@ struct ParameterSlot {
 };
 
 /// Updates one flat f32 parameter buffer from one flat gradient. Work is cut by parameter ranges, so that the workers
-/// of a rank share it; results do not depend on the cut. Sources: SGD as PyTorch's; Adagrad - Duchi et al. 2011; Adam -
+/// of a rank share it, or those of all ranks that have parameters and state in common; what is counted is each object's
+/// own. Results do not depend on the cut. Sources: SGD as PyTorch's; Adagrad - Duchi et al. 2011; Adam -
 /// Kingma & Ba 2015; AdamW - Loshchilov & Hutter 2019; LARS - You et al. 2017; LAMB - You et al. 2020.
 class Optimizer {
  public:
@@ -43,7 +44,7 @@ class Optimizer {
   /// Number of updates made (bias correction); part of a checkpoint.
   virtual std::int64_t updates() const = 0;
   virtual void set_updates(std::int64_t n) = 0;
-  /// Counts one update. Exactly one thread, before the parts of that update.
+  /// Counts one update. Exactly one thread of each rank, before the parts of that update.
   virtual void begin_update() = 0;
   /// Part `part` of `parts` of the update: a fixed, balanced share of the parameters. Different parts may run at once
   /// on different threads. gradient is scaled by gradient_scale first (clipping).
@@ -60,7 +61,7 @@ void validate(const OptimizerOptions& options);
 using StateMemory = std::function<std::shared_ptr<float>(std::int64_t count)>;
 
 /// Validates the options. Slots ascend and do not overlap; padding between them is never touched. `memory`: for the
-/// state, not touched before the first update; by default this process's own. Throws Error.
+/// state, not touched before the first use of state() or update(); by default this process's own. Throws Error.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
                                           std::int64_t flat_size, const StateMemory& memory = {});
 

@@ -17,6 +17,7 @@ struct MachineFigures {
   double bandwidth = 1e9;     ///< bytes per second that a rank sends
   double skew = 5e-6;         ///< standard deviation of the moment at which a rank comes to an exchange
   int threads = 1;            ///< cores of a rank
+  int ranks_per_machine = 1;  ///< on the CPU these share an update
 };
 
 /// Where the time of one update goes on some number of ranks, in seconds.

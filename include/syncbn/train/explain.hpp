@@ -38,8 +38,8 @@ struct Explanation {
   std::int64_t parameters = 0;
   std::int64_t multiply_adds = 0;     ///< of convolutions and linear layers, one sample forward
   std::int64_t activation_bytes = 0;  ///< per worker: outputs of all layers and their gradients; an estimate
-  std::int64_t weight_bytes =
-      0;  ///< per machine, or device: weights (cast ones, too), gradient and optimizer state; an estimate
+  /// Per machine, or device: weights (cast ones, too), gradient and optimizer state; an estimate.
+  std::int64_t weight_bytes = 0;
 
   int workers = 1, ranks = 1;
   std::int64_t batch_per_worker = 0;

@@ -32,9 +32,9 @@ void dropout(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, flo
 /// y[N, C] = mean of x over the positions, and dx (+)= its gradient.
 void global_average(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n);
 void global_average_backward(Queue& queue, const Tensor& dy, const Tensor& dx, std::int64_t n, bool accumulate);
-/// y (+)= x in y's layout and type: same shape, or [N, C*H*W] <-> [N, C, H, W] (flatten in channels_first order).
-/// `bytes` and `values` on the device.
+/// As Elementwise::look_up.
 void look_up(Queue& queue, const std::uint8_t* bytes, const float* values, const Tensor& y, std::int64_t n);
+/// y (+)= x in y's layout and type: same shape, or [N, C*H*W] <-> [N, C, H, W] (flatten in channels_first order).
 void reorder(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, bool accumulate);
 
 /// y += bias[c], and d_bias[c] += sums of dy over samples and positions; bias f32.
