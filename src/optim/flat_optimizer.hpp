@@ -74,17 +74,8 @@ class FlatOptimizer : public Optimizer {
 };
 
 // The update rules, one per `optimizer.name`.
-std::unique_ptr<FlatOptimizer> make_sgd(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                        std::int64_t flat_size);
-std::unique_ptr<FlatOptimizer> make_adagrad(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                            std::int64_t flat_size);
-std::unique_ptr<FlatOptimizer> make_adam(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                         std::int64_t flat_size);
-std::unique_ptr<FlatOptimizer> make_adamw(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                          std::int64_t flat_size);
-std::unique_ptr<FlatOptimizer> make_lars(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                         std::int64_t flat_size);
-std::unique_ptr<FlatOptimizer> make_lamb(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
-                                         std::int64_t flat_size);
+using OptimizerFactory = std::unique_ptr<FlatOptimizer>(const OptimizerOptions& options,
+                                                        std::vector<ParameterSlot> slots, std::int64_t flat_size);
+OptimizerFactory make_sgd, make_adagrad, make_adam, make_adamw, make_lars, make_lamb;
 
 }  // namespace syncbn

@@ -13,12 +13,10 @@
 namespace syncbn {
 namespace {
 
-using Factory = std::unique_ptr<FlatOptimizer> (*)(const OptimizerOptions&, std::vector<ParameterSlot>, std::int64_t);
-
-const std::map<std::string, Factory>& factories() {
-  static const std::map<std::string, Factory> all = {{"sgd", make_sgd},   {"adagrad", make_adagrad},
-                                                     {"adam", make_adam}, {"adamw", make_adamw},
-                                                     {"lars", make_lars}, {"lamb", make_lamb}};
+const std::map<std::string, OptimizerFactory*>& factories() {
+  static const std::map<std::string, OptimizerFactory*> all = {{"sgd", make_sgd},   {"adagrad", make_adagrad},
+                                                               {"adam", make_adam}, {"adamw", make_adamw},
+                                                               {"lars", make_lars}, {"lamb", make_lamb}};
   return all;
 }
 
