@@ -33,16 +33,16 @@ double Reporter::seconds() const {
   return std::chrono::duration<double>(Clock::now() - start_).count();
 }
 
-void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits) {
-  const Clock::time_point now = Clock::now();
-  if (last_step_ != Clock::time_point{}) {
-    const double elapsed = std::chrono::duration<double>(now - last_step_).count();
-    images_ += static_cast<double>(update.samples);
+void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update, const WorkerTimes& times) {
+  if (last_step_s_) {
+    const double elapsed = times.now_s - *last_step_s_, images = static_cast<double>(update.samples);
+    images_ += images;
     train_seconds_ += elapsed;
-    const double rate = static_cast<double>(update.samples) / std::max(elapsed, 1e-9);
-    recent_rate_ = recent_rate_ > 0 ? 0.95 * recent_rate_ + 0.05 * rate : rate;
+    recent_images_ = 0.95 * recent_images_ + images;
+    recent_seconds_ = 0.95 * recent_seconds_ + elapsed;
   }
-  last_step_ = now;
+  last_step_s_ = times.now_s;
+  const double recent_rate = recent_seconds_ > 0 ? recent_images_ / recent_seconds_ : 0;
   interval_.add(update.loss_sum, update.correct, update.samples);
 
   const std::int64_t total = experiment_.total_steps;
@@ -53,14 +53,14 @@ void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update,
   state.done = step;
   state.total = total;
   state.epoch = epoch;
-  state.images_per_second = recent_rate_;
+  state.images_per_second = recent_rate;
   state.loss = update.loss();
   state.accuracy = last_accuracy_;
   const double per_step =
       (train_seconds_ - earlier_train_seconds_) / std::max<double>(1, static_cast<double>(step - first_step_ - 1));
   state.eta_s = per_step * static_cast<double>(total - step);
-  state.wait_statistics = waits.statistics;
-  state.wait_gradients = waits.gradients;
+  state.wait_statistics = times.waited_statistics;
+  state.wait_gradients = times.waited_gradients;
   progress_.update(state);
   if (watch_) watch_(state);
 
@@ -74,9 +74,9 @@ void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update,
                               {"lr", lr},
                               {"samples", interval_.samples},
                               {"seconds", seconds()},
-                              {"images_per_second", recent_rate_},
-                              {"wait_statistics", waits.statistics},
-                              {"wait_gradients", waits.gradients}};
+                              {"images_per_second", recent_rate},
+                              {"wait_statistics", times.waited_statistics},
+                              {"wait_gradients", times.waited_gradients}};
   record(line);
   interval_ = {};
 }

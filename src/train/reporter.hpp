@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 
 #include "syncbn/train/progress.hpp"
@@ -31,10 +32,12 @@ struct TrainStatistics {
   double accuracy() const { return static_cast<double>(correct) / static_cast<double>(samples); }
 };
 
-/// Shares of the compute slots' time, over all ranks, that was lost by waiting.
-struct WaitShares {
-  double statistics = 0;
-  double gradients = 0;
+/// Of all workers, at the end of a step's backward pass.
+struct WorkerTimes {
+  /// Since the start, the mean over workers: which of them runs first is left to chance, so that none is a clock.
+  double now_s = 0;
+  /// Shares of the compute slots' time, over all ranks, that was lost by waiting.
+  double waited_statistics = 0, waited_gradients = 0;
 };
 
 /// Tells the user, metrics.jsonl and probes.jsonl how the training goes. Used by worker 0 alone.
@@ -42,7 +45,7 @@ class Reporter {
  public:
   Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step, const TrainRequest& request);
 
-  void step(std::int64_t step, double lr, const TrainStatistics& update, WaitShares waits);
+  void step(std::int64_t step, double lr, const TrainStatistics& update, const WorkerTimes& times);
   /// `results`: of each of train.eval_statistics.
   void evaluation(std::int64_t step, const std::vector<EvalResult>& results, double best, bool final);
   /// The loss's scale has changed with this update, which was made or left out.
@@ -61,7 +64,7 @@ class Reporter {
   /// Training images per second, without evaluations.
   double images_per_second() const { return train_seconds_ > 0 ? images_ / train_seconds_ : 0; }
   /// Time from here to the next step() does not count as training.
-  void pause() { last_step_ = {}; }
+  void pause() { last_step_s_.reset(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -74,10 +77,11 @@ class Reporter {
   std::unique_ptr<EventFile> events_;
   TrainStatistics interval_;
   Clock::time_point start_ = Clock::now();
-  Clock::time_point last_step_{};
+  std::optional<double> last_step_s_;
   std::int64_t first_step_;
-  double images_ = 0, train_seconds_ = 0, recent_rate_ = 0;
-  double earlier_train_seconds_ = 0;  // of train_seconds_, before this start
+  double images_ = 0, train_seconds_ = 0;
+  double recent_images_ = 0, recent_seconds_ = 0;  // of the last steps, older ones weigh less
+  double earlier_train_seconds_ = 0;               // of train_seconds_, before this start
   double last_accuracy_;
 };
 

@@ -87,7 +87,7 @@ struct TrainingRun::WorkerState {
   std::vector<float> gradient_here;     ///< of a gradient on a device, what probes want to see
   std::unique_ptr<Probes> probes;       ///< nullptr: none
   bool probing = false;                 ///< in this update
-  WaitShares waits;                     ///< averages over all workers
+  WorkerTimes times;
 };
 
 void TrainingRun::work(Worker& worker) {
@@ -140,7 +140,7 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   }
   if (w.is_first()) {
     steps_done_ = step + 1;
-    reporter_->step(step + 1, learning_rate(experiment_.schedule, step, experiment_.total_steps), all, w.waits);
+    reporter_->step(step + 1, learning_rate(experiment_.schedule, step, experiment_.total_steps), all, w.times);
   }
 }
 
@@ -214,7 +214,7 @@ TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, co
   const double computing = sum[kThreads] / world_.workers() * sum[kElapsed];
   const double lost = std::max(0.0, waited - (sum[kElapsed] - computing));
   const double share = waited > 0 ? lost / computing / waited : 0;
-  w.waits = {share * sum[kWaitedStatistics], share * sum[kWaitedGradients]};
+  w.times = {sum[kElapsed] / world_.workers(), share * sum[kWaitedStatistics], share * sum[kWaitedGradients]};
   TrainStatistics all;
   all.add(sum[kLoss], static_cast<std::int64_t>(sum[kCorrect]), static_cast<std::int64_t>(sum[kSamples]));
   return all;

@@ -1,6 +1,6 @@
 // Whole training steps of ResNet-20 against what its convolutions alone would take on the same cores, all of them busy,
-// with local and with synchronized statistics. Runs alone (workers as threads) or under mpirun, where every rank takes
-// its share of the workers and of the cores.
+// with local and with synchronized statistics. Alone: workers as threads of one process. Under mpirun: on all ranks, on
+// half of them, and so on to one, which then has the cores of all.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -56,13 +56,22 @@ struct Setting {
   int workers, batch;
 };
 
+/// A setting on some of the ranks, and what was measured of it, block by block.
+struct Row {
+  Setting setting;
+  int ranks;
+  std::int64_t steps = 1;
+  double cpu_of_start = 0;
+  std::vector<double> local{}, synced{}, local_share{}, synced_share{}, cost{}, local_cpu{}, synced_cpu{};
+};
+
 class Steps {
  public:
   explicit Steps(const Arguments& arguments) : blocks_(arguments.quick ? 2 : 5), seconds_(arguments.quick ? 0.3 : 1.2) {
-    ceiling_world_.emplace(processes_.world(processes_.ranks() * processes_.threads()));
+    for (int ranks = processes_.ranks(); ranks > 0; ranks /= 2) parts_.push_back(processes_.part(ranks));
     if (processes_.first())
       directory_ = (std::filesystem::temp_directory_path() / fmt::format("syncbn-bench-{}", getpid())).string();
-    directory_ = ceiling_world_->broadcast(directory_);
+    directory_ = ceiling_world_.broadcast(directory_);
   }
   ~Steps() {
     std::error_code ignored;
@@ -71,22 +80,22 @@ class Steps {
 
   void measure() {
     const std::int64_t batch = best_ceiling_batch();
-    if (processes_.first()) {
-      fmt::print(
-          "ResNet-20, {} ranks x {} threads: images/s, medians of {} blocks. Ceiling: the convolutions alone, {} "
-          "images at "
-          "a time; CPU: the same share of the time that cores compute, without waiting.\n",
-          processes_.ranks(), processes_.threads(), blocks_, batch);
-      fmt::print("{:<16} {:>8} {:>8} {:>8}  {:>13} {:>13} {:>12} {:>11} {:>11}\n", "workers x batch", "ceiling",
-                 "local", "synced", "local/ceiling", "sync/ceiling", "sync costs", "local CPU", "sync CPU");
+    for (const Setting& setting : {Setting{4, 32}, Setting{4, 8}, Setting{4, 2}, Setting{64, 2}})
+      for (const Part& part : parts_) rows_.push_back({setting, part.ranks()});
+    for (Row& row : rows_) prepare(row);
+    std::vector<double> ceiling;
+    for (int block = 0; block < blocks_; ++block) {
+      if (processes_.first()) fmt::print(stderr, "block {} of {}\n", block + 1, blocks_);
+      for (Row& row : rows_) ceiling.push_back(measure(row, batch));
     }
-    for (const Setting& s : {Setting{4, 32}, Setting{4, 8}, Setting{4, 2}, Setting{64, 2}}) measure(s, batch);
+    if (processes_.first()) print(batch, median(ceiling));
   }
 
   void validate() {
-    const TrainResult local = train_once({4, 2}, "1", 3), synced = train_once({4, 2}, "all", 3);
+    Row row{{4, 2}, processes_.ranks()};
+    const TrainResult local = train_once(row, "1", 3), synced = train_once(row, "all", 3);
     const bool good = local.steps == 3 && synced.steps == 3 && std::isfinite(synced.loss) &&
-                      convolution_rate(*ceiling_world_, model_, 2, 0.01).wall > 0;
+                      convolution_rate(ceiling_world_, model_, 2, 0.01).wall > 0;
     if (processes_.first()) fmt::print("steps: {}\n", good ? "valid" : "NOT VALID");
     if (!good) std::exit(1);
   }
@@ -97,64 +106,84 @@ class Steps {
     double best_rate = 0;
     for (const std::int64_t n : {1, 2, 8, 32}) {
       std::vector<double> rates;
-      for (int i = 0; i < 3; ++i) rates.push_back(convolution_rate(*ceiling_world_, model_, n, seconds_ / 3).wall);
-      const double rate = ceiling_world_->max_over_ranks(median(rates));
+      for (int i = 0; i < 3; ++i) rates.push_back(convolution_rate(ceiling_world_, model_, n, seconds_ / 3).wall);
+      const double rate = ceiling_world_.max_over_ranks(median(rates));
       if (rate > best_rate) best = n, best_rate = rate;
     }
     return best;
   }
 
-  TrainResult train_once(const Setting& s, const std::string& group, std::int64_t steps) {
-    World world = processes_.world(s.workers);
-    TrainRequest request;
-    request.config =
-        parse_config(kConfig, "benchmark",
-                     {fmt::format("workers={}", s.workers), fmt::format("batch_per_worker={}", s.batch),
-                      "norm.group=" + group, fmt::format("train.steps={}", steps),
-                      fmt::format("train.log_every={}", steps), fmt::format("threads={}", processes_.threads())});
-    request.run_dir = fmt::format("{}/{}", directory_, runs_++);
-    return train(world, request);
-  }
-
-  Rate training_rate(const Setting& s, const std::string& group, std::int64_t steps, double cpu_of_start) {
-    const double begin = process_cpu_seconds();
-    const TrainResult result = train_once(s, group, steps);
-    const double images = static_cast<double>(s.workers * s.batch * (steps - 1)) / processes_.ranks();
-    return {ceiling_world_->max_over_ranks(result.images_per_second),
-            images / (process_cpu_seconds() - begin - cpu_of_start)};
-  }
-
-  void measure(const Setting& s, std::int64_t ceiling_batch) {
-    const double begin = process_cpu_seconds();
-    train_once(s, "1", 1);
-    const double cpu_of_start = process_cpu_seconds() - begin;
-    const Rate first = training_rate(s, "1", 4, cpu_of_start);
-    const auto steps = std::max<std::int64_t>(4, std::llround(seconds_ * first.wall / (s.workers * s.batch)));
-    std::vector<double> ceiling, local, synced, local_share, share, cost, local_cpu, synced_cpu;
-    for (int b = 0; b < blocks_; ++b) {
-      const Rate top = convolution_rate(*ceiling_world_, model_, ceiling_batch, seconds_);
-      const Rate alone = training_rate(s, "1", steps, cpu_of_start);
-      const Rate together = training_rate(s, "all", steps, cpu_of_start);
-      ceiling.push_back(top.wall), local.push_back(alone.wall), synced.push_back(together.wall);
-      local_share.push_back(alone.wall / top.wall), share.push_back(together.wall / top.wall);
-      cost.push_back(alone.wall / together.wall - 1);
-      local_cpu.push_back(alone.cpu / top.cpu), synced_cpu.push_back(together.cpu / top.cpu);
+  /// Nothing on ranks that take no part.
+  TrainResult train_once(const Row& row, const std::string& group, std::int64_t steps) {
+    TrainResult result;
+    for (const Part& part : parts_) {
+      if (part.ranks() != row.ranks) continue;
+      part.run([&] {
+        World world = part.world(row.setting.workers);
+        TrainRequest request;
+        request.config = parse_config(
+            kConfig, "benchmark",
+            {fmt::format("workers={}", row.setting.workers), fmt::format("batch_per_worker={}", row.setting.batch),
+             "norm.group=" + group, fmt::format("train.steps={}", steps), fmt::format("train.log_every={}", steps),
+             fmt::format("threads={}", part.threads())});
+        request.run_dir = fmt::format("{}/{}", directory_, runs_++);
+        result = train(world, request);
+      });
     }
-    if (!processes_.first()) return;
-    fmt::print("{:<16} {:>8.0f} {:>8.0f} {:>8.0f}  {:>11.1f} % {:>11.1f} % {:>10.1f} % {:>9.1f} % {:>9.1f} %\n",
-               fmt::format("{} x {}", s.workers, s.batch), median(ceiling), median(local), median(synced),
-               100 * median(local_share), 100 * median(share), 100 * median(cost), 100 * median(local_cpu),
-               100 * median(synced_cpu));
-    std::fflush(stdout);
+    return result;
   }
 
-  Processes processes_;
-  int blocks_;
-  double seconds_;
-  std::optional<World> ceiling_world_;
+  Rate training_rate(const Row& row, const std::string& group, std::int64_t steps) {
+    const double begin = process_cpu_seconds();
+    const TrainResult result = train_once(row, group, steps);
+    const double images = static_cast<double>(row.setting.workers * row.setting.batch * (steps - 1)) / row.ranks;
+    return {ceiling_world_.max_over_ranks(result.images_per_second),
+            images / (process_cpu_seconds() - begin - row.cpu_of_start)};
+  }
+
+  void prepare(Row& row) {
+    const double begin = process_cpu_seconds();
+    train_once(row, "1", 1);
+    row.cpu_of_start = process_cpu_seconds() - begin;
+    const int images = row.setting.workers * row.setting.batch;
+    row.steps = std::max<std::int64_t>(4, std::llround(seconds_ * training_rate(row, "1", 4).wall / images));
+  }
+
+  /// Gives the ceiling's images/s.
+  double measure(Row& row, std::int64_t ceiling_batch) {
+    const Rate top = convolution_rate(ceiling_world_, model_, ceiling_batch, seconds_);
+    const Rate local = training_rate(row, "1", row.steps), synced = training_rate(row, "all", row.steps);
+    row.local.push_back(local.wall), row.synced.push_back(synced.wall);
+    row.local_share.push_back(local.wall / top.wall), row.synced_share.push_back(synced.wall / top.wall);
+    row.cost.push_back(local.wall / synced.wall - 1);
+    row.local_cpu.push_back(local.cpu / top.cpu), row.synced_cpu.push_back(synced.cpu / top.cpu);
+    return top.wall;
+  }
+
+  void print(std::int64_t batch, double ceiling) const {
+    fmt::print(
+        "ResNet-20, images/s, medians of {} blocks. Ceiling: {:.0f}, of the convolutions alone on all cores, {} images "
+        "at a time.\nCPU: the same share of the time that cores compute, without waiting.\n{:<16} {:<17} {:>6} {:>7}  "
+        "{:>13} {:>13} {:>11} {:>10} {:>10}\n",
+        blocks_, ceiling, batch, "workers x batch", "ranks x threads", "local", "synced", "local/ceiling",
+        "sync/ceiling", "sync costs", "local CPU", "sync CPU");
+    for (const Row& row : rows_)
+      fmt::print("{:<16} {:<17} {:>6.0f} {:>7.0f}  {:>11.1f} % {:>11.1f} % {:>9.1f} % {:>8.1f} % {:>8.1f} %\n",
+                 fmt::format("{} x {}", row.setting.workers, row.setting.batch),
+                 fmt::format("{} x {}", row.ranks, processes_.ranks() * processes_.threads() / row.ranks),
+                 median(row.local), median(row.synced), 100 * median(row.local_share), 100 * median(row.synced_share),
+                 100 * median(row.cost), 100 * median(row.local_cpu), 100 * median(row.synced_cpu));
+  }
+
+  const Processes processes_;
+  const int blocks_;
+  const double seconds_;
+  World ceiling_world_ = processes_.world(processes_.ranks() * processes_.threads());
+  std::vector<Part> parts_;
+  std::vector<Row> rows_;
   std::string directory_;
   int runs_ = 0;
-  Model model_ = make_model(model_options(parse_config(kConfig, "benchmark", {}), {1, 3, 32, 32}, 10));
+  const Model model_ = make_model(model_options(parse_config(kConfig, "benchmark", {}), {1, 3, 32, 32}, 10));
 };
 
 }  // namespace
