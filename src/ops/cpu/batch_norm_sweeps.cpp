@@ -18,26 +18,31 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
 void sums(const SumsSweep<T>& s) {
-  for_each_run<T, false>(s.extent, 0, [&](const Run& run, auto) SYNCBN_INLINED {
-    const auto exact_pivot = load_wide_channels<T>(s.pivot, run);
-    const auto pivot = exact_pivot.narrow();
-    RunningSum<T> sum(s.sum, run), sum_sq(s.sum_sq, run);
+  struct Channels {
+    Wide<T> exact_pivot;
+    Vec<T> pivot;
+  };
+  for_each_run<T, false>(s.extent, 0, [&](const Run& run, auto way) SYNCBN_INLINED {
+    constexpr Way kWay = decltype(way)::value;
     const T* x = s.x;
-    sum_along<T>(
+    sum_along<T, kWay>(
         run,
-        [&](const auto& io, std::int64_t at, std::int64_t, Vec<T>& a, Vec<T>& b) SYNCBN_INLINED {
-          const auto d = io.clear_rest(hn::Sub(io.load(x + at), pivot));
+        [&](std::int64_t lane) SYNCBN_INLINED {
+          const auto pivot = load_wide_channels<T, kWay>(s.pivot, run, lane);
+          return Channels{pivot, pivot.narrow()};
+        },
+        [&](std::int64_t lane, const Channels&)
+            SYNCBN_INLINED { return PairOfSums<T, kWay, false>(s.sum, s.sum_sq, run, lane, Wide<T>()); },
+        [&](const auto& io, std::int64_t at, std::int64_t, const Channels& c, Vec<T>& a, Vec<T>& b) SYNCBN_INLINED {
+          const auto d = io.clear_rest(hn::Sub(io.load(x + at), c.pivot));
           a = hn::Add(a, d);
           b = hn::MulAdd(d, d, b);
         },
-        [&](Vec<T> a, Vec<T> b) SYNCBN_INLINED { sum.add(a), sum_sq.add(b); },
-        [&](const auto& io, std::int64_t at, std::int64_t) SYNCBN_INLINED {
+        [&](const auto& io, std::int64_t at, std::int64_t, const Channels& c, auto& sums) SYNCBN_INLINED {
           auto d = Wide<T>::promote(io.load(x + at));
-          d.subtract(exact_pivot);
-          sum.add(d);
-          sum_sq.add_product(d, d);
+          d.subtract(c.exact_pivot);
+          sums.add_one(d, d, d);
         });
-    sum.store(), sum_sq.store();
   });
 }
 
@@ -56,39 +61,41 @@ HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const s
 
 template <FusedRelu kRelu, class T>
 void backward_sums(const BackwardSumsSweep<T>& s) {
-  for_each_run<T, false>(s.extent, s.mask_bytes, [&](const Run& run, auto) SYNCBN_INLINED {
-    const auto exact_center = load_wide_channels<T>(s.center, run);
-    const auto center = exact_center.narrow(), scale = PerChannel<T, false>(s.scale, run).at(0),
-               shift = PerChannel<T, false>(s.shift, run).at(0);
-    auto error = Wide<T>::promote(center);  // of the center's rounding
-    error.subtract(exact_center);
-    RunningSum<T> sum_dy(s.sum_dy, run), sum_dy_xc(s.sum_dy_xc, run);
+  struct Channels {
+    Wide<T> exact_center;
+    Vec<T> center, scale, shift;
+  };
+  for_each_run<T, false>(s.extent, s.mask_bytes, [&](const Run& run, auto way) SYNCBN_INLINED {
+    constexpr Way kWay = decltype(way)::value;
     const T *x = s.x, *dy = s.dy;
     const std::uint8_t* bits = s.mask;
-    sum_along<T>(
+    sum_along<T, kWay>(
         run,
-        [&](const auto& io, std::int64_t at, std::int64_t mask, Vec<T>& a, Vec<T>& b) SYNCBN_INLINED {
-          const auto xc = hn::Sub(io.load(x + at), center);
-          const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale, shift, bits + mask);
-          a = hn::Add(a, g);
-          b = hn::MulAdd(g, xc, b);
+        [&](std::int64_t lane) SYNCBN_INLINED {
+          const auto center = load_wide_channels<T, kWay>(s.center, run, lane);
+          return Channels{center, center.narrow(), load_channels<T, kWay>(s.scale, run, lane),
+                          load_channels<T, kWay>(s.shift, run, lane)};
         },
-        [&](Vec<T> a, Vec<T> b) SYNCBN_INLINED {
-          const auto wide = Wide<T>::promote(a);
-          sum_dy.add(wide);
-          sum_dy_xc.add(b);
-          sum_dy_xc.add_product(error, wide);
+        [&](std::int64_t lane, const Channels& c) SYNCBN_INLINED {
+          auto error = Wide<T>::promote(c.center);  // of the center's rounding
+          error.subtract(c.exact_center);
+          return PairOfSums<T, kWay, true>(s.sum_dy, s.sum_dy_xc, run, lane, error);
         },
-        [&](const auto& io, std::int64_t at, std::int64_t mask) SYNCBN_INLINED {
+        [&](const auto& io, std::int64_t at, std::int64_t mask, const Channels& c, Vec<T>& a, Vec<T>& b)
+            SYNCBN_INLINED {
+              const auto xc = hn::Sub(io.load(x + at), c.center);
+              const auto g = gate<kRelu, T>(io.load(dy + at), xc, c.scale, c.shift, bits + mask);
+              a = hn::Add(a, g);
+              b = hn::MulAdd(g, xc, b);
+            },
+        [&](const auto& io, std::int64_t at, std::int64_t mask, const Channels& c, auto& sums) SYNCBN_INLINED {
           const auto value = io.load(x + at);
-          const auto g = gate<kRelu, T>(io.load(dy + at), hn::Sub(value, center), scale, shift, bits + mask);
+          const auto g = gate<kRelu, T>(io.load(dy + at), hn::Sub(value, c.center), c.scale, c.shift, bits + mask);
           auto xc = Wide<T>::promote(value);
-          xc.subtract(exact_center);
+          xc.subtract(c.exact_center);
           const auto wide = Wide<T>::promote(g);
-          sum_dy.add(wide);
-          sum_dy_xc.add_product(wide, xc);
+          sums.add_one(wide, wide, xc);
         });
-    sum_dy.store(), sum_dy_xc.store();
   });
 }
 
@@ -96,45 +103,60 @@ void backward_sums(const BackwardSumsSweep<T>& s) {
 
 template <FusedRelu kRelu, bool kAdd, class T>
 void apply(const ApplySweep<T>& s) {
-  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto across) SYNCBN_INLINED {
-    using Coefficient = PerChannel<T, decltype(across)::value>;
-    const Coefficient center(s.center, run), scale(s.scale, run), shift(s.shift, run);
+  struct Channels {
+    Vec<T> center, scale, shift;
+  };
+  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto way) SYNCBN_INLINED {
+    constexpr Way kWay = decltype(way)::value;
+    // Local copies, since the compiler must assume that stores change what `s` refers to.
     const T *x = s.x, *add = s.add;
     T* y = s.y;
     std::uint8_t* bits = s.mask;
-    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask, std::int64_t lane) SYNCBN_INLINED {
-      const Tag<T> d;
-      auto z = hn::MulAdd(hn::Sub(io.load(x + at), center.at(lane)), scale.at(lane), shift.at(lane));
-      if constexpr (kAdd) z = hn::Add(z, io.load(add + at));
-      if constexpr (kRelu == FusedRelu::bits) hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), bits + mask);
-      // Written so that NaN stays NaN.
-      if constexpr (kRelu != FusedRelu::none) z = hn::IfThenZeroElse(hn::Lt(z, hn::Zero(d)), z);
-      io.store(z, y + at);
-    });
+    sweep<T, kWay>(
+        run,
+        [&](std::int64_t lane) SYNCBN_INLINED {
+          return Channels{load_channels<T, kWay>(s.center, run, lane), load_channels<T, kWay>(s.scale, run, lane),
+                          load_channels<T, kWay>(s.shift, run, lane)};
+        },
+        [&](const auto& io, std::int64_t at, std::int64_t mask, const Channels& c) SYNCBN_INLINED {
+          const Tag<T> d;
+          auto z = hn::MulAdd(hn::Sub(io.load(x + at), c.center), c.scale, c.shift);
+          if constexpr (kAdd) z = hn::Add(z, io.load(add + at));
+          if constexpr (kRelu == FusedRelu::bits) hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), bits + mask);
+          // Written so that NaN stays NaN.
+          if constexpr (kRelu != FusedRelu::none) z = hn::IfThenZeroElse(hn::Lt(z, hn::Zero(d)), z);
+          io.store(z, y + at);
+        });
   });
 }
 
 /// kOnlyDx: dx is assigned and nothing else is wanted.
 template <FusedRelu kRelu, bool kOnlyDx, class T>
 void backward(const BackwardSweep<T>& s) {
-  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto across) SYNCBN_INLINED {
-    using Coefficient = PerChannel<T, decltype(across)::value>;
-    const Coefficient center(s.center, run), scale(s.scale, run), shift(s.shift, run);
-    const Coefficient p(s.p, run), q(s.q, run), r(s.r, run);
-    // Local copies, since the compiler must assume that stores change what `s` refers to.
+  struct Channels {
+    Vec<T> center, scale, shift, p, q, r;
+  };
+  for_each_run<T, true>(s.extent, s.mask_bytes, [&](const Run& run, auto way) SYNCBN_INLINED {
+    constexpr Way kWay = decltype(way)::value;
     const T *x = s.x, *dy = s.dy;
     T *dx = s.dx, *d_add = s.d_add;
     const std::uint8_t* bits = s.mask;
     const bool accumulate_dx = s.accumulate_dx, accumulate_add = s.accumulate_add;
-    sweep<T>(run, [&](const auto& io, std::int64_t at, std::int64_t mask, std::int64_t lane) SYNCBN_INLINED {
-      const auto xc = hn::Sub(io.load(x + at), center.at(lane));
-      const auto g = gate<kRelu, T>(io.load(dy + at), xc, scale.at(lane), shift.at(lane), bits + mask);
-      if (kOnlyDx || dx) {
-        const auto v = hn::MulAdd(p.at(lane), g, hn::MulAdd(q.at(lane), xc, r.at(lane)));
-        io.store(!kOnlyDx && accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
-      }
-      if (!kOnlyDx && d_add) io.store(accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);
-    });
+    sweep<T, kWay>(
+        run,
+        [&](std::int64_t lane) SYNCBN_INLINED {
+          const auto load = [&](const T* values) SYNCBN_INLINED { return load_channels<T, kWay>(values, run, lane); };
+          return Channels{load(s.center), load(s.scale), load(s.shift), load(s.p), load(s.q), load(s.r)};
+        },
+        [&](const auto& io, std::int64_t at, std::int64_t mask, const Channels& c) SYNCBN_INLINED {
+          const auto xc = hn::Sub(io.load(x + at), c.center);
+          const auto g = gate<kRelu, T>(io.load(dy + at), xc, c.scale, c.shift, bits + mask);
+          if (kOnlyDx || dx) {
+            const auto v = hn::MulAdd(c.p, g, hn::MulAdd(c.q, xc, c.r));
+            io.store(!kOnlyDx && accumulate_dx ? hn::Add(io.load(dx + at), v) : v, dx + at);
+          }
+          if (!kOnlyDx && d_add) io.store(accumulate_add ? hn::Add(io.load(d_add + at), g) : g, d_add + at);
+        });
   });
 }
 

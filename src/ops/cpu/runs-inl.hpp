@@ -35,27 +35,38 @@ constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(Tag<T>())
 template <class T>
 constexpr std::int64_t kMaskBytes = (kLanes<T> + 7) / 8;
 
+/// What the lanes of a run's vectors are.
+enum class Way {
+  down,     ///< panels: the same channels in all vectors of a row, a row per panel
+  planes,   ///< positions of one channel, a row per channel
+  across,   ///< a wide panel: neighbouring channels from a row's first vector to its last, a row per position
+  samples,  ///< as across, of sums; a row per sample, whose sums are f64 from the first addition on
+};
+template <Way kWay>
+using WayTag = std::integral_constant<Way, kWay>;
+
 /// Vectors of `lanes` values that a sweep goes along: `rows` rows, in each of them `count` vectors, `step` values
-/// apart, and perhaps one more of `tail` values. What its lanes are:
-/// - down a panel: the same channels in all vectors, of which `channels` exist (the others are padding); one row;
-/// - across a wide panel: the panel's channels from the first vector to the last; a row per position;
-/// - one channel: positions of that channel; one row.
+/// apart, and perhaps one more of `tail` values.
 struct Run {
   std::int64_t at, step, row_step;              ///< of the values, in values
   std::int64_t mask, mask_step, mask_row_step;  ///< of a vector's bits, in bytes
   std::int64_t rows, count, lanes, tail;
-  std::int64_t channel, channels;
-  bool one_channel;
-  std::int64_t block;  ///< vectors that are summed in T before they are promoted to f64
+  std::int64_t channel;       ///< the first row's first
+  std::int64_t row_channels;  ///< from one row's first to the next one's
+  std::int64_t channels;      ///< of a vector that exist; the others are padding
+  std::int64_t block;         ///< vectors of a row that are summed in T before they are promoted to f64
 };
 
-/// Visits the runs that make up some samples: visit(run, across).
-/// For sums, down the panels: each channel's values are met in the order of samples and positions, however the batch is
-/// cut. For maps, whose order does not matter: across wide panels, in memory's order, and later samples first, since
-/// the sweep before has left these in cache.
+/// Vectors in a row of a run across a panel, for sums: as many as their sums have registers.
+template <Way kWay>
+constexpr std::int64_t kColumns = kWay == Way::samples ? 2 : 4;
+
+/// Visits the runs that make up some samples: visit(run, WayTag).
+/// For sums, each channel's values are met in the order of samples and positions, however the batch is cut. For maps,
+/// whose order does not matter: later samples first, since the sweep before has left these in cache.
 template <class T, bool kMap, class Visit>
 HWY_INLINE void for_each_run(const Extent& e, std::int64_t mask_bytes, Visit visit) {
-  constexpr std::int64_t n = kLanes<T>, kBlock = 64, kTileBytes = 16384;
+  constexpr std::int64_t n = kLanes<T>, kBlock = 64, kTileBytes = 16384, kGroupBytes = 65536;
   const Panels& p = e.panels;
   const bool planes = p.width == 1;
   // Samples that are a single row of channels are the positions of one wide panel.
@@ -71,34 +82,57 @@ HWY_INLINE void for_each_run(const Extent& e, std::int64_t mask_bytes, Visit vis
   const std::int64_t tile =
       lane_groups == 1 ? std::max<std::int64_t>(1, positions) : std::max<std::int64_t>(8, kTileBytes / row_bytes);
   const std::int64_t tiles = std::max<std::int64_t>(1, (positions + tile - 1) / tile);
+  // Backwards in steps that are long enough for the memory to run ahead in.
+  const std::int64_t sample_bytes = std::max<std::int64_t>(1, p.size() * static_cast<std::int64_t>(sizeof(T)));
+  const std::int64_t group = kMap ? std::max<std::int64_t>(1, kGroupBytes / sample_bytes) : 1;
 
   Run run{};
-  run.one_channel = planes;
   run.block = rows ? 1 : kBlock;
-  run.row_step = width, run.mask_row_step = mask_bytes_of_position;
   for (std::int64_t i = 0; i < samples; ++i) {
-    const std::int64_t sample = kMap ? samples - 1 - i : i;
-    for (std::int64_t panel = 0; panel < panels; ++panel) {
+    const std::int64_t first = i / group * group, in_group = std::min(group, samples - first);
+    const std::int64_t sample = kMap ? samples - first - in_group + (i - first) : i;
+    for (std::int64_t panel = 0; panel < panels;) {
+      // Panels without padding in one run.
+      const std::int64_t whole = planes ? panels : lane_groups == 1 ? p.channels / n - panel : 1;
+      const std::int64_t together = std::clamp<std::int64_t>(whole, 1, panels - panel);
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t begin = (kMap ? tiles - 1 - t : t) * tile, count = std::min(tile, positions - begin);
         run.channel = panel * width;
         run.at = sample * p.size() + panel * p.positions * p.width + begin * width;
         run.mask = sample * mask_bytes + panel * lane_groups * mask_bytes_of_group + begin * mask_bytes_of_position;
-        if (kMap && lane_groups > 1) {
-          run.rows = count, run.count = width / n, run.lanes = n, run.tail = width % n;
-          run.step = n, run.mask_step = mask_bytes_of_group;
-          visit(run, std::true_type());
-          continue;
+        std::int64_t lane = 0;
+        if (lane_groups > 1) {
+          run.rows = count, run.row_step = width, run.mask_row_step = mask_bytes_of_position, run.row_channels = 0;
+          run.count = kMap ? width / n : rows ? kColumns<Way::samples> : kColumns<Way::across>;
+          run.tail = kMap ? width % n : 0;
+          run.lanes = run.channels = n, run.step = n, run.mask_step = mask_bytes_of_group;
+          const std::int64_t columns = run.count * n, last = kMap ? width : std::min(width, p.channels - run.channel);
+          for (; lane + columns <= last; lane += columns) {
+            if (rows && !kMap) {
+              visit(run, WayTag<Way::samples>());
+            } else {
+              visit(run, WayTag<Way::across>());
+            }
+            run.channel += columns, run.at += columns, run.mask += run.count * mask_bytes_of_group;
+          }
+          if (kMap) continue;
         }
-        run.rows = 1, run.count = count, run.tail = tail;
+        run.rows = together, run.row_step = p.positions * p.width;
+        run.mask_row_step = lane_groups * mask_bytes_of_group, run.row_channels = width;
+        run.count = count, run.tail = tail;
         run.step = planes ? n : width, run.mask_step = mask_bytes_of_position;
-        for (std::int64_t lane = 0; lane < width; lane += n) {
+        for (; lane < width; lane += n) {
           run.lanes = planes ? n : std::min(n, width - lane);
           run.channels = planes ? 1 : std::clamp<std::int64_t>(p.channels - run.channel, 0, run.lanes);
-          visit(run, std::false_type());
+          if (planes) {
+            visit(run, WayTag<Way::planes>());
+          } else {
+            visit(run, WayTag<Way::down>());
+          }
           run.channel += n, run.at += n, run.mask += mask_bytes_of_group;
         }
       }
+      panel += together;
     }
   }
 }
@@ -142,30 +176,24 @@ struct Part {
   }
 };
 
-/// A coefficient per channel. Across a panel it is read for every vector, else it stays the same.
-template <class T, bool kAcross>
-class PerChannel {
- public:
-  HWY_INLINE PerChannel(const T* values, const Run& run) : values_(values + run.channel) {
-    if constexpr (kAcross) return;
-    if (run.one_channel) {
-      fixed_ = hn::Set(Tag<T>(), *values_);
-    } else if (run.channels == kLanes<T>) {
-      fixed_ = hn::LoadU(Tag<T>(), values_);
-    } else {
-      fixed_ = Part<T>(run.channels).load(values_);
-    }
-  }
-  /// For the vector `lane` values behind the run's first channel.
-  HWY_INLINE Vec<T> at(std::int64_t lane) const {
-    if constexpr (kAcross) return hn::LoadU(Tag<T>(), values_ + lane);
-    return fixed_;
-  }
+/// `values`, or where only `count` of them exist, a copy with as many zeros behind as a vector has lanes.
+template <class T, class Value>
+HWY_INLINE const Value* padded(const Value* values, std::int64_t count, Value* copy) {
+  if (count == kLanes<T>) return values;
+  std::fill_n(copy, kLanes<T>, Value(0));
+  std::copy_n(values, count, copy);
+  return copy;
+}
 
- private:
-  const T* values_;
-  Vec<T> fixed_;
-};
+/// A coefficient of each lane of a vector that starts `lane` channels behind the run's first.
+template <class T, Way kWay>
+HWY_INLINE Vec<T> load_channels(const T* values, const Run& run, std::int64_t lane) {
+  values += run.channel + lane;
+  if constexpr (kWay == Way::planes) return hn::Set(Tag<T>(), *values);
+  if constexpr (kWay >= Way::across) return hn::LoadU(Tag<T>(), values);
+  HWY_ALIGN T copy[kLanes<T>];
+  return hn::LoadU(Tag<T>(), padded<T>(values, run.channels, copy));
+}
 
 /// Calls visit(io, step, step of the bits) as it fits the run's vectors; for neighbouring ones the steps are constants.
 template <class T, class Visit>
@@ -181,159 +209,230 @@ HWY_INLINE void with_steps(const Run& run, Visit visit) {
   }
 }
 
-/// Calls body(io, offset of the vector, offset of its bits, its lane in the run) along a run.
-template <class T, class Body>
-HWY_INLINE void sweep(const Run& run, Body body) {
+/// Calls body(io, offset of the vector, offset of its bits, what load(lane) gives for its channels) along a run.
+template <class T, Way kWay, class Load, class Body>
+HWY_INLINE void sweep(const Run& run, Load load, Body body) {
   constexpr std::int64_t n = kLanes<T>;
+  // Local copies, since the compiler must assume that stores of bits change what `run` refers to.
+  const std::int64_t rows = run.rows, count = run.count, tail = run.tail;
+  const std::int64_t row_step = run.row_step, mask_row_step = run.mask_row_step;
+  std::int64_t row_at = run.at, row_mask = run.mask, row = 0;
   with_steps<T>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
-    const std::int64_t count = run.count;
-    for (std::int64_t row = 0; row < run.rows; ++row) {
-      std::int64_t at = run.at + row * run.row_step, mask = run.mask + row * run.mask_row_step, lane = 0;
-      for (std::int64_t i = 0; i + 2 <= count; i += 2, at += 2 * step, mask += 2 * mask_step, lane += 2 * n) {
-        body(io, at, mask, lane);
-        body(io, at + step, mask + mask_step, lane + n);
+    if constexpr (kWay == Way::across) {
+      // A few rows at a time, so that what belongs to the channels is loaded once for all of them.
+      const auto rows_at_once = [&](auto height) SYNCBN_INLINED {
+        for (; row + height <= rows; row += height, row_at += height * row_step, row_mask += height * mask_row_step) {
+          std::int64_t at = row_at, mask = row_mask, lane = 0;
+          for (std::int64_t i = 0; i < count; ++i, at += step, mask += mask_step, lane += n) {
+            const auto channels = load(lane);
+            for (std::int64_t r = 0; r < height; ++r) body(io, at + r * row_step, mask + r * mask_row_step, channels);
+          }
+          if (tail == 0) continue;
+          const auto channels = load(lane);
+          for (std::int64_t r = 0; r < height; ++r)
+            body(Part<T>(tail), at + r * row_step, mask + r * mask_row_step, channels);
+        }
+      };
+      rows_at_once(std::integral_constant<std::int64_t, 4>());
+      rows_at_once(std::integral_constant<std::int64_t, 1>());
+    } else {
+      const std::int64_t row_channels = run.row_channels;
+      for (; row < rows; ++row, row_at += row_step, row_mask += mask_row_step) {
+        const auto channels = load(row * row_channels);
+        std::int64_t at = row_at, mask = row_mask;
+        for (std::int64_t i = 0; i + 2 <= count; i += 2, at += 2 * step, mask += 2 * mask_step) {
+          body(io, at, mask, channels);
+          body(io, at + step, mask + mask_step, channels);
+        }
+        if (count % 2 != 0) body(io, at, mask, channels), at += step, mask += mask_step;
+        if (tail > 0) body(Part<T>(tail), at, mask, channels);
       }
-      if (count % 2 != 0) body(io, at, mask, lane), at += step, mask += mask_step, lane += n;
-      if (run.tail > 0) body(Part<T>(run.tail), at, mask, lane);
     }
   });
 }
 
 // ---- sums ----
 
-/// The lanes of a Vec<T> in f64.
+/// The lanes of a Vec<T> in f64. Of f64 `high` is not used. (Two members instead of an array, so that the compiler
+/// keeps them in registers.)
 template <class T>
 struct Wide {
-  static constexpr std::int64_t kParts = kLanes<T> / kLanes<double>;
-  Vec<double> part[kParts];
+  static constexpr bool kTwo = kLanes<T> > kLanes<double>;
+  Vec<double> low = hn::Zero(Tag<double>()), high = hn::Zero(Tag<double>());
 
-  HWY_INLINE Wide() {
-    for (auto& v : part) v = hn::Zero(Tag<double>());
-  }
-  static HWY_INLINE Wide all(double value) {
-    Wide wide;
-    for (auto& v : wide.part) v = hn::Set(Tag<double>(), value);
-    return wide;
-  }
-  explicit HWY_INLINE Wide(const double* values) {
-    for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::LoadU(Tag<double>(), values + i * kLanes<double>);
+  HWY_INLINE Wide() = default;
+  HWY_INLINE Wide(Vec<double> low_part, Vec<double> high_part) : low(low_part), high(high_part) {}
+  static HWY_INLINE Wide all(double value) { return {hn::Set(Tag<double>(), value), hn::Set(Tag<double>(), value)}; }
+  explicit HWY_INLINE Wide(const double* values) : low(hn::LoadU(Tag<double>(), values)) {
+    if constexpr (kTwo) high = hn::LoadU(Tag<double>(), values + kLanes<double>);
   }
   HWY_INLINE void store(double* values) const {
-    for (std::int64_t i = 0; i < kParts; ++i) hn::StoreU(part[i], Tag<double>(), values + i * kLanes<double>);
+    hn::StoreU(low, Tag<double>(), values);
+    if constexpr (kTwo) hn::StoreU(high, Tag<double>(), values + kLanes<double>);
   }
   static HWY_INLINE Wide promote(Vec<T> v) {
-    Wide wide;
     if constexpr (sizeof(T) == sizeof(double)) {
-      wide.part[0] = v;
+      return {v, hn::Zero(Tag<double>())};
     } else {
 #if HWY_TARGET == HWY_SCALAR
-      wide.part[0] = hn::PromoteTo(Tag<double>(), v);
+      return {hn::PromoteTo(Tag<double>(), v), hn::Zero(Tag<double>())};
 #else
       const hn::Half<Tag<T>> half;
-      wide.part[0] = hn::PromoteTo(Tag<double>(), hn::LowerHalf(half, v));
-      wide.part[1] = hn::PromoteTo(Tag<double>(), hn::UpperHalf(half, v));
+      return {hn::PromoteTo(Tag<double>(), hn::LowerHalf(half, v)),
+              hn::PromoteTo(Tag<double>(), hn::UpperHalf(half, v))};
 #endif
     }
-    return wide;
   }
   HWY_INLINE void add(Vec<T> v) {
     add(promote(v));
   }
   HWY_INLINE void add(const Wide& other) {
-    for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::Add(part[i], other.part[i]);
+    low = hn::Add(low, other.low);
+    if constexpr (kTwo) high = hn::Add(high, other.high);
   }
   HWY_INLINE void subtract(const Wide& other) {
-    for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::Sub(part[i], other.part[i]);
+    low = hn::Sub(low, other.low);
+    if constexpr (kTwo) high = hn::Sub(high, other.high);
   }
   /// Rounded to T.
   HWY_INLINE Vec<T> narrow() const {
     if constexpr (sizeof(T) == sizeof(double)) {
-      return part[0];
+      return low;
     } else {
 #if HWY_TARGET == HWY_SCALAR
-      return hn::DemoteTo(Tag<T>(), part[0]);
+      return hn::DemoteTo(Tag<T>(), low);
 #else
       const hn::Half<Tag<T>> half;
-      return hn::Combine(Tag<T>(), hn::DemoteTo(half, part[1]), hn::DemoteTo(half, part[0]));
+      return hn::Combine(Tag<T>(), hn::DemoteTo(half, high), hn::DemoteTo(half, low));
 #endif
     }
   }
   /// += a * b
   HWY_INLINE void add_product(const Wide& a, const Wide& b) {
-    for (std::int64_t i = 0; i < kParts; ++i) part[i] = hn::MulAdd(a.part[i], b.part[i], part[i]);
+    low = hn::MulAdd(a.low, b.low, low);
+    if constexpr (kTwo) high = hn::MulAdd(a.high, b.high, high);
   }
   HWY_INLINE double sum_of_lanes() const {
-    auto sum = part[0];
-    for (std::int64_t i = 1; i < kParts; ++i) sum = hn::Add(sum, part[i]);
-    return hn::GetLane(hn::SumOfLanes(Tag<double>(), sum));
+    return hn::GetLane(hn::SumOfLanes(Tag<double>(), kTwo ? hn::Add(low, high) : low));
   }
 };
 
-/// What is known of a run's channels in f64, one per lane.
-template <class T>
-HWY_INLINE Wide<T> load_wide_channels(const double* values, const Run& run) {
-  if (run.one_channel) return Wide<T>::all(values[run.channel]);
-  if (run.channels == kLanes<T>) return Wide<T>(values + run.channel);
-  HWY_ALIGN double lanes[kLanes<T>] = {};
-  std::copy_n(values + run.channel, run.channels, lanes);
-  return Wide<T>(lanes);
+/// What is known of channels in f64, one per lane, `lane` channels behind the run's first.
+template <class T, Way kWay>
+HWY_INLINE Wide<T> load_wide_channels(const double* values, const Run& run, std::int64_t lane) {
+  values += run.channel + lane;
+  if constexpr (kWay == Way::planes) return Wide<T>::all(*values);
+  if constexpr (kWay >= Way::across) return Wide<T>(values);
+  HWY_ALIGN double copy[kLanes<T>];
+  return Wide<T>(padded<T>(values, run.channels, copy));
 }
 
-/// Per-channel sums in f64 while a run adds to them.
-template <class T>
-class RunningSum : public Wide<T> {
+/// Two sums per channel, of a and of b, in f64, while a run adds to them. `error`, if kCorrected: per channel, what
+/// times a belongs to b as well.
+template <class T, Way kWay, bool kCorrected>
+class PairOfSums {
  public:
-  HWY_INLINE RunningSum(double* values, const Run& run) : values_(values + run.channel), run_(run) {
-    if (!run.one_channel) static_cast<Wide<T>&>(*this) = load_wide_channels<T>(values, run);
+  /// Of the channels `lane` behind the run's first.
+  HWY_INLINE PairOfSums(double* a, double* b, const Run& run, std::int64_t lane, const Wide<T>& error)
+      : a_(a + run.channel + lane), b_(b + run.channel + lane), channels_(run.channels), error_(error) {
+    if constexpr (kWay == Way::planes) return;
+    HWY_ALIGN double copy[kLanes<T>];
+    sum_a_ = Wide<T>(padded<T>(static_cast<const double*>(a_), channels_, copy));
+    sum_b_ = Wide<T>(padded<T>(static_cast<const double*>(b_), channels_, copy));
+  }
+  /// Of the same channels.
+  HWY_INLINE void add(Vec<T> a, Vec<T> b) {
+    const auto wide = Wide<T>::promote(a);
+    sum_a_.add(wide), sum_b_.add(b);
+    if constexpr (kCorrected) sum_b_.add_product(error_, wide);
+  }
+  /// Of single values; b as it shall be.
+  HWY_INLINE void add_one(const Wide<T>& a, const Wide<T>& left, const Wide<T>& right) {
+    sum_a_.add(a), sum_b_.add_product(left, right);
   }
   HWY_INLINE void store() const {
-    if (run_.one_channel) {
-      *values_ += this->sum_of_lanes();
-    } else if (run_.channels == kLanes<T>) {
-      Wide<T>::store(values_);
+    if constexpr (kWay == Way::planes) {
+      *a_ += sum_a_.sum_of_lanes(), *b_ += sum_b_.sum_of_lanes();
     } else {
-      HWY_ALIGN double lanes[kLanes<T>];
-      Wide<T>::store(lanes);
-      std::copy_n(lanes, run_.channels, values_);
+      store(sum_a_, a_), store(sum_b_, b_);
     }
   }
 
  private:
-  double* values_;
-  const Run& run_;
+  HWY_INLINE void store(const Wide<T>& sum, double* values) const {
+    if (channels_ == kLanes<T>) return sum.store(values);
+    HWY_ALIGN double lanes[kLanes<T>];
+    sum.store(lanes);
+    std::copy_n(lanes, channels_, values);
+  }
+
+  double *a_, *b_;
+  std::int64_t channels_;
+  Wide<T> error_, sum_a_, sum_b_;
 };
 
-/// Sums term(io, offset, bits, a, b) - two values at each place - along a run and hands them to add(a, b): short blocks
-/// in T, four interleaved sums to hide the latency of the addition. Where a block is a single vector, add_one(io,
-/// offset, bits) adds its values.
-template <class T, class Term, class Add, class AddOne>
-HWY_INLINE void sum_along(const Run& run, Term term, Add add, AddOne add_one) {
-  with_steps<T>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
-    const auto zero = hn::Zero(Tag<T>());
+/// Sums term(io, offset, bits, what load(lane) gives for its channels, a, b) - two values at each place - along a run,
+/// short blocks in T before they go to sums_of(lane, load's). Where a block is a single vector, one(io, offset, bits,
+/// load's, sums) adds it.
+template <class T, Way kWay, class Load, class Sums, class Term, class One>
+HWY_INLINE void sum_along(const Run& run, Load load, Sums sums_of, Term term, One one) {
+  constexpr std::int64_t n = kLanes<T>;
+  const auto zero = hn::Zero(Tag<T>());
+  if constexpr (kWay == Way::samples) {
+    const auto left = load(0), right = load(n);
+    auto sums_left = sums_of(0, left), sums_right = sums_of(n, right);
     std::int64_t at = run.at, mask = run.mask;
-    const auto block = [&](std::int64_t count) SYNCBN_INLINED {
-      Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
-      std::int64_t i = 0;
-      for (; i + 4 <= count; i += 4, at += 4 * step, mask += 4 * mask_step) {
-        term(io, at, mask, a0, b0);
-        term(io, at + step, mask + mask_step, a1, b1);
-        term(io, at + 2 * step, mask + 2 * mask_step, a2, b2);
-        term(io, at + 3 * step, mask + 3 * mask_step, a3, b3);
+    for (std::int64_t row = 0; row < run.rows; ++row, at += run.row_step, mask += run.mask_row_step) {
+      one(Whole<T>(), at, mask, left, sums_left);
+      one(Whole<T>(), at + n, mask + run.mask_step, right, sums_right);
+    }
+    sums_left.store(), sums_right.store();
+  } else if constexpr (kWay == Way::across) {
+    constexpr std::int64_t kRows = 32;
+    static_assert(kColumns<kWay> == 4);
+    const decltype(load(0)) channels[] = {load(0), load(n), load(2 * n), load(3 * n)};
+    decltype(sums_of(0, channels[0])) sums[] = {sums_of(0, channels[0]), sums_of(n, channels[1]),
+                                                sums_of(2 * n, channels[2]), sums_of(3 * n, channels[3])};
+    for (std::int64_t begin = 0; begin < run.rows; begin += kRows) {
+      Vec<T> a[] = {zero, zero, zero, zero}, b[] = {zero, zero, zero, zero};
+      for (std::int64_t row = begin; row < std::min(begin + kRows, run.rows); ++row) {
+        const std::int64_t at = run.at + row * run.row_step, mask = run.mask + row * run.mask_row_step;
+        for (std::int64_t k = 0; k < kColumns<kWay>; ++k)
+          term(Whole<T>(), at + k * n, mask + k * run.mask_step, channels[k], a[k], b[k]);
       }
-      for (; i < count; ++i, at += step, mask += mask_step) term(io, at, mask, a0, b0);
-      add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
-    };
-    if (run.block == 1) {
-      for (std::int64_t i = 0; i < run.count; ++i, at += step, mask += mask_step) add_one(io, at, mask);
-    } else {
-      for (std::int64_t i = 0; i < run.count; i += run.block) block(std::min(run.block, run.count - i));
+      for (std::int64_t k = 0; k < kColumns<kWay>; ++k) sums[k].add(a[k], b[k]);
     }
-    if (run.tail > 0) {
-      auto a = zero, b = zero;
-      term(Part<T>(run.tail), at, mask, a, b);
-      add(a, b);
-    }
-  });
+    for (const auto& s : sums) s.store();
+  } else {
+    with_steps<T>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
+      for (std::int64_t row = 0; row < run.rows; ++row) {
+        const auto channels = load(row * run.row_channels);
+        auto sums = sums_of(row * run.row_channels, channels);
+        std::int64_t at = run.at + row * run.row_step, mask = run.mask + row * run.mask_row_step;
+        for (std::int64_t left = run.block == 1 ? run.count : 0; left > 0; --left, at += step, mask += mask_step)
+          one(io, at, mask, channels, sums);
+        for (std::int64_t left = run.block == 1 ? 0 : run.count; left > 0 || run.tail > 0;) {
+          // Four interleaved sums hide the latency of the addition.
+          Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
+          const std::int64_t count = std::min(run.block, left);
+          std::int64_t i = 0;
+          for (; i + 4 <= count; i += 4, at += 4 * step, mask += 4 * mask_step) {
+            term(io, at, mask, channels, a0, b0);
+            term(io, at + step, mask + mask_step, channels, a1, b1);
+            term(io, at + 2 * step, mask + 2 * mask_step, channels, a2, b2);
+            term(io, at + 3 * step, mask + 3 * mask_step, channels, a3, b3);
+          }
+          for (; i < count; ++i, at += step, mask += mask_step) term(io, at, mask, channels, a0, b0);
+          left -= count;
+          const bool ends = left == 0;
+          if (ends && run.tail > 0) term(Part<T>(run.tail), at, mask, channels, a1, b1);
+          sums.add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
+          if (ends) break;
+        }
+        sums.store();
+      }
+    });
+  }
 }
 
 }  // namespace syncbn::ops::cpu::HWY_NAMESPACE
