@@ -25,7 +25,6 @@ class Channel {
   Channel(RankContext& context, int id, const WorkerRange& members);
 
   const WorkerRange& members() const { return members_; }
-  RankContext& context() const { return context_; }
 
   /// The two halves of a collective, by the local worker with this index (from 0) among the local members.
   /// `values` are read, and written if the operation has a result; they must live until finish() has returned, unless

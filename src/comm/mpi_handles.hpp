@@ -4,6 +4,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "syncbn/core/error.hpp"
 
@@ -52,5 +53,18 @@ class OwnedComm {
  private:
   MPI_Comm comm_ = MPI_COMM_NULL;
 };
+
+/// A communicator of some ranks of `comm`, which all call this with the same tag.
+inline OwnedComm make_comm(MPI_Comm comm, const std::vector<int>& ranks, int tag) {
+  MPI_Group everybody = MPI_GROUP_NULL, some = MPI_GROUP_NULL;
+  MPI_Comm created = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_group(comm, &everybody), "MPI_Comm_group");
+  check_mpi(MPI_Group_incl(everybody, static_cast<int>(ranks.size()), ranks.data(), &some), "MPI_Group_incl");
+  const int outcome = MPI_Comm_create_group(comm, some, tag, &created);
+  MPI_Group_free(&some);
+  MPI_Group_free(&everybody);
+  check_mpi(outcome, "MPI_Comm_create_group");
+  return OwnedComm(created);
+}
 
 }  // namespace syncbn::detail

@@ -70,14 +70,7 @@ MpiTransport::~MpiTransport() {
 OwnedComm MpiTransport::comm_of(int channel, const std::vector<Party>& parties) {
   std::vector<int> ranks;
   for (const Party& party : parties) ranks.push_back(party.rank);
-  MPI_Group everybody = MPI_GROUP_NULL, some = MPI_GROUP_NULL;
-  MPI_Comm created = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_group(comm_.get(), &everybody), "MPI_Comm_group");
-  check_mpi(MPI_Group_incl(everybody, static_cast<int>(ranks.size()), ranks.data(), &some), "MPI_Group_incl");
-  check_mpi(MPI_Comm_create_group(comm_.get(), some, channel, &created), "MPI_Comm_create_group");
-  MPI_Group_free(&some);
-  MPI_Group_free(&everybody);
-  return OwnedComm(created);
+  return make_comm(comm_.get(), ranks, channel);
 }
 
 /// Runs of neighbouring ranks that share a machine; their workers are neighbours, too.

@@ -125,6 +125,20 @@ std::string RankContext::describe_worker(int local_index) const {
 }
 
 std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> numbers, const std::string& what) {
+  // In pieces, since a checkpoint may be longer than what MPI can count.
+  constexpr std::size_t kMost = std::size_t{1} << 20;
+  if (numbers.size() <= kMost) return sum_piece_over_ranks(std::move(numbers), what);
+  for (std::size_t begin = 0; begin < numbers.size(); begin += kMost) {
+    const auto first = numbers.begin() + static_cast<std::ptrdiff_t>(begin);
+    const auto last = first + static_cast<std::ptrdiff_t>(std::min(kMost, numbers.size() - begin));
+    const std::vector<std::int64_t> sums = sum_piece_over_ranks({first, last}, what);
+    std::copy(sums.begin(), sums.end(), first);
+  }
+  return numbers;
+}
+
+std::vector<std::int64_t> RankContext::sum_piece_over_ranks(std::vector<std::int64_t> numbers,
+                                                            const std::string& what) {
   // A rank stands for several nodes of the tree; all but its first bring zeros.
   const WorkerRange local = layout_.local();
   const std::size_t nodes = fold_plan(layout_.workers, leaves(local.first, local.last)).rest.size();

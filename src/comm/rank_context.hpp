@@ -48,7 +48,6 @@ class RankContext {
   Transport& transport() { return *transport_; }
   double timeout_s() const { return timeout_s_; }
   Reduction reduction() const { return reduction_; }
-  Channel& all() { return *all_; }
   const std::shared_ptr<Channel>& all_ptr() const { return all_; }
   const std::shared_ptr<Channel>& local_ptr() const { return local_; }
 
@@ -96,6 +95,7 @@ class RankContext {
   };
 
   std::vector<std::int64_t> sum_over_ranks(std::vector<std::int64_t> numbers, const std::string& what);
+  std::vector<std::int64_t> sum_piece_over_ranks(std::vector<std::int64_t> numbers, const std::string& what);
   bool record(const std::exception_ptr& failure) noexcept;
 
   const Layout layout_;

@@ -72,10 +72,16 @@ SharedGradients::Range SharedGradients::shard_of(const GradientExchange::Bucket&
 void SharedGradients::plan_additions() {
   const int first = memory_.first_worker();
   const FoldPlan plan = fold_plan(layout_.workers, leaves(first, first + memory_.workers()));
-  std::vector<bool> is_sum(gradients_.size(), false);
+  std::vector<std::optional<int>> room_of(gradients_.size());
+  std::vector<int> free;
   for (const Fold& fold : plan.folds) {
-    additions_.push_back({fold.into, fold.from, is_sum[at(fold.into)], is_sum[at(fold.from)]});
-    is_sum[at(fold.into)] = true;
+    const std::optional<int> left = room_of[at(fold.into)], right = room_of[at(fold.from)];
+    if (!left && !right && free.empty()) free.push_back(rooms_++);
+    const int room = left ? *left : right ? *right : free.back();
+    if (!left && !right) free.pop_back();
+    if (left && right) free.push_back(*right);
+    additions_.push_back({fold.into, fold.from, left, right, room});
+    room_of[at(fold.into)] = room;
   }
   rest_ = plan.rest;
 }
@@ -138,12 +144,12 @@ void SharedGradients::fold_piece(const Range& piece, int by) {
     return;
   }
   // What others have written is only read: if it changed, it would have to travel back before they write it anew.
-  Buffer& room = scratch_[at(by)];
-  if (room.size() == 0) room = Buffer(gradients_.size() * static_cast<std::size_t>(most_in_piece_) * sizeof(float));
-  const auto sum = [&](int worker) { return room.as<float>() + worker * most_in_piece_; };
+  Buffer& rooms = scratch_[at(by)];
+  if (rooms.size() == 0) rooms = Buffer(at(rooms_) * static_cast<std::size_t>(most_in_piece_) * sizeof(float));
+  const auto sum = [&](int room) { return rooms.as<float>() + room * most_in_piece_; };
   for (const Addition& a : additions_)
-    add(&a == &additions_.back() ? result : sum(a.left), a.left_is_sum ? sum(a.left) : gradient(a.left),
-        a.right_is_sum ? sum(a.right) : gradient(a.right), piece.count);
+    add(&a == &additions_.back() ? result : sum(a.room), a.left_room ? sum(*a.left_room) : gradient(a.left),
+        a.right_room ? sum(*a.right_room) : gradient(a.right), piece.count);
 }
 
 std::string SharedGradients::missing(int bucket, std::uint64_t round) const {

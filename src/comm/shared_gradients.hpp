@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,10 +66,11 @@ class SharedGradients {
     std::atomic<std::uint64_t> finished{0};  // likewise
   };
 
-  /// One of the tree: of gradients, or of sums that an addition before it has left at the place of its left operand.
+  /// One of the tree: of workers' gradients or, where there is a room, of the sums in them, into a room.
   struct Addition {
     int left = 0, right = 0;
-    bool left_is_sum = false, right_is_sum = false;
+    std::optional<int> left_room, right_room;
+    int room = 0;
   };
 
   static std::size_t at(int i) { return static_cast<std::size_t>(i); }
@@ -87,6 +89,7 @@ class SharedGradients {
   float* result_ = nullptr;
   Slot* slots_ = nullptr;  // [ranks][buckets]
   std::vector<Addition> additions_;
+  int rooms_ = 0;  // for sums that are needed at once
   std::vector<Block> rest_;
   std::int64_t most_in_piece_ = 0;
   std::vector<Progress> progress_;  // of the buckets

@@ -96,7 +96,7 @@ void SharedLink::post() {
   for (std::size_t i = 0; i < blocks_.size(); ++i)
     if (bytes > 0) std::memcpy(values + i * bytes, blocks_[i] + static_cast<std::size_t>(piece_.begin) * size, bytes);
   mine.posted.store(pieces_, std::memory_order_release);
-  stage_ = Stage::gathering;
+  enter(Stage::gathering);
 }
 
 bool SharedLink::all_posted() {
@@ -196,13 +196,13 @@ void SharedLink::begin_beyond() {
     }
   }
   beyond_.link->start(header, blocks, {from_beyond_, from_beyond_->data()});
-  stage_ = Stage::beyond;
+  enter(Stage::beyond);
 }
 
 /// The others may collect this rank's shard, if it holds one.
 void SharedLink::announce_shard() {
   peers_[me_].segment->folded.store(pieces_, std::memory_order_release);
-  stage_ = Stage::collecting;
+  enter(Stage::collecting);
 }
 
 /// Into how many ranks' shards the present piece is cut.
@@ -241,7 +241,7 @@ void SharedLink::collect() {
 bool SharedLink::next_piece() {
   piece_.begin += piece_.count;
   piece_.count = std::min(header_.count - piece_.begin, most_elements_);
-  stage_ = Stage::idle;
+  enter(Stage::idle);
   if (piece_.count <= 0) return true;
   post();
   return false;

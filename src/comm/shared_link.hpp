@@ -41,7 +41,9 @@ class SharedLink final : public Link {
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
   bool poll() override;
-  std::uint64_t progress() const override { return 4 * pieces_ + static_cast<std::uint64_t>(stage_); }
+  std::uint64_t progress() const override {
+    return 4 * pieces_ + static_cast<std::uint64_t>(stage_.load(std::memory_order_relaxed));
+  }
   std::string missing() const override;
   int removes() const override;
   bool in_memory() const override { return !goes_beyond(); }
@@ -61,6 +63,7 @@ class SharedLink final : public Link {
     std::int64_t begin = 0, count = 0;
   };
 
+  void enter(Stage stage) { stage_.store(stage, std::memory_order_relaxed); }
   bool goes_beyond() const { return beyond_.shards > 0; }
   std::byte* values_of(const Peer& peer) const;
   std::size_t shards() const;
@@ -88,8 +91,8 @@ class SharedLink final : public Link {
   std::shared_ptr<Buffer> from_beyond_;  // shared with messages that a failure may leave under way
 
   std::size_t piece_bytes_ = 0;
-  std::uint64_t pieces_ = 0;  // posted, since the beginning of time
-  Stage stage_ = Stage::idle;
+  std::uint64_t pieces_ = 0;                // posted, since the beginning of time
+  std::atomic<Stage> stage_ = Stage::idle;  // others look at it for removes()
   Header header_;
   std::vector<std::byte*> blocks_;
   Target result_;

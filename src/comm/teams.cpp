@@ -103,15 +103,7 @@ void Teams::flush() {
 
 World Teams::make_world(const WorldOptions& options, const std::vector<int>& members, int tag) const {
   if (members.size() == 1) return World::threads(options);
-  MPI_Group everybody = MPI_GROUP_NULL, some = MPI_GROUP_NULL;
-  MPI_Comm created = MPI_COMM_NULL;
-  detail::check_mpi(MPI_Comm_group(impl_->comm.get(), &everybody), "MPI_Comm_group");
-  detail::check_mpi(MPI_Group_incl(everybody, static_cast<int>(members.size()), members.data(), &some),
-                    "MPI_Group_incl");
-  detail::check_mpi(MPI_Comm_create_group(impl_->comm.get(), some, tag, &created), "MPI_Comm_create_group");
-  MPI_Group_free(&some);
-  MPI_Group_free(&everybody);
-  const detail::OwnedComm team(created);  // the world duplicates it
+  const detail::OwnedComm team = detail::make_comm(impl_->comm.get(), members, tag);  // the world duplicates it
   return World::mpi(options, MPI_Comm_c2f(team.get()));
 }
 

@@ -55,9 +55,7 @@ std::vector<float> pixel_values(const Dataset& dataset, const Augmentation& augm
 
 struct Loader::Impl {
   Impl(std::shared_ptr<const Dataset> data, const LoaderOptions& o)
-      : dataset(std::move(data)), options(checked(o, *dataset)), pipeline(*dataset, o.augmentation) {
-    start(0, 0);
-  }
+      : dataset(std::move(data)), options(checked(o, *dataset)), pipeline(*dataset, o.augmentation) {}
 
   std::int64_t global_batch() const { return options.workers * options.batch_per_worker; }
   std::int64_t batches_per_epoch() const {
@@ -126,6 +124,7 @@ struct Loader::Impl {
   const std::shared_ptr<const Dataset> dataset;
   const LoaderOptions options;
   const ImagePipeline pipeline;
+  std::once_flag started;
   std::int64_t first_round = 0;
   std::mutex orders_mutex;
   std::array<std::pair<std::int64_t, Order>, 2> orders{{{-1, nullptr}, {-1, nullptr}}};  ///< of the latest epochs
@@ -149,6 +148,9 @@ void Loader::seek(std::int64_t epoch, std::int64_t index) {
 }
 
 const Batch& Loader::next(int local_worker) {
+  std::call_once(impl_->started, [this] {  // not before: a seek() would throw away what has been loaded
+    if (!impl_->prefetcher) impl_->start(0, 0);
+  });
   return impl_->prefetcher->next(local_worker);
 }
 

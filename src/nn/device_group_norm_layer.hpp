@@ -27,7 +27,6 @@ class DeviceGroupNormLayer : public Layer {
   void backward_parameters(const Pass& pass) override {
     norm_->add_parameter_gradients(pass.n, parameters_.gamma_gradient_place(), parameters_.beta_gradient_place());
   }
-  bool has_parameters() const override { return true; }
 
  private:
   ops::Affine affine() const { return {parameters_.gamma_place(), parameters_.beta_place()}; }

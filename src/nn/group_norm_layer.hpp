@@ -27,7 +27,6 @@ class GroupNormLayer : public Layer {
                    mask_.as<std::uint8_t>(), t_.accumulate_dx, t_.accumulate_dr);
   }
   void backward_parameters(const Pass&) override { parameters_.add_gradients(pass_.d_gamma(), pass_.d_beta()); }
-  bool has_parameters() const override { return true; }
 
  private:
   LayerTensors t_;

@@ -56,7 +56,6 @@ class Layer {
   /// when statistics of another layer are under way. Convolutions and linear layers assign in the first pass of an
   /// update; what others add to has been zeroed.
   virtual void backward_parameters(const Pass&) {}
-  virtual bool has_parameters() const { return false; }
   /// Whether forward() and backward() want the whole batch in one call.
   virtual bool whole_batch() const { return false; }
 };

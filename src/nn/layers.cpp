@@ -49,7 +49,6 @@ class Conv2dLayer : public Layer {
   void backward_parameters(const Pass& pass) override {
     conv_->backward_weights(t_.x, t_.dy, pass.n, parameters_.d_weight(), parameters_.d_bias(), pass.accumulate);
   }
-  bool has_parameters() const override { return true; }
 
  private:
   LayerTensors t_;
@@ -74,7 +73,6 @@ class LinearLayer : public Layer {
   void backward_parameters(const Pass& pass) override {
     linear_->backward_weights(t_.x, t_.dy, pass.n, parameters_.d_weight(), parameters_.d_bias(), pass.accumulate);
   }
-  bool has_parameters() const override { return true; }
   bool whole_batch() const override { return true; }
 
  private:

@@ -34,7 +34,6 @@ class NormLayer : public Layer {
   virtual void start_exchange_backward(const Pass& pass) = 0;
   virtual void finish_exchange_backward(const Pass& pass) = 0;
   // backward_parameters() adds d(gamma), d(beta) to the gradient, after finish_exchange_backward().
-  bool has_parameters() const override { return true; }
 
   /// What passes with Pass::population have gathered, and Statistics::precise normalizes with.
   virtual PopulationStatistics& population() = 0;

@@ -157,9 +157,7 @@ RunDirectory RunDirectory::resume(const std::string& path, const std::string& co
   const Config stored = parse_config(read_text(config), config, {}, {}, &unread);
   require_same_experiment(path, syncbn::experiment_yaml(stored), experiment_yaml);
   remove_temporary_files(path);
-  RunDirectory run(path, std::move(lock));
-  run.record_start(config_yaml, overrides, command);
-  return run;
+  return start(path, std::move(lock), config_yaml, overrides, command);
 }
 
 RunDirectory RunDirectory::start(std::string path, std::shared_ptr<const Descriptor> lock,

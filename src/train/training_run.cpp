@@ -6,10 +6,12 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <utility>
 
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
@@ -130,9 +132,15 @@ void TrainingRun::start_from_weights() {
 void TrainingRun::restore() {
   // All ranks go on from what one of them has read, so that they can never disagree.
   std::string model, optimizer, scalars;
-  if (directory_ && request_.resume) {
+  on_rank_zero([&] {
+    if (!request_.resume) return;
     std::vector<std::string> refused;
     const std::optional<TrainingState> saved = checkpoints_->load_newest(&refused);
+    if (!saved && !refused.empty())  // starting anew would remove what may only need another disk or program
+      throw Error(fmt::format("no checkpoint in {} can be read, the newest because: {}; repair it, or start afresh "
+                              "with another output.dir",
+                              request_.run_dir, refused.front()),
+                  ExitCode::bad_data);
     for (const std::string& reason : refused) {
       fmt::print(stderr, "syncbn: {}; going back to the one before\n", reason);
       if (const auto log = spdlog::get("run")) log->warn("{}; going back to the one before", reason);
@@ -144,7 +152,7 @@ void TrainingRun::restore() {
       json["step"] = std::to_string(saved->step);
       scalars = json.dump();
     }
-  }
+  });
   scalars = world_.broadcast(scalars);
   std::map<std::string, std::string> values;
   if (!scalars.empty()) {
@@ -199,8 +207,16 @@ void TrainingRun::restore() {
   }
 }
 
-void TrainingRun::save(std::int64_t steps_done, bool is_best) {
-  if (saving_.valid()) saving_.get();  // rethrows what went wrong with the one before
+void TrainingRun::save(std::int64_t steps_done, bool is_best, bool periodic) {
+  using namespace std::chrono_literals;
+  // The disk works while training goes on. Waiting for it would let the others run into their time limits.
+  if (saving_.valid() && saving_.wait_for(0s) == std::future_status::ready) {
+    saving_.get();  // rethrows what went wrong
+    saving_ = {};
+  }
+  if (saving_.valid() && periodic)
+    return reporter_->message(
+        fmt::format("no checkpoint of step {}: the one before is still being written", steps_done));
   TrainingState snapshot;
   snapshot.step = steps_done;
   snapshot.model = store_model(state_);
@@ -216,10 +232,14 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best) {
   snapshot.scalars["best_accuracy"] = fmt::format("{:a}", best_accuracy_);
   for (const EvalResult& r : evaluations_) snapshot.scalars["evaluation." + r.statistics] = write_result(r);
   snapshot.scalars["last_evaluation"] = std::to_string(last_evaluation_);
-  // The disk works while training goes on.
-  saving_ = std::async(std::launch::async, [this, snapshot = std::move(snapshot), is_best] {
-    checkpoints_->save(snapshot, is_best, directory_->logs());
-  });
+  const auto write = [this, before = saving_, snapshot = std::make_shared<const TrainingState>(std::move(snapshot)),
+                      is_best]() mutable {
+    if (before.valid()) before.get();
+    before = {};
+    checkpoints_->save(*std::exchange(snapshot, nullptr), is_best, directory_->logs());
+  };
+  saving_ = std::async(std::launch::async | std::launch::deferred, write);
+  if (saving_.wait_for(0s) == std::future_status::deferred) saving_.get();  // no thread is to be had
 }
 
 TrainResult TrainingRun::finish() {
@@ -268,7 +288,7 @@ TrainResult TrainingRun::finish() {
     summary[accuracy + "_" + further.statistics] = further.accuracy;
     summary[loss + "_" + further.statistics] = further.loss;
   }
-  directory_->write_summary(summary.dump(2));
+  directory_->write_summary(summary.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   return result;
 }
 

@@ -63,7 +63,8 @@ class TrainingRun {
   /// True if the accuracy is the best so far.
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
-  void save(std::int64_t steps_done, bool is_best);
+  /// `periodic`: may be left out where the disk is behind.
+  void save(std::int64_t steps_done, bool is_best, bool periodic);
 
   World& world_;
   const ops::Backend& backend_;
@@ -96,7 +97,7 @@ class TrainingRun {
   std::optional<RunDirectory> directory_;
   std::optional<CheckpointStore> checkpoints_;
   std::unique_ptr<Reporter> reporter_;
-  std::future<void> saving_;
+  std::shared_future<void> saving_;
 
   std::vector<EvalResult> evaluations_;  // the last one's, as Evaluator::run() gives them
   double best_accuracy_ = 0;

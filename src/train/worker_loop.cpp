@@ -8,6 +8,7 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <new>
 #include <optional>
 
 #include "train/training_run.hpp"
@@ -103,15 +104,13 @@ void TrainingRun::work(Worker& worker) {
       const bool improved = evaluate_if_due(w, step + 1);
       save_if_due(w, step + 1, improved);
     }
-    if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
-      worker.local_barrier();  // last_evaluation_ has been read by all
-      evaluate_if_due(w, experiment_.total_steps);
-    }
     return;
   } catch (const DeviceError& e) {
     failure = std::make_exception_ptr(e.at(here()));
   } catch (const Error&) {
     failure = std::current_exception();  // says where by itself
+  } catch (const std::bad_alloc&) {
+    failure = std::current_exception();  // the program knows what to do about it
   } catch (const std::exception& e) {
     failure = std::make_exception_ptr(Error(fmt::format("{} ({})", e.what(), here())));
   }
@@ -257,6 +256,11 @@ std::optional<double> TrainingRun::gradient_scale(WorkerState& w, std::int64_t s
   for (const double s : squares_) sum += s;
   if (loss_scale_.active() && !std::isfinite(sum)) return std::nullopt;
   if (limit <= 0) return unscale;
+  if (!std::isfinite(sum))
+    throw Diverged(
+        fmt::format("the gradient of step {} is not finite; it has changed no weight: lower optimizer.lr or add "
+                    "warm-up, and start anew, from the newest checkpoint if you like (model.weights)",
+                    step));
   return unscale * std::min(1.0, limit / (unscale * std::sqrt(sum) + 1e-6));
 }
 
@@ -342,10 +346,7 @@ void TrainingRun::save_if_due(WorkerState& w, std::int64_t steps_done, bool impr
   const bool is_best = improved && when.keep_best;
   const bool final = steps_done == experiment_.total_steps;
   if (!final && !stopping_ && !is_best && !experiment_.due(when.every, steps_done)) return;
-  if (w.is_first()) {
-    save(steps_done, is_best);
-    if (stopping_) saving_.get();
-  }
+  if (w.is_first()) save(steps_done, is_best, !final && !stopping_ && !is_best);
   w.worker.local_barrier();  // nobody changes the weights while they are copied
 }
 

@@ -201,6 +201,17 @@ TEST(CliTrain, GoesOnWithAsManyWorkersAndSaysWhereItBegins) {
     EXPECT_TRUE(contains(text, "step-000000010/model.safetensors: ")) << text;
     EXPECT_TRUE(contains(text, "; going back to the one before\n")) << text;
   }
+  // With none left that can be read nothing is removed: another disk or program may read it.
+  for (const auto& folder : std::filesystem::directory_iterator(s.file("runs/tiny/checkpoints")))
+    std::ofstream(folder.path() / "model.safetensors") << "damaged";
+  const std::string metrics = s.read("runs/tiny/metrics.jsonl");
+  for (const Outcome& none :
+       {s.syncbn({"train", "tiny.yaml", "--resume"}), s.mpirun(2, {"train", "tiny.yaml", "--resume"})}) {
+    EXPECT_EQ(none.code, 65) << none.err;
+    EXPECT_TRUE(contains(none.err, "no checkpoint in runs/tiny can be read, the newest because: ")) << none.err;
+  }
+  EXPECT_EQ(s.read("runs/tiny/metrics.jsonl"), metrics);
+  EXPECT_TRUE(std::filesystem::exists(s.file("runs/tiny/checkpoints/step-000000010/manifest.json")));
 }
 
 TEST(CliTrain, NamesWhatIsMissing) {
