@@ -381,7 +381,7 @@ TEST_F(Trainer, ProbesLookOnTime) {
 
 TEST_F(Trainer, RefusesToProbeUnknownLayers) {
   try {
-    run({"probes.layers=[norm1, linaer18]"}, "run");
+    run({"probes.names=[all]", "probes.layers=[norm1, linaer18]"}, "run");
     FAIL() << "no error";
   } catch (const Error& e) {
     EXPECT_STREQ(e.what(), "probes.layers: no layer of the network is named 'linaer18'; did you mean 'linear18'?");
