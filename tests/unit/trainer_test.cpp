@@ -339,7 +339,8 @@ TEST_F(Trainer, EvaluationByTheBatchKnowsBatchesOfOneValue) {
 
 TEST_F(Trainer, WithoutStatisticsOfBatchesThereIsOneEvaluation) {
   for (const std::string norm : {"group", "weight", "none"}) {
-    const Outcome o = run({"norm.type=" + norm, kAllStatistics, "train.steps=2"}, norm);
+    EXPECT_THROW(run({"norm.type=" + norm, kAllStatistics}, norm), Error);
+    const Outcome o = run({"norm.type=" + norm, "train.steps=2"}, norm);
     ASSERT_EQ(o.result.evaluations.size(), 1u);
     EXPECT_EQ(o.result.evaluations[0].loss, o.result.loss);
   }
