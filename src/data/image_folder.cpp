@@ -51,7 +51,7 @@ std::vector<std::string> pictures(const fs::path& root, const std::string& name)
   const auto enter = [&above](const fs::path& folder) {
     const fs::path real = fs::canonical(folder);
     if (std::find(above.begin(), above.end(), real) != above.end())
-      refuse(fmt::format("{}: a link to a folder that it lies in; remove it", folder.string()));
+      refuse(fmt::format("{}: lies in itself by way of a symbolic link; remove the link", folder.string()));
     above.push_back(real);
   };
   enter(root / name);
