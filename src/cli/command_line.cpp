@@ -88,12 +88,12 @@ class CommandLine {
                           "  mpirun -n 2 syncbn train my.yaml --resume     goes on, on any number of ranks\n\n" +
                           kExitCodes,
                       [this] {
-                        if (!output_.empty()) train_.overrides.push_back("output.dir=" + output_);
+                        if (output_given_->count() > 0) train_.overrides.push_back("output.dir=" + output_);
                         return run_train(train_);
                       });
     add_config(c, train_.config, train_.overrides);
     c->add_flag("--resume", train_.resume, "go on from the newest checkpoint of the run directory, if there is one");
-    c->add_option("--output", output_, "run directory; short for output.dir=DIR")->type_name("DIR");
+    output_given_ = c->add_option("--output", output_, "run directory; short for output.dir=DIR")->type_name("DIR");
     c->add_flag("--log-ranks", train_.log_ranks, "show the messages of all ranks, not only of rank 0");
   }
 
@@ -288,6 +288,7 @@ class CommandLine {
   ExplainOptions explain_;
   DataOptions data_;
   std::string output_, name_, file_;
+  const CLI::Option* output_given_ = nullptr;
 };
 
 }  // namespace

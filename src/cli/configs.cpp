@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "cli/commands.hpp"
+#include "core/console.hpp"
 #include "syncbn/study/study.hpp"
 #include "syncbn/train/config.hpp"
 
@@ -72,7 +73,7 @@ ExitCode run_configs_copy(const std::string& name, const std::string& file) {
     ::unlink(path.c_str());
     throw Error(fmt::format("cannot write {}: {}", path, std::strerror(error)));
   }
-  fmt::print(stderr, "syncbn: wrote {}; start it with: syncbn {} {}\n", path, study ? "study" : "train", path);
+  write_stderr(fmt::format("syncbn: wrote {}; start it with: syncbn {} {}\n", path, study ? "study" : "train", path));
   return ExitCode::ok;
 }
 

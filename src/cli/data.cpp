@@ -7,6 +7,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/find_data.hpp"
+#include "core/console.hpp"
 #include "syncbn/core/text.hpp"
 #include "syncbn/data/download.hpp"
 
@@ -47,12 +48,12 @@ class DownloadProgress {
     done_ = done;
     const int percent = total == 0 ? 0 : static_cast<int>(100 * done / total);
     if (!terminal_ || percent == shown_) return;
-    fmt::print(stderr, "\rsyncbn: {} {} %", name_, percent);
+    write_stderr(fmt::format("\rsyncbn: {} {} %", name_, percent));
     shown_ = percent;
   }
   void finish() const {
-    fmt::print(stderr, "{}syncbn: {} done, {:.1f} MiB\n", terminal_ ? "\r" : "", name_,
-               static_cast<double>(done_) / (1 << 20));
+    write_stderr(fmt::format("{}syncbn: {} done, {:.1f} MiB\n", terminal_ ? "\r" : "", name_,
+                             static_cast<double>(done_) / (1 << 20)));
   }
 
  private:
@@ -66,7 +67,7 @@ void get(const RemoteDataset& dataset, const std::string& folder) {
   for (const RemoteFile& file : dataset.files) {
     std::string reason;
     if (check(dataset, file, folder, &reason) == FileState::ok) {
-      fmt::print(stderr, "syncbn: {}/{} is there already\n", folder, file.name);
+      write_stderr(fmt::format("syncbn: {}/{} is there already\n", folder, file.name));
       continue;
     }
     DownloadProgress progress(file.name);

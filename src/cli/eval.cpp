@@ -33,7 +33,7 @@ ExitCode run_eval(const EvalOptions& options) {
   const Job job;
   start_logging(job.rank(), options.log_ranks);
   std::error_code ignored;
-  const bool run_dir = std::filesystem::is_directory(options.config, ignored);
+  const bool run_dir = std::filesystem::exists(options.config + "/config.yaml", ignored);
   std::string weights = options.weights;
   const Config config = job.load([&] {
     std::vector<std::string> unread;  // an earlier version may have written values that nothing reads

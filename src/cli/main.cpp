@@ -1,11 +1,14 @@
-#include <fmt/format.h>
+#include <fcntl.h>
 
+#include <cstdio>
 #include <exception>
 #include <new>
+#include <string>
 
 #include "cli/command_line.hpp"
 #include "cli/launch.hpp"
 #include "cli/signals.hpp"
+#include "core/console.hpp"
 
 namespace {
 
@@ -13,7 +16,7 @@ using syncbn::ExitCode;
 
 ExitCode report(const char* message, ExitCode code) {
   std::fflush(stdout);
-  fmt::print(stderr, "syncbn: {}\n", message);
+  syncbn::write_stderr(std::string("syncbn: ") + message + "\n");
   return code;
 }
 
@@ -31,13 +34,22 @@ ExitCode run_and_report(int argc, char** argv) {
   }
 }
 
+/// Else the first file that is opened would take the place of one that is closed, and get what is meant for it. Opened
+/// the wrong way round, so that its use fails as before.
+void fill_standard_files() {
+  for (int file = 0; file <= 2; ++file) {
+    if (::fcntl(file, F_GETFD) < 0) ::open("/dev/null", file == 0 ? O_WRONLY : O_RDONLY);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  syncbn::cli::ignore_broken_pipes();
+  fill_standard_files();
+  syncbn::cli::ignore_write_signals();
   ExitCode code = run_and_report(argc, argv);
   // What was printed counts only once it has arrived.
-  if (std::fflush(stdout) != 0 && code == ExitCode::ok)
+  if ((std::fflush(stdout) != 0 || std::ferror(stdout) != 0) && code == ExitCode::ok)
     code = report("cannot write to standard output", ExitCode::failure);
   return static_cast<int>(code);
 }

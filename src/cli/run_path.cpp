@@ -4,6 +4,9 @@
 
 #include <filesystem>
 
+#include "syncbn/core/error.hpp"
+#include "syncbn/core/text.hpp"
+
 namespace syncbn::cli {
 
 std::string run_path(const Config& config, const std::string& config_path) {
@@ -14,6 +17,11 @@ std::string run_path(const Config& config, const std::string& config_path) {
     path.replace(at, kName.size(), name);
   }
   return path;
+}
+
+void require_utf8(const std::string& path, const std::string& key) {
+  if (is_utf8(path)) return;
+  throw Error(fmt::format("{} is not in UTF-8; choose another {}", path, key), ExitCode::usage);
 }
 
 std::string sizes_line(const Config& config, int ranks, int threads_per_rank) {

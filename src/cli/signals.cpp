@@ -70,8 +70,8 @@ void store(std::array<char, N>& to, const std::string& text) {
 
 }  // namespace
 
-void ignore_broken_pipes() {
-  set_handler(SIGPIPE, SIG_IGN, 0);
+void ignore_write_signals() {
+  for (const int signal : {SIGPIPE, SIGXFSZ}) set_handler(signal, SIG_IGN, 0);
 }
 
 void stop_on_signals(bool speaks) {

@@ -4,8 +4,8 @@
 
 namespace syncbn::cli {
 
-/// SIGPIPE becomes a failed write, as for any other broken file.
-void ignore_broken_pipes();
+/// SIGPIPE, and SIGXFSZ of a limit on the size of files, become a failed write, as for any other broken file.
+void ignore_write_signals();
 
 /// SIGTERM, SIGUSR1 and the first SIGINT, which is answered with a line on stderr if this process `speaks`, ask the
 /// training to save and stop. The second SIGINT ends the process.

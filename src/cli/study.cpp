@@ -10,6 +10,7 @@
 #include "cli/commands.hpp"
 #include "cli/launch.hpp"
 #include "cli/log.hpp"
+#include "cli/run_path.hpp"
 #include "cli/signals.hpp"
 #include "syncbn/study/report.hpp"
 
@@ -80,11 +81,12 @@ ExitCode run_study(const StudyOptions& options) {
   const int cores = job.cores_offered();
   job.on_rank_zero([&] {
     request.study = load_study(options.config, options.overrides);
+    request.dir = options.output.empty() ? "studies/" + request.study.name : options.output;
+    require_utf8(request.dir, "--output");
     if (options.dry_run) print_plan(request.study, cores);
     return std::string();
   });
   if (options.dry_run) return ExitCode::ok;
-  request.dir = options.output.empty() ? "studies/" + request.study.name : options.output;
   request.threads_per_rank = std::max(1, cores / job.ranks());
   const std::set<int> machines(job.nodes().begin(), job.nodes().end());
   request.memory_bytes = static_cast<std::int64_t>(kMemoryShare * static_cast<double>(available_memory()) *

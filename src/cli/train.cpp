@@ -14,9 +14,14 @@ namespace syncbn::cli {
 namespace {
 
 /// Creating the directory fails as well if it is in use; here the refusal comes before any other work.
-void require_free(const std::string& run_dir) {
+void require_usable(const std::string& run_dir, bool resume) {
+  require_utf8(run_dir, "output.dir");
   std::error_code error;
-  if (!std::filesystem::exists(run_dir, error) || std::filesystem::is_empty(run_dir, error)) return;
+  if (!std::filesystem::exists(run_dir, error)) return;
+  if (!std::filesystem::is_directory(run_dir, error)) {
+    throw Error(fmt::format("{} is a file; choose another output.dir", run_dir), ExitCode::usage);
+  }
+  if (resume || std::filesystem::is_empty(run_dir, error)) return;
   throw Error(
       fmt::format("{} is not empty; add --resume to go on with the run in it, or choose another output.dir", run_dir),
       ExitCode::usage);
@@ -53,7 +58,7 @@ ExitCode run_train(const TrainOptions& options) {
   request.config = job.load([&] {
     Config config = load_config(options.config, options.overrides);
     config.output.dir = run_path(config, options.config);
-    if (!options.resume) require_free(config.output.dir);
+    require_usable(config.output.dir, options.resume);
     if (options.resume && config.workers == 0) config.workers = workers_of_run(config.output.dir);
     return config;
   });

@@ -2,10 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
-
 #include "comm/device_peers.hpp"
 #include "comm/staged_link.hpp"
+#include "core/console.hpp"
 
 namespace syncbn::detail {
 
@@ -170,8 +169,8 @@ std::unique_ptr<Link> extend_to_devices(RankContext& context, std::unique_ptr<Li
     return std::make_unique<DeviceLink>(std::move(link), std::move(route.peers), device, context.layout(),
                                         context.reduction(), max_count);
   if (context.layout().rank == 0)
-    fmt::print(stderr, "syncbn: messages go by way of the processors' memory, not directly between devices: {}\n",
-               route.obstacle);
+    write_stderr(fmt::format("syncbn: messages go by way of the processors' memory, not directly between devices: {}\n",
+                             route.obstacle));
   return std::make_unique<StagedLink>(std::move(link), device, blocks, max_count);
 }
 

@@ -140,9 +140,11 @@ void World::run(const std::function<void(Worker&)>& body) {
   try {
     context.crew().run(work, watch);
   } catch (const std::exception& error) {  // the bodies' own end up in `work`
-    context.fail(std::make_exception_ptr(
-        Error(fmt::format("cannot start {} threads for {} workers: {}", threads(), local_workers(), error.what()),
-              ExitCode::unavailable)));
+    context.fail(std::make_exception_ptr(Error(
+        fmt::format("cannot start {} threads for {} workers: {}; every worker needs a stack, which takes memory and "
+                    "two of the vm.max_map_count mappings of a process: use fewer workers, or more ranks",
+                    threads(), local_workers(), error.what()),
+        ExitCode::unavailable)));
   }
   if (context.failed()) std::rethrow_exception(context.failure());
 }

@@ -24,8 +24,9 @@ constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;
 }
 
 void check_size(const std::filesystem::path& file, std::int64_t height, std::int64_t width) {
-  if (height < 1 || width < 1 || height > kMostPixels / width)
-    refuse(file, fmt::format("{} x {} pixels; 1 to {} can be read", width, height, kMostPixels));
+  if (height < 1 || width < 1) refuse(file, "damaged or cut short: it ends before the size of its picture");
+  if (height > kMostPixels / width)
+    refuse(file, fmt::format("{} x {} pixels; at most {} can be read", width, height, kMostPixels));
 }
 
 /// [height, width, from_channels] to [3, height, width].

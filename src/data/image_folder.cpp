@@ -47,11 +47,23 @@ std::vector<std::string> class_names(const fs::path& folder) {
 /// Names of the pictures in a class's folder and below, relative to `root`, sorted.
 std::vector<std::string> pictures(const fs::path& root, const std::string& name) {
   std::vector<std::string> files;
+  std::vector<fs::path> above = {fs::canonical(root)};  // the folders that the present one lies in
+  const auto enter = [&above](const fs::path& folder) {
+    const fs::path real = fs::canonical(folder);
+    if (std::find(above.begin(), above.end(), real) != above.end())
+      refuse(fmt::format("{}: lies in itself by way of a symbolic link; remove the link", folder.string()));
+    above.push_back(real);
+  };
+  enter(root / name);
   const auto follow = fs::directory_options::follow_directory_symlink;
-  for (const auto& entry : fs::recursive_directory_iterator(root / name, follow)) {
-    const std::string file = entry.path().filename().string();
-    if (!file.starts_with(".") && is_picture(entry.path()) && !entry.is_directory())
-      files.push_back(entry.path().lexically_relative(root).string());
+  for (auto it = fs::recursive_directory_iterator(root / name, follow); it != fs::end(it); ++it) {
+    if (it->is_directory()) {
+      above.resize(static_cast<std::size_t>(it.depth()) + 2);
+      enter(it->path());
+      continue;
+    }
+    const std::string file = it->path().filename().string();
+    if (!file.starts_with(".") && is_picture(it->path())) files.push_back(it->path().lexically_relative(root).string());
   }
   if (files.empty()) refuse(fmt::format("{}: no .jpg, .jpeg or .png in it", (root / name).string()));
   std::sort(files.begin(), files.end());

@@ -157,7 +157,7 @@ void Coordinator::start(const Trial& trial, const Placement& placement) {
                   {"folder", path},
                   {"command", request_.command},
                   {"settings", settings}};
-  for (const int rank : placement.ranks) teams_.send(rank, note.dump());
+  for (const int rank : placement.ranks) teams_.send(rank, note.dump(-1, ' ', false, Note::error_handler_t::replace));
 }
 
 void Coordinator::take(const Note& note, int from) {

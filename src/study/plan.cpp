@@ -183,9 +183,12 @@ std::vector<Trial> Planner::trials(const ErrorOf& error_of) {
 }
 
 void Planner::add_point(int point, const ErrorOf& error_of, std::vector<Trial>& out) {
-  double factor = 1, best = std::numeric_limits<double>::infinity();
+  // Where all candidates diverge, the smallest one is the most likely to end well.
+  const std::vector<double>& candidates = study_.lr_factors;
+  double factor = candidates.empty() ? 1 : *std::min_element(candidates.begin(), candidates.end());
+  double best = std::numeric_limits<double>::infinity();
   bool searching = false;
-  for (const double candidate : study_.lr_factors) {
+  for (const double candidate : candidates) {
     out.push_back(make(point, study_.lr_seed, candidate, true));
     const std::optional<double> error = error_of(out.back());
     searching = searching || !error;
@@ -208,7 +211,10 @@ void Planner::add_point(int point, const ErrorOf& error_of, std::vector<Trial>& 
     const bool may_grow = study_.interval_below > 0 && static_cast<int>(seeds.size()) < study_.max_seeds;
     if (!complete || !may_grow) continue;
     const bool narrow = errors.size() >= kLeastToStop && mean_interval(errors).half < study_.interval_below;
-    if (!narrow) seeds.push_back(*std::max_element(seeds.begin(), seeds.end()) + 1);
+    if (narrow) continue;
+    std::uint64_t next = *std::max_element(seeds.begin(), seeds.end()) + 1;  // 0 after the last one that there is
+    while (std::find(seeds.begin(), seeds.end(), next) != seeds.end()) ++next;
+    seeds.push_back(next);
   }
 }
 

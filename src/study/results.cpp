@@ -170,6 +170,9 @@ const char* name_of(Outcome::Status status) {
 
 StudyDirectory::StudyDirectory(std::string path) : path_(std::move(path)) {
   std::error_code ignored;
+  if (fs::exists(path_, ignored) && !fs::is_directory(path_, ignored)) {
+    throw Error(fmt::format("{} is a file; choose another --output", path_), ExitCode::usage);
+  }
   const bool taken = fs::exists(path_, ignored) && !fs::is_empty(path_, ignored) && !fs::exists(path_ + kPlan) &&
                      !fs::exists(path_ + "/" + kLockName);
   if (taken) {
@@ -224,7 +227,7 @@ Outcome StudyDirectory::read_summary(const std::string& folder) const {
 void StudyDirectory::write_outcome(const std::string& folder, const Outcome& outcome) const {
   const std::string path = path_ + "/" + folder;
   make_folder(path);  // a trial may have failed before it had one
-  write_text(path + kOutcome, outcome_json(outcome).dump(2) + "\n");
+  write_text(path + kOutcome, outcome_json(outcome).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   std::error_code ignored;
   if (outcome.status != Outcome::Status::failed) fs::remove_all(path + "/checkpoints", ignored);
 }
@@ -237,7 +240,7 @@ void StudyDirectory::write_plan(const Results& r) const {
   for (const TrialRow& row : r.rows) trials.push_back(row_json(row));
   const Json plan{{"schema", kSchema},    {"name", r.name},       {"title", r.title},         {"text", r.text},
                   {"version", r.version}, {"command", r.command}, {"dimensions", dimensions}, {"trials", trials}};
-  write_text(path_ + kPlan, plan.dump(1) + "\n");
+  write_text(path_ + kPlan, plan.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 void StudyDirectory::write_tables(const Results& results) const {

@@ -126,7 +126,7 @@ class Reader {
     }
     const Section s(root, "a study", origin_, {"title", "base", "set", "vary", "seeds", "repeat", "learning_rate"});
     study_.base = beside(s.find("base")->node.Scalar());
-    if (const auto* title = s.find("title")) study_.title = title->node.Scalar();
+    if (const auto* title = s.find("title")) study_.title = text(*title, "title");
     if (const auto* set = s.find("set")) settings("", set->node);
     if (const auto* rate = s.find("learning_rate")) learning_rate(rate->node);
     if (const auto* vary = s.find("vary")) variations(*vary);
@@ -160,6 +160,11 @@ class Reader {
     const std::filesystem::path path = std::filesystem::path(origin_).parent_path() / base;
     std::error_code ignored;
     return std::filesystem::is_regular_file(path, ignored) ? path.string() : base;
+  }
+
+  static std::string text(const Section::Entry& entry, const char* key) {
+    if (!entry.node.IsScalar()) fail(fmt::format("{}: {}: expected text", entry.place, key));
+    return entry.node.Scalar();
   }
 
   void settings(const std::string& prefix, const YAML::Node& map) {
@@ -298,7 +303,7 @@ class Reader {
       std::string label;
       for (const auto& entry : Section(item, "vary.list", origin_).entries) {
         if (entry.name == "label") {
-          label = entry.node.IsScalar() ? entry.node.Scalar() : "";
+          label = text(entry, "vary.list.label");
           continue;
         }
         if (std::find(d.keys.begin(), d.keys.end(), entry.name) == d.keys.end()) claim(d, entry.name, entry.place);
@@ -339,6 +344,7 @@ void override_study(Study& study, const Reader& reader, const std::string& assig
   if (equals == std::string::npos || equals == 0) {
     fail(fmt::format("command line: expected KEY=VALUE, got '{}'", assignment));
   }
+  if (!is_utf8(assignment)) fail(fmt::format("command line: '{}' is not in UTF-8; use other letters", assignment));
   if (key == "seeds") {
     study.seeds = reader.seeds(detail::parse_yaml(assignment.substr(equals + 1), "command line"), "command line");
     study.max_seeds = std::max(study.max_seeds, study.interval_below > 0 ? static_cast<int>(study.seeds.size()) : 0);
@@ -357,6 +363,7 @@ void override_study(Study& study, const Reader& reader, const std::string& assig
 }  // namespace
 
 Study parse_study(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides) {
+  if (!is_utf8(yaml)) throw Error(fmt::format("{}: not in UTF-8; convert it", origin), ExitCode::bad_data);
   Study study;
   study.name = std::filesystem::path(origin).stem().string();
   study.title = study.name;

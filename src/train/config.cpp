@@ -85,6 +85,7 @@ class Reader {
     if (equals == std::string::npos || equals == 0) {
       fail(fmt::format("{}: expected KEY=VALUE, got '{}'", origin, assignment));
     }
+    if (!is_utf8(assignment)) fail(fmt::format("{}: '{}' is not in UTF-8; use other letters", origin, assignment));
     set({assignment.substr(0, equals), assignment.substr(equals + 1), origin});
   }
 
@@ -268,10 +269,8 @@ Config parse_config(const std::string& yaml, const std::string& origin, const st
 Config load_config(const std::string& path, const std::vector<std::string>& overrides,
                    const std::vector<Setting>& settings, std::vector<std::string>* unread) {
   std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) {
-    fail(fmt::format("{}: is a directory; name a YAML file, such as {}/config.yaml", path, path));
-  }
-  if (std::filesystem::exists(path, ignored)) {
+  const bool directory = std::filesystem::is_directory(path, ignored);
+  if (!directory && std::filesystem::exists(path, ignored)) {
     return parse_config(read_config_file(path), path, overrides, settings, unread);
   }
 
@@ -282,6 +281,7 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
     }
     names.push_back(shipped.name);
   }
+  if (directory) fail(fmt::format("{0}: is a directory; name a YAML file, such as {0}/config.yaml", path));
   const std::string close = nearest(std::filesystem::path(path).stem().string(), names);
   if (path.starts_with("study/")) {
     fail(fmt::format("{0}: not a configuration; studies are started with: syncbn study {0}", path));

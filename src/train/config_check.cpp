@@ -30,7 +30,7 @@ bool holds(const Condition& condition, Config& config) {
     return std::find(condition.values.begin(), condition.values.end(), value) != condition.values.end();
   };
   if (const auto* list = std::get_if<std::vector<std::string>*>(&field)) {
-    return std::any_of((*list)->begin(), (*list)->end(), wanted);
+    return condition.values.empty() ? !(*list)->empty() : std::any_of((*list)->begin(), (*list)->end(), wanted);
   }
   const std::string text = value_text(key.rule, field);
   return condition.values.empty() ? text != "0" && !text.empty() : wanted(text);
@@ -38,8 +38,9 @@ bool holds(const Condition& condition, Config& config) {
 
 bool is_read(const Key<Config>& key, Config& config) {
   const auto& conditions = key.use.read_with;
-  return conditions.empty() ||
-         std::any_of(conditions.begin(), conditions.end(), [&](const Condition& c) { return holds(c, config); });
+  return conditions.empty() || std::any_of(conditions.begin(), conditions.end(), [&](const Condition& c) {
+           return holds(c, config) && is_read(key_of(c.key), config);
+         });
 }
 
 /// Collects what a check needs to complain: the key that should change, and where it stands.
@@ -57,6 +58,7 @@ class Checker {
     model();
     evaluation();
     schedule();
+    require(!c_.output.dir.empty(), "output.dir", "is empty; name the run directory");
   }
 
  private:
@@ -163,7 +165,8 @@ std::string why_unread(const std::string& key, const Config& config) {
   const std::vector<Condition>& conditions = key_of(key).use.read_with;
   std::vector<std::string> wanted, present;
   for (const Condition& c : conditions) {
-    const std::string text = text_of(key_of(c.key), copy);
+    if (holds(c, copy)) return why_unread(c.key, config);  // which is not read itself
+    const std::string value = text_of(key_of(c.key), copy), text = value == "[]" ? "" : value;
     wanted.push_back(c.values.empty() ? c.key + (text.empty() ? " set" : " > 0")
                                       : fmt::format("{} = {}", c.key, fmt::join(c.values, ", ")));
     present.push_back(text.empty() ? "it is not" : fmt::format("{} = {}", c.key, text));

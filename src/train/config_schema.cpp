@@ -62,6 +62,9 @@ Use with(std::string key, std::vector<std::string> values) {
 Use with_shared_statistics() {
   return with("norm.type", only(norm_types(), [](const std::string& type) { return shares_statistics(type); }));
 }
+Use with_running_statistics() {
+  return with("norm.track_running_stats", {"true"});
+}
 Use with_norm_layers() {
   return with("norm.type", only(norm_types(), has_norm_layers));
 }
@@ -72,6 +75,11 @@ Use with_resnets() {
 constexpr double kMaxWorkers = 65536;
 constexpr double kMaxBatch = 1 << 24;
 const Use kRunOnly{.run_only = true};
+
+/// kRunOnly, and read with one of these.
+Use run_only_with(std::string key, std::vector<std::string> values) {
+  return {.run_only = true, .read_with = {{std::move(key), std::move(values)}}};
+}
 
 using C = Config;
 
@@ -95,7 +103,7 @@ std::vector<Key<Config>> make_config_schema() {
       {"norm.eps", [](C& c) -> Field { return &c.norm.eps; }, number(0), "added to the variance", with_norm_layers()},
       {"norm.momentum", [](C& c) -> Field { return &c.norm.momentum; }, number({.min = 0, .max = 1}, {"cumulative"}),
        "weight of the new value in the running statistics; cumulative: plain mean over all batches",
-       with_shared_statistics()},
+       with_running_statistics()},
       {"norm.renorm_r_max", [](C& c) -> Field { return &c.norm.renorm_r_max; }, number(1),
        "renorm: bound of batch std / running std, and of its inverse", with("norm.type", {"renorm"})},
       {"norm.renorm_d_max", [](C& c) -> Field { return &c.norm.renorm_d_max; }, number(0),
@@ -113,7 +121,7 @@ std::vector<Key<Config>> make_config_schema() {
        with("norm.type", {"whitening"})},
       {"norm.momentum_reference_batch", [](C& c) -> Field { return &c.norm.momentum_reference_batch; }, integer(0),
        "global batch for which norm.momentum is meant: others decay alike per sample; 0: alike per step",
-       with_shared_statistics()},
+       with_running_statistics()},
       {"norm.affine", [](C& c) -> Field { return &c.norm.affine; }, boolean(), "learn gamma and beta",
        with_norm_layers()},
       {"norm.track_running_stats", [](C& c) -> Field { return &c.norm.track_running_stats; }, boolean(),
@@ -126,7 +134,8 @@ std::vector<Key<Config>> make_config_schema() {
        "data set; image-folder: your own pictures, data.path/train/CLASS/*.jpg and data.path/val/CLASS/*.jpg (or "
        ".png)"},
       {"data.path", [](C& c) -> Field { return &c.data.path; }, text(),
-       "folder with the files under their official names; empty: where `syncbn data get` puts them", kRunOnly},
+       "folder with the files under their official names; empty: where `syncbn data get` puts them",
+       run_only_with("data.kind", {"mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder"})},
       {"data.image_size", [](C& c) -> Field { return &c.data.image_size; }, integer(0, 4096),
        "height and width to which images are scaled; 0: the data set's own, 224 of an image-folder"},
       {"data.crop_fraction", [](C& c) -> Field { return &c.data.crop_fraction; }, above(0, 1),
@@ -186,7 +195,7 @@ std::vector<Key<Config>> make_config_schema() {
       {"optimizer.lr_scaling", [](C& c) -> Field { return &c.lr_scaling; }, one_of({"none", "linear", "sqrt"}),
        "with global batch / lr_reference_batch"},
       {"optimizer.lr_reference_batch", [](C& c) -> Field { return &c.lr_reference_batch; }, integer(1),
-       "global batch for which optimizer.lr is meant"},
+       "global batch for which optimizer.lr is meant", with("optimizer.lr_scaling", {"linear", "sqrt"})},
       {"optimizer.momentum", [](C& c) -> Field { return &c.optimizer.momentum; }, number(ranges::kMomentum),
        "sgd, lars", with("optimizer.name", {"sgd", "lars"})},
       {"optimizer.nesterov", [](C& c) -> Field { return &c.optimizer.nesterov; }, boolean(), "sgd",
@@ -234,11 +243,11 @@ std::vector<Key<Config>> make_config_schema() {
        "rate at the start of the warm-up / lr",
        Use{.read_with = {{"schedule.warmup_steps"}, {"schedule.warmup_epochs"}}}},
 
-      {"train.epochs", [](C& c) -> Field { return &c.train.epochs; }, above(0),
+      {"train.epochs", [](C& c) -> Field { return &c.train.epochs; }, above(0, 1e15),
        "length of the run; fractions are fine; given by a study or on the command line it replaces a train.steps from "
        "before it",
        Use{.replaces = "train.steps"}},
-      {"train.steps", [](C& c) -> Field { return &c.train.steps; }, integer(0),
+      {"train.steps", [](C& c) -> Field { return &c.train.steps; }, integer(0, 1e15),
        "length in updates; above 0 it counts instead of train.epochs"},
       {"train.accumulate", [](C& c) -> Field { return &c.train.accumulate; }, integer(1, 65536), "batches per update"},
       {"train.eval_every", [](C& c) -> Field { return &c.train.eval_every; }, integer(0, 1e15, {"epoch"}),
@@ -248,7 +257,8 @@ std::vector<Key<Config>> make_config_schema() {
       {"train.eval_statistics", [](C& c) -> Field { return &c.train.eval_statistics; },
        one_of({"running", "precise", "batch"}),
        "list of what evaluations normalize with: running averages, precise (of training images, by the weights as "
-       "they are), the batch's own; the first gives the accuracy, the others are reported besides"},
+       "they are), the batch's own; the first gives the accuracy, the others are reported besides",
+       with_shared_statistics()},
       {"train.precise_samples", [](C& c) -> Field { return &c.train.precise_samples; }, integer(1),
        "training images for precise statistics, in whole global batches, all at most",
        with("train.eval_statistics", {"precise"})},
@@ -260,13 +270,14 @@ std::vector<Key<Config>> make_config_schema() {
        "saturation of layer inputs, norms of weights, gradients and updates, shift of layer inputs by an update",
        kRunOnly},
       {"probes.every", [](C& c) -> Field { return &c.probes.every; }, integer(1), "steps from one look to the next",
-       kRunOnly},
+       run_only_with("probes.names", {})},
       {"probes.layers", [](C& c) -> Field { return &c.probes.layers; }, text(),
        "activations, shift: layers whose inputs to watch, names or patterns with * and ?; empty: all (syncbn explain "
        "lists the names)",
-       kRunOnly},
+       run_only_with("probes.names", {"activations", "shift", "all"})},
       {"probes.units", [](C& c) -> Field { return &c.probes.units; }, integer(1, 4096),
-       "activations: inputs of a layer to look at, at most, in as many samples as make up 4096 values", kRunOnly},
+       "activations: inputs of a layer to look at, at most, in as many samples as make up 4096 values",
+       run_only_with("probes.names", {"activations", "all"})},
 
       {"checkpoint.every", [](C& c) -> Field { return &c.checkpoint.every; }, integer(0, 1e15, {"epoch"}),
        "epoch, or a number of steps; 0: at the end and on signals only", kRunOnly},

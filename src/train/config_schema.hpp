@@ -25,7 +25,7 @@ struct Rule {
   Range range = {};
 };
 
-/// That another key has, or lists, one of these values; without values: is above 0.
+/// That another key has, or lists, one of these values; without values: is set, or above 0. And that it is read itself.
 struct Condition {
   std::string key;
   std::vector<std::string> values = {};

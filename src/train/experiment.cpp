@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "syncbn/core/error.hpp"
@@ -50,7 +51,10 @@ NormSettings make_norm_settings(const World& world, const Config& config) {
   NormSettings norm;
   norm.options.eps = config.norm.eps;
   norm.options.cumulative = config.norm.momentum == "cumulative";
-  if (!norm.options.cumulative) norm.options.momentum = std::stod(config.norm.momentum);
+  if (!norm.options.cumulative) {  // std::stod refuses the tiniest numbers
+    const std::string& text = config.norm.momentum;
+    std::from_chars(text.data(), text.data() + text.size(), norm.options.momentum);
+  }
   norm.momentum_reference_batch = config.norm.momentum_reference_batch;
   norm.options.affine = config.norm.affine;
   norm.options.track_running_stats = config.norm.track_running_stats;
@@ -115,6 +119,22 @@ LoaderOptions loader_options(const World& world, const Experiment& e) {
   return options;
 }
 
+std::int64_t update_count(const Config::Train& train, std::int64_t batches_per_epoch) {
+  constexpr double kMaxBatches = 1e15;     // their numbers stay exact in any arithmetic
+  constexpr double kRounding = 1 - 1e-12;  // 1.1 x 100 is a little more than 110
+  const auto accumulate = static_cast<double>(train.accumulate);
+  const double updates =
+      train.steps > 0 ? static_cast<double>(train.steps)
+                      : std::ceil(train.epochs * static_cast<double>(batches_per_epoch) / accumulate * kRounding);
+  if (updates * accumulate > kMaxBatches) {
+    throw Error(fmt::format("{} are more than 10^15 batches; train for less",
+                            train.steps > 0 ? fmt::format("train.steps: {} updates", train.steps)
+                                            : fmt::format("train.epochs: {} epochs", train.epochs)),
+                ExitCode::usage);
+  }
+  return static_cast<std::int64_t>(updates);
+}
+
 Model make_model(const Config& config, const Shape& image, int classes) {
   return make_model(model_options(config, image, classes));
 }
@@ -176,15 +196,13 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
                     d.size(), batch),
         ExitCode::usage);
   }
-  const auto accumulate = static_cast<double>(config.train.accumulate);
-  const auto steps_per_epoch = static_cast<double>(e.batches_per_epoch) / accumulate;
-  e.total_steps = config.train.steps > 0 ? config.train.steps
-                                         : static_cast<std::int64_t>(std::ceil(config.train.epochs * steps_per_epoch));
+  e.total_steps = update_count(config.train, e.batches_per_epoch);
   e.optimizer = config.optimizer;
   e.schedule = config.schedule;
   e.schedule.lr =
       scaled_learning_rate(config.lr, config.lr_scaling, batch * config.train.accumulate, config.lr_reference_batch);
-  e.schedule.warmup_steps += config.warmup_epochs * steps_per_epoch;
+  e.schedule.warmup_steps +=
+      config.warmup_epochs * (static_cast<double>(e.batches_per_epoch) / static_cast<double>(config.train.accumulate));
   validate(e.schedule);
   return e;
 }

@@ -48,6 +48,9 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
 /// What feeds this rank's workers in training.
 LoaderOptions loader_options(const World& world, const Experiment& experiment);
 
+/// Updates of a training with epochs of so many global micro-batches. Throws Error(usage) for absurdly many.
+std::int64_t update_count(const Config::Train& train, std::int64_t batches_per_epoch);
+
 /// The model of a configuration for images of this shape ([1, C, H, W]).
 Model make_model(const Config& config, const Shape& image, int classes);
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -13,6 +12,7 @@
 #include "syncbn/data/dataset.hpp"
 #include "train/buckets.hpp"
 #include "train/compute.hpp"
+#include "train/experiment.hpp"
 #include "train/probes/probes.hpp"
 
 namespace syncbn {
@@ -86,10 +86,7 @@ void add_length(Explanation& e, const Config& config, std::int64_t images) {
   const std::int64_t batch = e.workers * e.batch_per_worker;
   if (config.data.train_limit > 0) images = std::min(images, config.data.train_limit);
   e.batches_per_epoch = config.data.drop_last ? images / batch : (images + batch - 1) / batch;
-  const double steps_per_epoch =
-      static_cast<double>(e.batches_per_epoch) / static_cast<double>(config.train.accumulate);
-  e.steps = config.train.steps > 0 ? config.train.steps
-                                   : static_cast<std::int64_t>(std::ceil(config.train.epochs * steps_per_epoch));
+  e.steps = update_count(config.train, e.batches_per_epoch);
 }
 
 /// A million files take seconds to list.

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string_view>
 
+#include "core/console.hpp"
 #include "train/progress_line.hpp"
 
 namespace syncbn {
@@ -24,15 +25,6 @@ int terminal_width() {
   winsize size{};
   if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   return 80;
-}
-
-// One write per line, so that lines of several processes do not mix. A closed stderr is no reason to stop training.
-void write_stderr(std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(STDERR_FILENO, text.data(), text.size());
-    if (n <= 0) return;
-    text.remove_prefix(static_cast<std::size_t>(n));
-  }
 }
 
 }  // namespace

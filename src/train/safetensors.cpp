@@ -148,6 +148,7 @@ SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const s
   const auto header = rest.first(static_cast<std::size_t>(length));
   const auto data = rest.subspan(static_cast<std::size_t>(length));
   SafetensorsFile file;
+  file.origin = origin;
   for (const TensorPlace& place :
        parse_header({reinterpret_cast<const char*>(header.data()), header.size()}, data.size(), origin, file)) {
     const auto part = data.subspan(place.begin, place.end - place.begin);

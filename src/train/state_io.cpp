@@ -4,6 +4,7 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <set>
 
@@ -25,6 +26,21 @@ void for_each_tensor(ModelState& state, const Visit& visit) {
     visit(s.name + ".running_mean", {s.mean.count}, s.mean);
     visit(s.name + "." + s.var_name, s.var_dims, s.var);
   }
+}
+
+/// Evaluations divide by the square root of variances; a covariance may be negative.
+void require_statistics(ModelState& state, const NormState& s, const std::string& origin) {
+  const auto check = [&](const std::string& name, FlatRange range, bool negative) {
+    for (const float v : state.values(range)) {
+      if (std::isfinite(v) && (negative || v >= 0)) continue;
+      throw Error(fmt::format("{}: tensor {}.{} holds {}, which is no {}: take other weights, or leave it out by "
+                              "model.weights_except",
+                              origin, s.name, name, v, negative ? "number" : "variance"),
+                  ExitCode::bad_data);
+    }
+  };
+  check("running_mean", s.mean, true);
+  check(s.var_name, s.var, s.var_dims.size() > 1);
 }
 
 std::string buffer_name(const std::string& buffer, const std::string& parameter) {
@@ -68,6 +84,7 @@ void load_model(ModelState& state, const SafetensorsFile& file, const std::vecto
     const std::string name = s.name + ".num_batches_tracked";
     unknown.erase(name);
     if (!excepted(name)) s.batches_tracked = file.i64(name);
+    require_statistics(state, s, file.origin);
   }
   if (!idle.empty())
     throw Error(fmt::format("model.weights_except: no tensor of the model or the weights matches '{}'", *idle.begin()),

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "syncbn/core/text.hpp"
 #include "train/config_value.hpp"
 
 namespace syncbn::detail {
@@ -33,6 +34,7 @@ struct DocumentStart : YAML::EventHandler {
 YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
   if (text.size() > kMaxBytes) fail(fmt::format("{}: larger than 1 MiB; is this a configuration?", origin));
   if (text.find('\0') != std::string::npos) fail(fmt::format("{}: not a text file", origin));
+  if (!is_utf8(text)) fail(fmt::format("{}: not in UTF-8; convert it", origin));
   try {
     std::istringstream in(text);
     YAML::Parser parser(in);

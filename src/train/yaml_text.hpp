@@ -7,7 +7,7 @@
 namespace syncbn::detail {
 
 /// The one document of a text. Throws Error(usage) with `origin` and line where it is not YAML, and for more than one
-/// document, binary or over-long text.
+/// document, over-long text, and what is no text in UTF-8.
 YAML::Node parse_yaml(const std::string& text, const std::string& origin);
 
 /// A configuration file's text, at most a little over 1 MiB of it. Throws Error(usage) where it cannot be read.

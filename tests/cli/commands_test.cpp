@@ -50,6 +50,40 @@ TEST(Cli, RefusesBadConfigurationsAndOverrides) {
       "syncbn: quickstrat: no such file, nor a shipped configuration of this name; did you mean 'quickstart'?");
 }
 
+TEST(Cli, RefusesOutputsThatCannotBe) {
+  const Sandbox s;
+  s.write("taken", "");
+  for (const char* extra : {"--log-ranks", "--resume"}) {
+    expect_refusal(s.syncbn({"train", "quickstart", "--output", "taken", extra}), 2,
+                   "syncbn: taken is a file; choose another output.dir");
+  }
+  expect_refusal(s.syncbn({"study", "quick", "--output", "taken"}), 2,
+                 "syncbn: taken is a file; choose another --output");
+  expect_refusal(s.syncbn({"study", "quick", "--output", "lat\xe9"}), 2,
+                 "syncbn: lat\xe9 is not in UTF-8; choose another --output");
+  expect_refusal(s.syncbn({"train", "quickstart", "output.dir=lat\xe9"}), 2,
+                 "syncbn: command line: 'output.dir=lat\xe9' is not in UTF-8; use other letters");
+  s.write("lat\xe9.yaml", "seed: 1");
+  expect_refusal(s.syncbn({"train", "lat\xe9.yaml"}), 2,
+                 "syncbn: runs/lat\xe9 is not in UTF-8; choose another output.dir");
+  for (const std::vector<std::string>& empty : {std::vector<std::string>{"output.dir="}, {"--output", ""}}) {
+    std::vector<std::string> command = {"train", "quickstart"};
+    command.insert(command.end(), empty.begin(), empty.end());
+    expect_refusal(s.syncbn(command), 2, "syncbn: command line: output.dir: is empty; name the run directory");
+  }
+  s.write("bad.yaml", "base: quickstart\ntitle: lat\xe9\n");
+  expect_refusal(s.syncbn({"study", "bad.yaml", "--dry-run"}), 65, "syncbn: bad.yaml: not in UTF-8; convert it");
+}
+
+TEST(Cli, AFolderDoesNotHideAShippedConfiguration) {
+  const Sandbox s;
+  std::filesystem::create_directory(s.file("quickstart"));
+  EXPECT_EQ(s.syncbn({"explain", "quickstart"}).code, 0);
+  EXPECT_EQ(s.syncbn({"study", "quick", "--dry-run"}).code, 0);
+  expect_refusal(s.syncbn({"eval", "quickstart"}), 2,
+                 "syncbn: quickstart is not a run directory, so the weights must be named: --weights FILE");
+}
+
 TEST(Cli, EveryHelpEndsInExamplesAndGoesToStdout) {
   const Sandbox s;
   for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{},
@@ -168,6 +202,23 @@ TEST(Cli, ReportsThatOutputCannotBeWritten) {
   const Outcome o = s.shell("full.sh");
   EXPECT_EQ(o.code, 1);
   EXPECT_EQ(o.err, "syncbn: cannot write to standard output\n");
+  s.write("version.sh", "exec \"$1\" --version > /dev/full\n");
+  EXPECT_EQ(s.shell("version.sh").code, 1);
+  s.write("closed.sh", "exec \"$1\" --version >&-\n");
+  EXPECT_EQ(s.shell("closed.sh").code, 1);
+}
+
+TEST(Cli, KeepsItsExitCodeWhereStandardErrorCannotBeWritten) {
+  const Sandbox s;
+  for (const std::string where : {"2> /dev/full", "2>&-", "<&- >&- 2>&-"}) {
+    s.write("mute.sh", "exec \"$1\" train nosuch " + where + "\n");
+    EXPECT_EQ(s.shell("mute.sh").code, 2) << where;
+    s.write("mute.sh", "exec \"$1\" configs copy quickstart mine.yaml " + where + "\n");
+    EXPECT_EQ(s.shell("mute.sh").code, 0) << where;
+    EXPECT_TRUE(contains(s.read("mine.yaml"), "workers: 8"));
+    EXPECT_FALSE(contains(s.read("mine.yaml"), "syncbn: wrote"));  // which goes nowhere, and not into the file
+    std::filesystem::remove(s.file("mine.yaml"));
+  }
 }
 
 }  // namespace

@@ -79,6 +79,20 @@ TEST(Explain, CountsMemoryByType) {
   EXPECT_EQ(narrow.gradients.bytes, wide.gradients.bytes);
 }
 
+TEST(Explain, CountsUpdates) {
+  const auto updates = [](const std::string& train) {
+    return explain_text("{workers: 4, batch_per_worker: 32, data: {train_limit: 6400}, train: {" + train + "}}").steps;
+  };
+  EXPECT_EQ(updates("epochs: 30, accumulate: 3"), 500);  // 50 batches an epoch
+  EXPECT_EQ(updates("epochs: 2.2"), 110);
+  EXPECT_EQ(updates("epochs: 2.201"), 111);
+  EXPECT_EQ(updates("steps: 7, accumulate: 3"), 7);
+  EXPECT_EQ(updates("epochs: 1e9"), 50'000'000'000);
+  EXPECT_THROW(updates("epochs: 1e15"), Error);
+  EXPECT_THROW(updates("epochs: 5e16"), Error);
+  EXPECT_THROW(updates("steps: 1000000000000000, accumulate: 2"), Error);
+}
+
 TEST(Explain, RefusesMoreRanksThanWorkers) {
   EXPECT_THROW(explain_text("workers: 2", 3), Error);
   EXPECT_THROW(explain_text("workers: 2", 0), Error);

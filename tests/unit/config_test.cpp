@@ -29,7 +29,7 @@ workers: 16
 norm: {group: 4, momentum: 0.10, eps: 1e-3, affine: false}
 model: {name: mlp, hidden: [100, 50], init: gaussian, init_std: .5}
 schedule: {name: step, milestones: [0.5, 0.75]}
-data: {path: "/data/a: b"}
+data: {kind: mnist, path: "/data/a: b"}
 train: {eval_every: 500}
 )");
   EXPECT_EQ(c.seed, 18446744073709551615u);
@@ -89,17 +89,20 @@ TEST(Config, RefusesValuesOutOfRangeAndNamesTheNearestWord) {
   EXPECT_EQ(refusal("norm: {momentum: 1.5}"),
             "a.yaml:1: norm.momentum: expected a number >= 0 and <= 1, or cumulative, got '1.5'");
   EXPECT_EQ(refusal("label_smoothing: 1"), "a.yaml:1: label_smoothing: expected a number >= 0 and < 1, got '1'");
-  EXPECT_EQ(refusal("train: {epochs: 0}"), "a.yaml:1: train.epochs: expected a number > 0, got '0'");
+  EXPECT_EQ(refusal("train: {epochs: 0}"),
+            "a.yaml:1: train.epochs: expected a number > 0 and <= 1000000000000000, got '0'");
   EXPECT_EQ(refusal("norm: {eps: 0}"), "");
 }
 
 TEST(Config, ReadsProbes) {
-  const Config c = parse("probes: {names: [norms, shift], layers: ['*.conv1', fc], every: 5}", {"probes.units=1"});
-  EXPECT_EQ(c.probes.names, (std::vector<std::string>{"norms", "shift"}));
+  const Config c =
+      parse("probes: {names: [norms, activations], layers: ['*.conv1', fc], every: 5}", {"probes.units=1"});
+  EXPECT_EQ(c.probes.names, (std::vector<std::string>{"norms", "activations"}));
   EXPECT_EQ(c.probes.layers, (std::vector<std::string>{"*.conv1", "fc"}));
   EXPECT_EQ(c.probes.units, 1);
   EXPECT_EQ(to_yaml(parse(to_yaml(c))), to_yaml(c));
-  EXPECT_EQ(parse("", {"probes.layers=[conv*, '*.fc']"}).probes.layers, (std::vector<std::string>{"conv*", "*.fc"}));
+  EXPECT_EQ(parse("", {"probes.names=[all]", "probes.layers=[conv*, '*.fc']"}).probes.layers,
+            (std::vector<std::string>{"conv*", "*.fc"}));
   EXPECT_EQ(refusal("probes: {names: [norm]}"),
             "a.yaml:1: probes.names: expected one of batch_noise, gradient_noise_scale, activations, norms, shift, "
             "all, got 'norm'; did you mean 'norms'?");
@@ -214,7 +217,7 @@ TEST(Config, ReadsListsOfLayersStrictly) {
 TEST(Config, WrittenTextReadsBackTheSame) {
   for (const std::string& yaml :
        {std::string(), std::string("norm: {group: node, momentum: cumulative, eps: 1e-300}\nseed: 7\nthreads: 3"),
-        std::string("data: {path: \"~\"}\noutput: {dir: \"a: 'b' #c\\n\\td {name}\"}"),
+        std::string("data: {kind: mnist, path: \"~\"}\noutput: {dir: \"a: 'b' #c\\n\\td {name}\"}"),
         std::string("schedule: {name: step, milestones: [0.1, 0.30000000000000004]}"),
         std::string("train: {eval_statistics: [batch, running]}"),
         std::string(
@@ -236,12 +239,14 @@ TEST(Config, ExperimentLeavesOutHowItIsRun) {
   EXPECT_EQ(changes_yaml(Config{}), "{}\n");
   EXPECT_EQ(changes_yaml(parse("norm: {eps: 1e-4, momentum: 0.1}\nseed: 7\nthreads: 3")),
             "seed: 7\nnorm:\n  eps: 0.0001\n");
-  for (const char* same :
-       {"threads=3", "overlap=false", "bucket_kib=1", "timeout_s=1", "checkpoint.every=7", "checkpoint.keep=9",
-        "output.dir=x", "data.path=x", "data.prefetch=9", "train.log_every=3"}) {
+  for (const char* same : {"threads=3", "overlap=false", "bucket_kib=1", "timeout_s=1", "checkpoint.every=7",
+                           "checkpoint.keep=9", "output.dir=x", "data.prefetch=9", "train.log_every=3"}) {
     EXPECT_EQ(experiment_yaml(parse("", {same})), base) << same;
     EXPECT_NE(to_yaml(parse("", {same})), to_yaml(Config{})) << same;
   }
+  const Config mnist = parse("data: {kind: mnist}"), elsewhere = parse("data: {kind: mnist, path: x}");
+  EXPECT_EQ(experiment_yaml(elsewhere), experiment_yaml(mnist));
+  EXPECT_NE(to_yaml(elsewhere), to_yaml(mnist));
   for (const char* other : {"seed=2", "workers=3", "norm.group=1", "reduction=native", "train.eval_every=5",
                             "data.train_limit=5", "optimizer.lr=1", "train.epochs=9"}) {
     EXPECT_NE(experiment_yaml(parse("", {other})), base) << other;
@@ -316,6 +321,10 @@ TEST(Config, LoadsFilesAndNamesTheMissing) {
             "study/quick: not a configuration; studies are started with: syncbn study study/quick");
   std::ofstream(file) << "title: x\nbase: quickstart\n";
   EXPECT_EQ(message(file), file + ": is a study, which has a `base`; start it with: syncbn study " + file);
+  std::ofstream(file) << "title: lat\xe9\n";
+  EXPECT_EQ(message(file), file + ": not in UTF-8; convert it");
+  EXPECT_NE(refusal("", {"output.dir=lat\xe9"}), "");
+  EXPECT_NE(refusal("", {"output.dir="}), "");
   std::ofstream(file) << "seed: 5\n";
   EXPECT_EQ(load_config(file, {"seed=6"}).seed, 6u);
   std::filesystem::remove_all(dir);

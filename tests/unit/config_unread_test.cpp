@@ -22,7 +22,8 @@ TEST(ConfigUnread, RefusesWhatNothingReads) {
        {"optimizer.trust_coefficient=0.1", "optimizer.eps=1e-3", "optimizer.decay_norm_and_bias=true",
         "schedule.gamma=0.5", "schedule.milestones=[10]", "schedule.power=2", "schedule.one_cycle_div=9",
         "norm.renorm_r_max=2", "norm.groups=4", "norm.group_channels=4", "model.hidden=[3]", "model.init_std=1",
-        "model.activation=tanh", "train.precise_samples=9"}) {
+        "model.activation=tanh", "train.precise_samples=9", "data.path=x", "optimizer.lr_reference_batch=8",
+        "probes.every=2", "probes.units=2", "probes.layers=[fc]"}) {
     EXPECT_NE(refusal("", {unread}), "") << unread;
   }
   for (const char* norm : {"none", "weight", "group"}) {
@@ -34,6 +35,18 @@ TEST(ConfigUnread, RefusesWhatNothingReads) {
   Config c;
   c.schedule.gamma = 0.5;
   EXPECT_THROW(check_config(c), Error);
+}
+
+TEST(ConfigUnread, AKeyIsReadWithOneThatIsReadItself) {
+  EXPECT_NE(refusal("", {"norm.type=none", "train.eval_statistics=[batch]"}), "");
+  EXPECT_NE(refusal("", {"norm.track_running_stats=false", "norm.momentum=0.5"}), "");
+  EXPECT_EQ(
+      refusal("norm: {type: none, momentum: 0.5}")
+          .find("a.yaml:1: norm.momentum: only read with norm.type = batch, renorm, whitening, but norm.type = none"),
+      0u);
+  EXPECT_EQ(refusal("norm: {momentum: 0.5}", {"norm.track_running_stats=false"}), "");
+  EXPECT_EQ(refusal("", {"probes.names=[shift]", "probes.layers=[fc]", "probes.every=2"}), "");
+  EXPECT_NE(refusal("", {"probes.names=[shift]", "probes.units=2"}), "");
 }
 
 TEST(ConfigUnread, WhatAnOverrideLeavesUnreadIsForgotten) {

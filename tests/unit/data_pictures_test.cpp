@@ -79,6 +79,9 @@ TEST(Pictures, DamageIsNamed) {
   Bytes early = jpeg({.height = 300, .width = 400});
   early.resize(early.size() - 100);
   EXPECT_THAT(refused(early), HasSubstr("cat/7.jpg: damaged JPEG picture (Premature end"));
+  Bytes stub = jpeg({.height = 300, .width = 400});
+  stub.resize(100);
+  EXPECT_THAT(refused(stub), HasSubstr("cat/7.jpg: damaged or cut short"));
   EXPECT_THAT(refused(start_of(png({}))), HasSubstr("cat/7.jpg: damaged PNG picture"));
   EXPECT_THAT(refused({}), HasSubstr("an empty file"));
   EXPECT_THAT(refused({'h', 'e', 'l', 'l', 'o'}), HasSubstr("neither a JPEG nor a PNG"));
@@ -92,7 +95,7 @@ TEST(Pictures, DamageIsNamed) {
   const auto at = std::search(large.begin(), large.end(), frame.begin(), frame.end());
   ASSERT_NE(at, large.end());
   std::fill(at + 5, at + 9, 0x7F);
-  EXPECT_THAT(refused(large), HasSubstr("32639 x 32639 pixels; 1 to 268435456 can be read"));
+  EXPECT_THAT(refused(large), HasSubstr("32639 x 32639 pixels; at most 268435456 can be read"));
 }
 
 Image planes_of(const Picture& p) {
@@ -234,6 +237,20 @@ TEST(ImageFolder, SaysWhatIsWrong) {
   const Dataset train = open_dataset("image-folder", folder.str(), Split::train);
   std::filesystem::remove(folder.path() / "train/bee/1.png");
   EXPECT_THAT(message_of(ExitCode::bad_data, [&] { train.image(1); }), HasSubstr("train/bee/1.png"));
+}
+
+TEST(ImageFolder, RefusesLinksThatLeadBack) {
+  const TempFolder folder;
+  write_pictures(folder, {"ant", "bee"}, 2, 1);
+  const auto link = folder.path() / "train/ant/more";
+  std::filesystem::create_directory_symlink("../bee", link);  // twice the same pictures is no loop
+  EXPECT_EQ(open_dataset("image-folder", folder.str(), Split::train).size(), 6);
+  for (const char* target : {".", "..", "../../train/ant"}) {
+    std::filesystem::remove(link);
+    std::filesystem::create_directory_symlink(target, link);
+    EXPECT_THAT(message_of(ExitCode::bad_data, [&] { open_dataset("image-folder", folder.str(), Split::train); }),
+                HasSubstr("train/ant/more: lies in itself"));
+  }
 }
 
 TEST(ImageFolder, IsScaledForTheNetwork) {

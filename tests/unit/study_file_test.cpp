@@ -121,6 +121,10 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("set: {data: {train_limit: 10, drop_last: true}}"), HasSubstr("more than the training images"));
   EXPECT_THAT(refusal("", {"norm.group"}), HasSubstr("expected KEY=VALUE"));
   EXPECT_THAT(refusal("vary: {grid: {norm.group: [1]}}", {"norm.group=all"}), HasSubstr("is what the study varies"));
+  EXPECT_EQ(refusal("title: [a]"), "my.yaml:2: title: expected text");
+  EXPECT_EQ(refusal("vary: {list: [{label: {a: b}, norm.group: 1}]}"), "my.yaml:2: vary.list.label: expected text");
+  EXPECT_THROW(parse("title: lat\xe9"), Error);
+  EXPECT_THROW(parse("", {"model.weights=lat\xe9"}), Error);
   EXPECT_THROW(parse_study("vary: {grid: {norm.group: [1]}}", "my.yaml", {}), Error);  // no base
   EXPECT_THROW(parse_study("seed: 1", "my.yaml", {}), Error);
   EXPECT_THROW(resolve(parse_study("base: quickstrat", "my.yaml", {})), Error);
@@ -212,6 +216,8 @@ TEST(StudyPlan, ASearchComesFirstAndTheLowestErrorWins) {
   EXPECT_EQ(names(all).back(), "0 2 x1.0");
   EXPECT_EQ(all.size(), 5u);
   EXPECT_EQ(config_of(points[0], all[2]).lr, 0.1);
+  const auto none = planner.trials([](const Trial&) { return std::optional(std::nan("")); });
+  EXPECT_EQ(names(none).back(), "0 2 x0.5");
 }
 
 TEST(StudyPlan, SeedsAreAddedUntilTheIntervalIsNarrow) {
@@ -233,6 +239,11 @@ TEST(StudyPlan, SeedsAreAddedUntilTheIntervalIsNarrow) {
   EXPECT_EQ(count({10, 11, 10.5}), 3u);      // 1.24
   EXPECT_EQ(count({10, 14, 9, 15, 8}), 5u);  // wide, but no more than 5
   EXPECT_EQ(count({10, std::nan("")}), 2u);  // a point that diverges is not tried for ever
+  const Study last = parse("seeds: [18446744073709551615]\nrepeat: {until_interval_below: 1, max_seeds: 3}");
+  Planner around(last, points);
+  std::vector<std::uint64_t> seeds;
+  for (const Trial& t : around.trials([](const Trial& t) { return t.seed == 0 ? 10 : 20; })) seeds.push_back(t.seed);
+  EXPECT_EQ(seeds, (std::vector<std::uint64_t>{18446744073709551615u, 0, 1}));
 }
 
 }  // namespace

@@ -339,7 +339,8 @@ TEST_F(Trainer, EvaluationByTheBatchKnowsBatchesOfOneValue) {
 
 TEST_F(Trainer, WithoutStatisticsOfBatchesThereIsOneEvaluation) {
   for (const std::string norm : {"group", "weight", "none"}) {
-    const Outcome o = run({"norm.type=" + norm, kAllStatistics, "train.steps=2"}, norm);
+    EXPECT_THROW(run({"norm.type=" + norm, kAllStatistics}, norm), Error);
+    const Outcome o = run({"norm.type=" + norm, "train.steps=2"}, norm);
     ASSERT_EQ(o.result.evaluations.size(), 1u);
     EXPECT_EQ(o.result.evaluations[0].loss, o.result.loss);
   }
@@ -381,7 +382,7 @@ TEST_F(Trainer, ProbesLookOnTime) {
 
 TEST_F(Trainer, RefusesToProbeUnknownLayers) {
   try {
-    run({"probes.layers=[norm1, linaer18]"}, "run");
+    run({"probes.names=[all]", "probes.layers=[norm1, linaer18]"}, "run");
     FAIL() << "no error";
   } catch (const Error& e) {
     EXPECT_STREQ(e.what(), "probes.layers: no layer of the network is named 'linaer18'; did you mean 'linear18'?");

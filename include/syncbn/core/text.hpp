@@ -1,9 +1,13 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace syncbn {
+
+/// Whether this is text in UTF-8: no stray bytes, overlong forms or surrogates.
+bool is_utf8(std::string_view text);
 
 /// The candidate closest to `word` for "did you mean" messages, or "" if none is close: at most two edits (one for
 /// words of up to three letters), or a third of the longer word. An edit inserts, deletes or replaces a letter or swaps

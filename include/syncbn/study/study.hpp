@@ -35,13 +35,14 @@ struct Study {
   double interval_below = 0;
   int max_seeds = 0;  ///< ... or it has so many.
   /// Not empty: each point is first trained with these multiples of its learning rate, with a seed of their own, and
-  /// goes on with the one of the lowest error.
+  /// goes on with the one of the lowest error, or the smallest where all diverge.
   std::vector<double> lr_factors;
   std::uint64_t lr_seed = 0;
 };
 
 /// Reads a study file (or, if no such file exists, one shipped in the program, by name). Overrides are a.b=v for all
-/// trials, and seeds=N. Strict, as load_config(): throws Error(usage) with file, line and what to do.
+/// trials, and seeds=N. Strict, as load_config(): throws Error(usage) with file, line and what to do; Error(bad_data)
+/// for a file that is not in UTF-8.
 Study load_study(const std::string& path, const std::vector<std::string>& overrides);
 /// The same from text; `origin` stands in messages, and a relative `base` is looked for beside it.
 Study parse_study(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides);

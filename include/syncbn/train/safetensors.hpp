@@ -21,6 +21,7 @@ struct StoredTensor {
 struct SafetensorsFile {
   std::map<std::string, StoredTensor> tensors;
   std::map<std::string, std::string> metadata;
+  std::string origin = {};  ///< what parse() was told
 
   void put_f32(const std::string& name, std::vector<std::int64_t> shape, std::span<const float> values);
   void put_i64(const std::string& name, std::int64_t value);  ///< shape []
