@@ -13,6 +13,7 @@
 #include <sstream>
 #include <utility>
 
+#include "core/console.hpp"
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/state_io.hpp"
@@ -142,7 +143,7 @@ void TrainingRun::restore() {
                               request_.run_dir, refused.front()),
                   ExitCode::bad_data);
     for (const std::string& reason : refused) {
-      fmt::print(stderr, "syncbn: {}; going back to the one before\n", reason);
+      write_stderr(fmt::format("syncbn: {}; going back to the one before\n", reason));
       if (const auto log = spdlog::get("run")) log->warn("{}; going back to the one before", reason);
     }
     if (saved) {
