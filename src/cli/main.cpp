@@ -1,7 +1,9 @@
 #include <fcntl.h>
+#include <fmt/format.h>
 
 #include <cstdio>
 #include <exception>
+#include <iterator>
 #include <new>
 #include <string>
 
@@ -16,7 +18,9 @@ using syncbn::ExitCode;
 
 ExitCode report(const char* message, ExitCode code) {
   std::fflush(stdout);
-  syncbn::write_stderr(std::string("syncbn: ") + message + "\n");
+  fmt::memory_buffer line;  // on the stack, unless it is long: there may be no other memory
+  fmt::format_to(std::back_inserter(line), "syncbn: {}\n", message);
+  syncbn::write_stderr({line.data(), line.size()});
   return code;
 }
 

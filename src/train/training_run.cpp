@@ -138,10 +138,11 @@ void TrainingRun::restore() {
     std::vector<std::string> refused;
     const std::optional<TrainingState> saved = checkpoints_->load_newest(&refused);
     if (!saved && !refused.empty())  // starting anew would remove what may only need another disk or program
-      throw Error(fmt::format("no checkpoint in {} can be read, the newest because: {}; repair it, or start afresh "
-                              "with another output.dir",
-                              request_.run_dir, refused.front()),
-                  ExitCode::bad_data);
+      throw Error(
+          fmt::format("no checkpoint in {} can be read, the newest because: {}; repair it, remove {}/checkpoints, "
+                      "or start afresh with another output.dir",
+                      request_.run_dir, refused.front(), request_.run_dir),
+          ExitCode::bad_data);
     for (const std::string& reason : refused) {
       write_stderr(fmt::format("syncbn: {}; going back to the one before\n", reason));
       if (const auto log = spdlog::get("run")) log->warn("{}; going back to the one before", reason);
@@ -208,16 +209,16 @@ void TrainingRun::restore() {
   }
 }
 
-void TrainingRun::save(std::int64_t steps_done, bool is_best, bool periodic) {
+void TrainingRun::save(std::int64_t steps_done, bool is_best, bool last) {
   using namespace std::chrono_literals;
   // The disk works while training goes on. Waiting for it would let the others run into their time limits.
-  if (saving_.valid() && saving_.wait_for(0s) == std::future_status::ready) {
-    saving_.get();  // rethrows what went wrong
-    saving_ = {};
-  }
-  if (saving_.valid() && periodic)
+  bool busy = saving_.valid() && saving_.wait_for(0s) != std::future_status::ready;
+  if (busy && !last && !is_best)
     return reporter_->message(
         fmt::format("no checkpoint of step {}: the one before is still being written", steps_done));
+  if (busy && !last && one_waits_) busy = false;  // or memory would fill with them
+  if (saving_.valid() && !busy) saving_.get();    // rethrows what went wrong
+  one_waits_ = busy;
   TrainingState snapshot;
   snapshot.step = steps_done;
   snapshot.model = store_model(state_);
@@ -233,8 +234,8 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best, bool periodic) {
   snapshot.scalars["best_accuracy"] = fmt::format("{:a}", best_accuracy_);
   for (const EvalResult& r : evaluations_) snapshot.scalars["evaluation." + r.statistics] = write_result(r);
   snapshot.scalars["last_evaluation"] = std::to_string(last_evaluation_);
-  const auto write = [this, before = saving_, snapshot = std::make_shared<const TrainingState>(std::move(snapshot)),
-                      is_best]() mutable {
+  const auto write = [this, before = busy ? saving_ : std::shared_future<void>(),
+                      snapshot = std::make_shared<const TrainingState>(std::move(snapshot)), is_best]() mutable {
     if (before.valid()) before.get();
     before = {};
     checkpoints_->save(*std::exchange(snapshot, nullptr), is_best, directory_->logs());

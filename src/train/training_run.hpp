@@ -63,8 +63,8 @@ class TrainingRun {
   /// True if the accuracy is the best so far.
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
-  /// `periodic`: may be left out where the disk is behind.
-  void save(std::int64_t steps_done, bool is_best, bool periodic);
+  /// `last`: nothing follows it, so that it never waits for the disk.
+  void save(std::int64_t steps_done, bool is_best, bool last);
 
   World& world_;
   const ops::Backend& backend_;
@@ -98,6 +98,7 @@ class TrainingRun {
   std::optional<CheckpointStore> checkpoints_;
   std::unique_ptr<Reporter> reporter_;
   std::shared_future<void> saving_;
+  bool one_waits_ = false;  // to be written after the one that is being written
 
   std::vector<EvalResult> evaluations_;  // the last one's, as Evaluator::run() gives them
   double best_accuracy_ = 0;

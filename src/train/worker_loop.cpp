@@ -104,13 +104,21 @@ void TrainingRun::work(Worker& worker) {
       const bool improved = evaluate_if_due(w, step + 1);
       save_if_due(w, step + 1, improved);
     }
+    // An older version may have meant to go on from the last checkpoint.
+    if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
+      worker.local_barrier();  // last_evaluation_ has been read by all
+      evaluate_if_due(w, experiment_.total_steps);
+    }
     return;
   } catch (const DeviceError& e) {
     failure = std::make_exception_ptr(e.at(here()));
   } catch (const Error&) {
     failure = std::current_exception();  // says where by itself
   } catch (const std::bad_alloc&) {
-    failure = std::current_exception();  // the program knows what to do about it
+    failure = std::make_exception_ptr(
+        Error(fmt::format("out of memory ({}); use a smaller batch_per_worker, fewer workers, more hosts, or fewer "
+                          "trials at once",
+                          here())));
   } catch (const std::exception& e) {
     failure = std::make_exception_ptr(Error(fmt::format("{} ({})", e.what(), here())));
   }
@@ -346,7 +354,7 @@ void TrainingRun::save_if_due(WorkerState& w, std::int64_t steps_done, bool impr
   const bool is_best = improved && when.keep_best;
   const bool final = steps_done == experiment_.total_steps;
   if (!final && !stopping_ && !is_best && !experiment_.due(when.every, steps_done)) return;
-  if (w.is_first()) save(steps_done, is_best, !final && !stopping_ && !is_best);
+  if (w.is_first()) save(steps_done, is_best, final || stopping_);
   w.worker.local_barrier();  // nobody changes the weights while they are copied
 }
 

@@ -9,7 +9,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "ops/cpu/runs-inl.hpp"
+#include "ops/cpu/sums-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace syncbn::ops::cpu::HWY_NAMESPACE {
