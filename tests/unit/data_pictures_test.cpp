@@ -79,9 +79,9 @@ TEST(Pictures, DamageIsNamed) {
   Bytes early = jpeg({.height = 300, .width = 400});
   early.resize(early.size() - 100);
   EXPECT_THAT(refused(early), HasSubstr("cat/7.jpg: damaged JPEG picture (Premature end"));
-  Bytes stub = jpeg({.height = 300, .width = 400});
-  stub.resize(100);
-  EXPECT_THAT(refused(stub), HasSubstr("cat/7.jpg: damaged or cut short"));
+  Bytes cut = jpeg({.height = 300, .width = 400});
+  cut.resize(100);
+  EXPECT_THAT(refused(cut), HasSubstr("cat/7.jpg: damaged or cut short"));
   EXPECT_THAT(refused(start_of(png({}))), HasSubstr("cat/7.jpg: damaged PNG picture"));
   EXPECT_THAT(refused({}), HasSubstr("an empty file"));
   EXPECT_THAT(refused({'h', 'e', 'l', 'l', 'o'}), HasSubstr("neither a JPEG nor a PNG"));
