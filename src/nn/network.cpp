@@ -30,6 +30,7 @@ Network::Network(ModelState& state, const ops::Backend& backend, Communicator gr
     sums_ = std::make_unique<HostSums>(*backend_, group, longest_message(state.model()));
   for (const LayerSpec& spec : state.model().layers)
     places_.push_back({spec.name + " forward", spec.name + " backward", spec.name + " message"});
+  find_trained();
   plan_forward();
   plan_backward();
   plan_gradient();
@@ -40,6 +41,16 @@ Network::Network(ModelState& state, const ops::Backend& backend, Communicator gr
 }
 
 Network::~Network() = default;
+
+void Network::find_trained() {
+  const std::vector<LayerSpec>& specs = state_.model().layers;
+  const auto needs = [&](int l) { return l >= 0 && needs_gradient_[static_cast<std::size_t>(l)]; };
+  for (int l = 0; l < static_cast<int>(specs.size()); ++l) {
+    const LayerSpec& spec = specs[static_cast<std::size_t>(l)];
+    const bool has_parameters = state_.weight_of(l) >= 0 || state_.bias_of(l) >= 0;
+    needs_gradient_.push_back(has_parameters || needs(spec.input) || needs(spec.residual));
+  }
+}
 
 void Network::plan_forward() {
   const std::vector<LayerSpec>& specs = state_.model().layers;
@@ -69,6 +80,7 @@ void Network::plan_backward() {
   const bool normalized = std::any_of(specs.begin(), specs.end(), [](const LayerSpec& s) { return is_norm(s.type); });
   backward_.emplace_back();
   for (int l = static_cast<int>(specs.size()) - 1; l > 0; --l) {
+    if (!needs_gradient_[static_cast<std::size_t>(l)]) continue;
     const LayerType type = specs[static_cast<std::size_t>(l)].type;
     const bool shared = shares_statistics(type);
     if (shared) {
@@ -129,15 +141,14 @@ void Network::plan_memory(std::int64_t max_samples) {
   gradients_ = tensors_;
 
   // Activations live through forward and backward. A gradient lives from the sweep in which its first consumer writes
-  // it to the last sweep that reads it.
+  // it to the last sweep that reads it; those that nobody needs take no memory.
   const int sweeps = static_cast<int>(backward_.size());
   std::vector<Lifetime> blocks(specs.size() * 2);
   for (std::size_t l = 0; l < specs.size(); ++l) {
     const auto bytes = static_cast<std::int64_t>(tensors_[l].bytes());
     blocks[l] = {bytes, -1, sweeps};
-    blocks[specs.size() + l] = {bytes, sweeps, -1};
+    blocks[specs.size() + l] = {needs_gradient_[l] ? bytes : 0, sweeps, -1};
   }
-  blocks[specs.size()].bytes = 0;                      // the input needs no gradient
   blocks[specs.size() + specs.size() - 1].first = -1;  // the caller writes the logits' gradient
   for (int k = 0; k < sweeps; ++k) {
     for (const Step& step : backward_[static_cast<std::size_t>(k)].steps) {
@@ -157,7 +168,7 @@ void Network::plan_memory(std::int64_t max_samples) {
   if (backend_->device()) images_ = backend_->allocate(given(tensors_.front()).bytes());
   for (std::size_t l = 0; l < specs.size(); ++l) {
     tensors_[l].data = memory_.data() + plan.offsets[l];
-    gradients_[l].data = l == 0 ? nullptr : memory_.data() + plan.offsets[specs.size() + l];
+    gradients_[l].data = needs_gradient_[l] ? memory_.data() + plan.offsets[specs.size() + l] : nullptr;
   }
 }
 

@@ -82,6 +82,8 @@ class Network {
     std::int64_t chunk = 1;
   };
 
+  /// Of what a layer writes: whether parameters at or before it follow from its gradient.
+  void find_trained();
   void plan_forward();
   void plan_backward();
   void plan_gradient();
@@ -108,7 +110,8 @@ class Network {
   std::span<float> gradient_;
   std::vector<FlatRange> added_to_;  // of the gradient: what layers do not assign
   bool accumulate_ = false;
-  std::vector<Tensor> tensors_, gradients_;  // outputs of the layers
+  std::vector<bool> needs_gradient_;         // of the outputs of the layers
+  std::vector<Tensor> tensors_, gradients_;  // likewise
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<Places> places_;  // of the layers
   std::vector<int> norms_;

@@ -48,7 +48,8 @@ class TrainingRun {
   void restore();
   void train_step(WorkerState& w, std::int64_t step);
   void forward_backward(WorkerState& w, std::int64_t step, TrainStatistics& own);
-  TrainStatistics share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own);
+  /// Waits until the gradients of all workers are summed; returns the sum of their statistics.
+  TrainStatistics finish_exchange(WorkerState& w, std::int64_t step, const TrainStatistics& own);
   [[noreturn]] void report_nonfinite(WorkerState& w, std::int64_t step);
   void update_weights(WorkerState& w, std::int64_t step);
   /// What the optimizer multiplies the gradient with, to take out the loss's scale and to clip; nothing if the loss's

@@ -133,8 +133,7 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   exchange_.begin(w.worker, step);
   TrainStatistics own;
   forward_backward(w, step, own);
-  const TrainStatistics all = share_metrics(w, step, own);
-  exchange_.wait(w.worker);
+  const TrainStatistics all = finish_exchange(w, step, own);
   update_weights(w, step);
   if (w.probing) {
     if (w.is_first_here()) state_.fetch();
@@ -187,7 +186,7 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
   }
 }
 
-TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, const TrainStatistics& own) {
+TrainStatistics TrainingRun::finish_exchange(WorkerState& w, std::int64_t step, const TrainStatistics& own) {
   enum {
     kLoss,
     kCorrect,
@@ -212,7 +211,10 @@ TrainStatistics TrainingRun::share_metrics(WorkerState& w, std::int64_t step, co
     sum[kStops] = stop_requested() ? 1 : 0;
     sum[kThreads] = std::min(world_.threads(), world_.local_workers());
   }
-  w.metrics.all_reduce(std::span<double>(sum), Reduce::sum, {"metrics", step});
+  // The gradients first: who waits for them helps to sum them.
+  w.metrics.start_all_reduce(sum, Reduce::sum, {"metrics", step});
+  exchange_.wait(w.worker);
+  w.metrics.finish_all_reduce();
   if (sum[kBadLosses] > 0) report_nonfinite(w, step);
   if (sum[kStops] > 0) stopping_ = true;
 

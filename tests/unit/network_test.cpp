@@ -36,5 +36,39 @@ TEST(Network, DecayPerSampleDoesNotDependOnTheBatch) {
   EXPECT_NE(run_small_network(run).statistics, plain.statistics);
 }
 
+// What parameters do not follow from has no gradient: no memory, no work, the same gradient of the parameters.
+TEST(Network, NothingIsBackwardBeforeTheFirstParameters) {
+  struct Outcome {
+    std::vector<float> gradient;
+    std::int64_t bytes;
+  };
+  const auto train = [](const std::vector<std::string>& first) {
+    ModelOptions options{.name = "layers", .input = {1, 2, 8, 8}};
+    for (const std::string& type : first) options.layers.push_back({.type = type, .kernel = 1});
+    options.layers.push_back({.type = "flatten"});
+    options.layers.push_back({.type = "linear", .name = "last", .out = 5});
+    const auto backend = ops::make_cpu_backend();
+    ModelState state(make_model(options), {}, *backend);
+    state.initialize(3);
+    state.send();
+    Outcome outcome{std::vector<float>(static_cast<std::size_t>(state.flat_size())), 0};
+    Network network(state, *backend, {}, 1, 3, outcome.gradient);
+    network.begin_update();
+    const test::SmallBatch batch = test::small_batch(0, 3);
+    network.set_images(batch.images.data(), 3);
+    const Pass pass{.n = 3, .batch_samples = 3, .sample_ids = batch.ids};
+    network.forward(pass);
+    network.start_loss(batch.labels, 0, 1.0 / 3);
+    network.backward(pass, [](int) {});
+    outcome.bytes = network.activation_bytes();
+    return outcome;
+  };
+  const Outcome plain = train({}), pooled = train({"max_pool", "avg_pool"});
+  EXPECT_EQ(pooled.gradient, plain.gradient);
+  constexpr std::int64_t kOneTensor = 3 * 2 * 8 * 8 * sizeof(float);
+  EXPECT_EQ(pooled.bytes, plain.bytes + 2 * kOneTensor);
+  EXPECT_LT(plain.bytes, 3 * kOneTensor);
+}
+
 }  // namespace
 }  // namespace syncbn
