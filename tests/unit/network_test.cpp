@@ -43,10 +43,17 @@ TEST(Network, NothingIsBackwardBeforeTheFirstParameters) {
     std::int64_t bytes;
   };
   const auto train = [](const std::vector<std::string>& first) {
-    ModelOptions options{.name = "layers", .input = {1, 2, 8, 8}};
-    for (const std::string& type : first) options.layers.push_back({.type = type, .kernel = 1});
-    options.layers.push_back({.type = "flatten"});
-    options.layers.push_back({.type = "linear", .name = "last", .out = 5});
+    ModelOptions options;
+    options.name = "layers";
+    options.classes = 5;
+    options.input = {1, 2, 8, 8};
+    for (const std::string& type : first) options.layers.emplace_back().type = type;
+    for (LayerConfig& layer : options.layers) layer.kernel = 1;
+    options.layers.emplace_back().type = "flatten";
+    LayerConfig& last = options.layers.emplace_back();
+    last.type = "linear";
+    last.name = "last";  // what its weights are drawn from
+    last.out = 5;
     const auto backend = ops::make_cpu_backend();
     ModelState state(make_model(options), {}, *backend);
     state.initialize(3);
@@ -56,7 +63,9 @@ TEST(Network, NothingIsBackwardBeforeTheFirstParameters) {
     network.begin_update();
     const test::SmallBatch batch = test::small_batch(0, 3);
     network.set_images(batch.images.data(), 3);
-    const Pass pass{.n = 3, .batch_samples = 3, .sample_ids = batch.ids};
+    Pass pass;
+    pass.n = pass.batch_samples = 3;
+    pass.sample_ids = batch.ids;
     network.forward(pass);
     network.start_loss(batch.labels, 0, 1.0 / 3);
     network.backward(pass, [](int) {});

@@ -111,21 +111,19 @@ void apply(const ApplySweep<T>& s) {
     // Local copies, since the compiler must assume that stores change what `s` refers to.
     const T *x = s.x, *add = s.add;
     T* y = s.y;
-    std::uint8_t* bits = s.mask;
     sweep<T, kWay>(
-        run,
+        run, s.mask,
         [&](std::int64_t lane) SYNCBN_INLINED {
           return Channels{load_channels<T, kWay>(s.center, run, lane), load_channels<T, kWay>(s.scale, run, lane),
                           load_channels<T, kWay>(s.shift, run, lane)};
         },
-        [&](const auto& io, std::int64_t at, std::int64_t mask, const Channels& c) SYNCBN_INLINED {
-          const Tag<T> d;
+        [&](const auto& io, std::int64_t at, std::int64_t, const Channels& c) SYNCBN_INLINED {
+          const auto zero = hn::Zero(Tag<T>());
           auto z = hn::MulAdd(hn::Sub(io.load(x + at), c.center), c.scale, c.shift);
           if constexpr (kAdd) z = hn::Add(z, io.load(add + at));
-          if constexpr (kRelu == FusedRelu::bits) hn::StoreMaskBits(d, hn::Gt(z, hn::Zero(d)), bits + mask);
           // Written so that NaN stays NaN.
-          if constexpr (kRelu != FusedRelu::none) z = hn::IfThenZeroElse(hn::Lt(z, hn::Zero(d)), z);
-          io.store(z, y + at);
+          io.store(kRelu == FusedRelu::none ? z : hn::IfThenZeroElse(hn::Lt(z, zero), z), y + at);
+          if constexpr (kRelu == FusedRelu::bits) return bits_of<T>(hn::Gt(z, zero));
         });
   });
 }
@@ -143,7 +141,7 @@ void backward(const BackwardSweep<T>& s) {
     const std::uint8_t* bits = s.mask;
     const bool accumulate_dx = s.accumulate_dx, accumulate_add = s.accumulate_add;
     sweep<T, kWay>(
-        run,
+        run, nullptr,
         [&](std::int64_t lane) SYNCBN_INLINED {
           const auto load = [&](const T* values) SYNCBN_INLINED { return load_channels<T, kWay>(values, run, lane); };
           return Channels{load(s.center), load(s.scale), load(s.shift), load(s.p), load(s.q), load(s.r)};

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "ops/cpu/panels.hpp"
@@ -209,10 +210,45 @@ HWY_INLINE void with_steps(const Run& run, Visit visit) {
   }
 }
 
-/// Calls body(io, offset of the vector, offset of its bits, what load(lane) gives for its channels) along a run.
+/// A mask's bits, in the first kMaskBytes bytes.
+template <class T>
+HWY_INLINE std::uint64_t bits_of(hn::Mask<Tag<T>> mask) {
+  static_assert(kMaskBytes<T> <= 2);
+  HWY_ALIGN std::uint8_t bytes[8];
+  hn::StoreMaskBits(Tag<T>(), mask, bytes);
+  if constexpr (kMaskBytes<T> == 1) return bytes[0];
+  std::uint16_t two;
+  std::memcpy(&two, bytes, sizeof(two));
+  return two;
+}
+
+/// Calls body(io, offset of the vector, offset of its bits, what load(lane) gives for its channels) along a run. What
+/// it returns, if anything, are the vector's bits_of(), to be kept in `bits`.
 template <class T, Way kWay, class Load, class Body>
-HWY_INLINE void sweep(const Run& run, Load load, Body body) {
+HWY_INLINE void sweep(const Run& run, std::uint8_t* bits, Load load, Body body) {
   constexpr std::int64_t n = kLanes<T>;
+  using Channels = decltype(load(0));
+  constexpr bool kBits = !std::is_void_v<std::invoke_result_t<Body, Whole<T>, std::int64_t, std::int64_t, Channels>>;
+  // Some vectors. Bits that are neighbours go in one store: stores here and there keep those of the values back.
+  const auto visit = [&](auto number, const auto& io, std::int64_t at, auto step, std::int64_t mask, auto mask_step,
+                         const Channels& channels) SYNCBN_INLINED {
+    if constexpr (!kBits) {
+      for (std::int64_t i = 0; i < number; ++i) body(io, at + i * step, mask + i * mask_step, channels);
+    } else if (number > 1 && mask_step == kMaskBytes<T>) {
+      std::uint64_t together = 0;
+      for (std::int64_t i = 0; i < number; ++i)
+        together |= body(io, at + i * step, mask, channels) << (i * 8 * kMaskBytes<T>);
+      std::memcpy(bits + mask, &together, static_cast<std::size_t>(number * kMaskBytes<T>));
+    } else {
+      for (std::int64_t i = 0; i < number; ++i) {
+        const std::uint64_t one = body(io, at + i * step, mask, channels);
+        std::memcpy(bits + mask + i * mask_step, &one, kMaskBytes<T>);
+      }
+    }
+  };
+  constexpr std::integral_constant<std::int64_t, 1> kOne;
+  constexpr std::integral_constant<std::int64_t, 4> kFour;
+  constexpr std::integral_constant<std::int64_t, kBits ? 4 : 2> kSome;
   // Local copies, since the compiler must assume that stores of bits change what `run` refers to.
   const std::int64_t rows = run.rows, count = run.count, tail = run.tail;
   const std::int64_t row_step = run.row_step, mask_row_step = run.mask_row_step;
@@ -223,29 +259,22 @@ HWY_INLINE void sweep(const Run& run, Load load, Body body) {
       const auto rows_at_once = [&](auto height) SYNCBN_INLINED {
         for (; row + height <= rows; row += height, row_at += height * row_step, row_mask += height * mask_row_step) {
           std::int64_t at = row_at, mask = row_mask, lane = 0;
-          for (std::int64_t i = 0; i < count; ++i, at += step, mask += mask_step, lane += n) {
-            const auto channels = load(lane);
-            for (std::int64_t r = 0; r < height; ++r) body(io, at + r * row_step, mask + r * mask_row_step, channels);
-          }
-          if (tail == 0) continue;
-          const auto channels = load(lane);
-          for (std::int64_t r = 0; r < height; ++r)
-            body(Part<T>(tail), at + r * row_step, mask + r * mask_row_step, channels);
+          for (std::int64_t i = 0; i < count; ++i, at += step, mask += mask_step, lane += n)
+            visit(height, io, at, row_step, mask, mask_row_step, load(lane));
+          if (tail > 0) visit(height, Part<T>(tail), at, row_step, mask, mask_row_step, load(lane));
         }
       };
-      rows_at_once(std::integral_constant<std::int64_t, 4>());
-      rows_at_once(std::integral_constant<std::int64_t, 1>());
+      rows_at_once(kFour);
+      rows_at_once(kOne);
     } else {
       const std::int64_t row_channels = run.row_channels;
       for (; row < rows; ++row, row_at += row_step, row_mask += mask_row_step) {
         const auto channels = load(row * row_channels);
-        std::int64_t at = row_at, mask = row_mask;
-        for (std::int64_t i = 0; i + 2 <= count; i += 2, at += 2 * step, mask += 2 * mask_step) {
-          body(io, at, mask, channels);
-          body(io, at + step, mask + mask_step, channels);
-        }
-        if (count % 2 != 0) body(io, at, mask, channels), at += step, mask += mask_step;
-        if (tail > 0) body(Part<T>(tail), at, mask, channels);
+        std::int64_t at = row_at, mask = row_mask, i = 0;
+        for (; i + kSome <= count; i += kSome, at += kSome * step, mask += kSome * mask_step)
+          visit(kSome, io, at, step, mask, mask_step, channels);
+        for (; i < count; ++i, at += step, mask += mask_step) visit(kOne, io, at, step, mask, mask_step, channels);
+        if (tail > 0) visit(kOne, Part<T>(tail), at, step, mask, mask_step, channels);
       }
     }
   });
