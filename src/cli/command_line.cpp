@@ -101,8 +101,8 @@ class CommandLine {
     study_.command.assign(argv, argv + argc);
     CLI::App* c =
         add(&app_, "study", "Train many variants of a configuration, side by side, and compare them",
-            "A study file names a configuration (base) and what differs between trials (vary: grid, zip, list; "
-            "seeds);\nsyncbn configs show study/quick is an example. The same command goes on where a study was "
+            "A study file names a configuration (base) and what differs between trials (vary: grid, zip, list) "
+            "and the seeds;\nsyncbn configs show study/quick is an example. The same command goes on where a study was "
             "interrupted.\n\nExamples:\n"
             "  syncbn study quick --dry-run                  what would be trained, and for how long\n"
             "  mpirun -n 4 syncbn study quick                on all cores of 4 ranks\n"

@@ -11,6 +11,7 @@
 #include "core/console.hpp"
 #include "syncbn/study/study.hpp"
 #include "syncbn/train/config.hpp"
+#include "train/durable_file.hpp"
 
 namespace syncbn::cli {
 namespace {
@@ -66,12 +67,12 @@ ExitCode run_configs_copy(const std::string& name, const std::string& file) {
                                 : fmt::format("cannot create {}: {}", path, std::strerror(errno)),
                 ExitCode::usage);
   }
-  const bool written =
-      ::write(out, shipped.text.data(), shipped.text.size()) == static_cast<ssize_t>(shipped.text.size());
-  const int error = errno;
-  if (::close(out) != 0 || !written) {
+  ::close(out);
+  try {
+    append_to_file(path, shipped.text);
+  } catch (...) {
     ::unlink(path.c_str());
-    throw Error(fmt::format("cannot write {}: {}", path, std::strerror(error)));
+    throw;
   }
   write_stderr(fmt::format("syncbn: wrote {}; start it with: syncbn {} {}\n", path, study ? "study" : "train", path));
   return ExitCode::ok;

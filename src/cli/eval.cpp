@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -7,27 +6,11 @@
 #include "cli/commands.hpp"
 #include "cli/launch.hpp"
 #include "cli/log.hpp"
-#include "cli/signals.hpp"
 #include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/config_check.hpp"
 
 namespace syncbn::cli {
-namespace {
-
-void require_final_weights(const std::string& run_dir) {
-  std::error_code ignored;
-  if (std::filesystem::exists(run_dir + "/final.safetensors", ignored)) return;
-  const CheckpointStore checkpoints(run_dir, 1, false);
-  const std::vector<std::int64_t> steps = checkpoints.steps();
-  throw Error(
-      fmt::format("{} has no final.safetensors, because its training has not ended; {}", run_dir,
-                  steps.empty() ? "go on with it: train --resume"
-                                : "evaluate its newest checkpoint: --weights " + checkpoints.folder_of(steps.back())),
-      ExitCode::bad_data);
-}
-
-}  // namespace
 
 ExitCode run_eval(const EvalOptions& options) {
   const Job job;
@@ -49,7 +32,7 @@ ExitCode run_eval(const EvalOptions& options) {
           fmt::format("{} is not a run directory, so the weights must be named: --weights FILE", options.config),
           ExitCode::usage);
     }
-    if (weights.empty()) require_final_weights(options.config);
+    if (weights.empty()) CheckpointStore::require_ended(options.config);
     return read;
   });
   if (weights.empty()) weights = options.config + "/final.safetensors";

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 
 #include "cli/commands.hpp"
 #include "cli/cores.hpp"
@@ -89,14 +88,16 @@ void print_prediction(const Config& config, const MachineFigures& f) {
 }  // namespace
 
 ExitCode run_explain(const ExplainOptions& options) {
-  std::optional<Job> job;
-  if (options.measure) job.emplace();
-  Config config = load_config(options.config, options.overrides);
-  const int ranks = std::max(options.ranks, job ? job->ranks() : 1);
-  if (config.workers == 0) config.workers = std::max(static_cast<int>(allowed_cores().size()), ranks);
+  const Job job;
+  const int cores = job.cores_offered();
+  const Config config = job.load([&] {
+    Config read = load_config(options.config, options.overrides);
+    if (read.workers == 0) read.workers = std::max({cores, options.ranks, job.ranks()});
+    return read;
+  });
   MachineFigures figures = figures_of(options);
-  if (job) figures = measure_here(*job, config, figures);
-  if (job && !job->first()) return ExitCode::ok;
+  if (options.measure) figures = measure_here(job, config, figures);
+  if (!job.first()) return ExitCode::ok;
   const Explanation e = explain(config, options.ranks);
 
   print_layers(e);
@@ -107,7 +108,8 @@ ExitCode run_explain(const ExplainOptions& options) {
       "weight memory          about {} per machine (weights, gradient, optimizer; per device on GPUs), and {} of "
       "gradient per worker\n",
       bytes_text(e.weight_bytes), bytes_text(4 * e.parameters));
-  const int threads = config.threads > 0 ? config.threads : (e.workers + e.ranks - 1) / e.ranks;
+  const int workers = (e.workers + e.ranks - 1) / e.ranks, cores_each = std::max(1, cores / e.ranks);
+  const int threads = config.threads > 0 ? config.threads : std::min(workers, cores_each);
   fmt::print("\nsizes                  {}\n", sizes_line(config, e.ranks, threads));
   fmt::print("length                 {} batches per epoch, {} updates in all\n", e.batches_per_epoch, e.steps);
   fmt::print("\nmessages and bytes that a worker gives in one update:\n");

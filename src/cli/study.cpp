@@ -38,7 +38,12 @@ std::int64_t available_memory() {
   // A container may have less (control groups, version 2).
   std::int64_t limit = 0, used = 0;
   if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    bytes = std::min(bytes, limit - used);
+    std::ifstream stat("/sys/fs/cgroup/memory.stat");
+    std::int64_t count = 0;
+    for (std::string name; stat >> name >> count;) {
+      if (name == "inactive_file") used -= count;  // of files, given back on demand
+    }
+    bytes = std::clamp<std::int64_t>(limit - used, 1, bytes);
   }
   return bytes;
 }

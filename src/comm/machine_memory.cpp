@@ -139,7 +139,7 @@ void MachineMemory::Barrier::wait(const Tag& tag) const {
   if (team_.size() > 1)
     team_.barrier(tag);
   else
-    worker_.local_barrier();
+    worker_.local_barrier(tag);
 }
 
 }  // namespace syncbn

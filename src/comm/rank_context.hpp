@@ -44,7 +44,6 @@ class RankContext {
 
   const Layout& layout() const { return layout_; }
   Crew& crew() { return crew_; }
-  const Crew& crew() const { return crew_; }
   Transport& transport() { return *transport_; }
   double timeout_s() const { return timeout_s_; }
   Reduction reduction() const { return reduction_; }

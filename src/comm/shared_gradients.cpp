@@ -34,8 +34,7 @@ void add(float* into, const float* left, const float* right, std::int64_t count)
 
 SharedGradients::SharedGradients(const World& world, const RankContext& context,
                                  std::span<const GradientExchange::Bucket> buckets, std::int64_t length)
-    : context_(context),
-      layout_(context.layout()),
+    : layout_(context.layout()),
       memory_(world, context.reduction() == Reduction::ordered && on_one_machine(layout_)),
       progress_(buckets.size()),
       scratch_(at(layout_.local().size())) {

@@ -80,7 +80,6 @@ class SharedGradients {
   void compare_headers(int bucket) const;
   void fold_piece(const Range& piece, int by);
 
-  const RankContext& context_;
   const Layout& layout_;
   MachineMemory memory_;
   WorkerRange ranks_;

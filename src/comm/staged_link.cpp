@@ -9,8 +9,8 @@ constexpr int kQueue = ExchangeDevice::kExchange;
 StagedLink::StagedLink(std::unique_ptr<Link> link, ExchangeDevice& device, std::size_t blocks, std::int64_t max_count)
     : link_(std::move(link)), device_(device), mark_(device.make_marks(1)) {
   const std::size_t bytes = static_cast<std::size_t>(max_count) * sizeof(float);
-  for (std::size_t i = 0; i < blocks; ++i) blocks_.emplace_back(bytes);
-  result_ = std::make_shared<Buffer>(bytes);
+  for (std::size_t i = 0; i < blocks; ++i) blocks_.emplace_back(bytes, Buffer::kPage);
+  result_ = std::make_shared<Buffer>(bytes, Buffer::kPage);
   for (const Buffer& block : blocks_) pinned_.push_back(device_.pin(block.data(), bytes));
   pinned_.push_back(device_.pin(result_->data(), bytes));
 }

@@ -76,8 +76,8 @@ Communicator Worker::node_group() const {
   return impl_->join(impl_->context->open(impl_->local_index, impl_->context->layout().by_node()));
 }
 
-void Worker::local_barrier() const {
-  impl_->local.barrier({"local barrier"});
+void Worker::local_barrier(const Tag& tag) const {
+  impl_->local.barrier(tag);
 }
 
 }  // namespace syncbn

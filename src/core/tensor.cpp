@@ -89,10 +89,10 @@ std::size_t Tensor::bytes() const {
   return static_cast<std::size_t>(shape.n() * sample_stride()) * size_of(type);
 }
 
-Buffer::Buffer(std::size_t bytes) : size_(bytes) {
+Buffer::Buffer(std::size_t bytes, std::size_t alignment) : size_(bytes) {
   if (bytes == 0) return;
-  const std::size_t rounded = (bytes + 63) / 64 * 64;
-  auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
+  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
   if (!memory) throw std::bad_alloc();
   std::memset(memory, 0, rounded);
   data_.reset(memory);

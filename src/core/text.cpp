@@ -1,7 +1,12 @@
 #include "syncbn/core/text.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cctype>
+#include <charconv>
+
+#include "syncbn/core/error.hpp"
 
 namespace syncbn {
 namespace {
@@ -44,6 +49,23 @@ bool is_utf8(std::string_view text) {
     i += length;
   }
   return true;
+}
+
+std::string write_exact(double value) {
+  return fmt::format("{:a}", value);
+}
+
+double read_exact(const std::string& text) {
+  // Not by std::stod, which refuses the tiniest numbers and goes by the program's locale.
+  const bool negative = text.starts_with('-');
+  std::string_view digits = std::string_view(text).substr(negative ? 1 : 0);
+  if (digits.starts_with("0x")) digits.remove_prefix(2);
+  double value = 0;
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), value, std::chars_format::hex);
+  if (error != std::errc() || end != digits.data() + digits.size())
+    throw Error(fmt::format("'{}' is not a number", text), ExitCode::bad_data);
+  return negative ? -value : value;
 }
 
 std::string nearest(const std::string& word, const std::vector<std::string>& candidates) {

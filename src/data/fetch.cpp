@@ -26,7 +26,7 @@ class PartFile {
       : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
     if (fd_ < 0) fail("be opened");
     struct stat info {};
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       ::close(fd_);
       throw Error(fmt::format("{} is being fetched by another process; wait for it to end", path.string()),
                   ExitCode::unavailable);

@@ -103,7 +103,6 @@ void BatchNormPass::finish(std::span<const float> weight, std::span<const float>
                            const std::optional<RenormReference>& renorm) {
   group_.finish_all_reduce();
   from_batch_ = true;
-  finite_ = all_finite(message_);
   count_ = std::llround(message_[0]);
   const double m = count_ ? message_[0] : 1;
   const double* sums = message_.data() + 1;
@@ -133,7 +132,6 @@ void BatchNormPass::use_statistics(std::span<const float> mean, std::span<const 
   count_ = 0;
   std::copy_n(mean.begin(), channels_, mean_.begin());
   std::copy_n(var.begin(), channels_, var_.begin());
-  finite_ = all_finite(mean_) && all_finite(var_);
   derive_map(weight, bias, std::nullopt);
   std::copy_n(map_.scale.begin(), channels_, gradient_.p.begin());
   std::fill(gradient_.q.begin(), gradient_.q.end(), 0);

@@ -33,7 +33,7 @@ class BatchNormPass {
   void start(std::int64_t step);
   /// Waits for the group's sums and derives mean, var and the map. Empty spans mean gamma = 1, beta = 0. Collective.
   /// Throws on all members alike when a variance of 0 meets eps = 0. A count of 0 is no error: mean, var and the map
-  /// are zero then. NaN and infinities pass to all members, see finite().
+  /// are zero then. NaN and infinities pass to all members.
   /// With a `renorm`, the map is that of batch renormalization.
   void finish(std::span<const float> weight, std::span<const float> bias,
               const std::optional<RenormReference>& renorm = std::nullopt);
@@ -50,7 +50,6 @@ class BatchNormPass {
   std::span<const double> mean() const { return mean_; }      ///< [C]
   std::span<const double> var() const { return var_; }        ///< [C], biased (/ M)
   double unbiased_factor() const;                             ///< M / (M - 1)
-  bool finite() const { return finite_; }                     ///< no NaN or infinity in the group's statistics
   bool local_finite() const { return local_finite_; }         ///< after start(): none in this worker's contribution
   bool uses_batch_statistics() const { return from_batch_; }  ///< finish() came last, not use_statistics()
 
@@ -83,7 +82,7 @@ class BatchNormPass {
   Communicator group_;
   bool from_batch_ = false;  // statistics of this batch (else given ones: dx has no statistics terms)
   bool has_pivot_ = false;
-  bool finite_ = true, local_finite_ = true;
+  bool local_finite_ = true;
   std::int64_t step_ = 0;
   std::int64_t local_count_ = 0;
   std::int64_t count_ = 0;

@@ -8,21 +8,14 @@ std::size_t bytes_of(std::int64_t count) {
   return static_cast<std::size_t>(count) * sizeof(double);
 }
 
-// Pages are pinned as a whole.
-constexpr std::size_t kPage = 4096;
-
-std::size_t pages(std::size_t bytes) {
-  return (bytes + kPage - 1) / kPage * kPage;
-}
-
 }  // namespace
 
 HostSums::HostSums(const ops::Backend& worker, Communicator group, std::int64_t max_count)
     : device_(*worker.device()),
       group_(std::move(group)),
-      room_(pages(bytes_of(max_count + 1)) + kPage),
-      here_(reinterpret_cast<double*>(pages(reinterpret_cast<std::uintptr_t>(room_.data())))),
-      pinned_(device_.pin(here_, pages(bytes_of(max_count + 1)))),
+      room_(bytes_of(max_count + 1), Buffer::kPage),
+      here_(room_.as<double>()),
+      pinned_(device_.pin(here_, room_.size())),
       sum_(worker.allocate(bytes_of(max_count))),
       arrived_(device_.make_mark()) {}
 

@@ -21,7 +21,7 @@ class HostSums final : public GroupSums {
   const ops::Device& device_;
   Communicator group_;
   Buffer room_;
-  double* here_;  // in whole pages of its own: the head, which no copy touches, then the values
+  double* here_;  // the head, which no copy touches, then the values
   std::shared_ptr<void> pinned_;
   ops::Memory sum_;
   std::unique_ptr<ops::Mark> arrived_;

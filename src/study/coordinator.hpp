@@ -28,7 +28,6 @@ class Coordinator {
   bool finished() const { return running_.empty() && (stopping_ || waiting_.empty()); }
   /// Lets running trials save and stop; nothing more is started.
   void stop();
-  bool stopping() const { return stopping_; }
   /// Tables and report, with what has ended so far.
   void write() const;
   StudyResult result() const;

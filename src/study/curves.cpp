@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "study/statistics.hpp"
+#include "train/durable_file.hpp"
 
 namespace syncbn {
 namespace {
@@ -24,7 +25,7 @@ struct Log {
 
 Log read_log(const std::string& path) {
   Log log;
-  if (!std::filesystem::exists(path)) return log;
+  if (!path_exists(path)) return log;
   std::istringstream lines(read_text(path));
   std::vector<double> train_errors;
   for (std::string line; std::getline(lines, line);) {

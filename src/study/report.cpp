@@ -14,6 +14,7 @@
 #include "study/curves.hpp"
 #include "study/results.hpp"
 #include "syncbn/core/error.hpp"
+#include "train/durable_file.hpp"
 
 namespace syncbn {
 
@@ -165,14 +166,14 @@ Json curves_json(const std::vector<Curve>& curves) {
 Json machine_json(const Results& results) {
   for (const TrialRow& r : results.rows) {
     const std::string folder = results.dir + "/" + r.folder;
-    if (!r.outcome || !std::filesystem::exists(folder + "/environment.json")) continue;
+    if (!r.outcome || !path_exists(folder + "/environment.json")) continue;
     Json all = Json::parse(read_text(folder + "/environment.json"), nullptr, false);
     if (!all.is_object()) continue;
     Json machine;
     for (const char* key : {"system", "processor", "cores", "versions"}) {
       if (all.contains(key)) machine[key] = all.at(key);
     }
-    const Json summary = std::filesystem::exists(folder + "/summary.json")
+    const Json summary = path_exists(folder + "/summary.json")
                              ? Json::parse(read_text(folder + "/summary.json"), nullptr, false)
                              : Json();
     if (summary.is_object() && summary.contains("versions")) machine["versions"].update(summary.at("versions"));

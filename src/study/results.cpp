@@ -9,6 +9,7 @@
 #include <set>
 
 #include "syncbn/core/error.hpp"
+#include "train/durable_file.hpp"
 #include "train/folder_lock.hpp"
 
 namespace syncbn {
@@ -123,7 +124,7 @@ Outcome outcome_of(const Json& j) {
 }
 
 std::optional<Outcome> load_outcome(const std::string& file) {
-  if (!fs::exists(file)) return std::nullopt;
+  if (!path_exists(file)) return std::nullopt;
   try {
     return outcome_of(parse(file));
   } catch (const Json::exception&) {
@@ -173,8 +174,8 @@ StudyDirectory::StudyDirectory(std::string path) : path_(std::move(path)) {
   if (fs::exists(path_, ignored) && !fs::is_directory(path_, ignored)) {
     throw Error(fmt::format("{} is a file; choose another --output", path_), ExitCode::usage);
   }
-  const bool taken = fs::exists(path_, ignored) && !fs::is_empty(path_, ignored) && !fs::exists(path_ + kPlan) &&
-                     !fs::exists(path_ + "/" + kLockName);
+  const bool taken = fs::exists(path_, ignored) && !fs::is_empty(path_, ignored) && !path_exists(path_ + kPlan) &&
+                     !path_exists(path_ + "/" + kLockName);
   if (taken) {
     throw Error(fmt::format("{} is not empty, and holds no study; choose another --output", path_), ExitCode::usage);
   }
@@ -194,7 +195,7 @@ std::string StudyDirectory::folder_of(const std::string& hash, const std::string
 std::set<std::string> StudyDirectory::finished() const {
   std::set<std::string> hashes;
   try {
-    for (const TrialRow& row : fs::exists(path_ + kPlan) ? read_results(path_).rows : std::vector<TrialRow>{}) {
+    for (const TrialRow& row : path_exists(path_ + kPlan) ? read_results(path_).rows : std::vector<TrialRow>{}) {
       if (row.outcome) hashes.insert(row.hash);
     }
   } catch (const Error&) {
@@ -209,7 +210,7 @@ std::optional<Outcome> StudyDirectory::read_outcome(const std::string& folder) c
 
 Outcome StudyDirectory::read_summary(const std::string& folder) const {
   const std::string file = path_ + "/" + folder + "/summary.json";
-  if (!fs::exists(file)) {
+  if (!path_exists(file)) {
     throw Error(
         fmt::format("{} is missing after the end of the training; the folder of a study must be the same on all "
                     "hosts: choose another --output",
@@ -249,7 +250,7 @@ void StudyDirectory::write_tables(const Results& results) const {
 }
 
 Results read_results(const std::string& dir) {
-  if (!fs::exists(dir + kPlan)) {
+  if (!path_exists(dir + kPlan)) {
     throw Error(fmt::format("{} holds no study (there is no study.json); name the --output folder of a study", dir),
                 ExitCode::usage);
   }

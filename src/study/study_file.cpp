@@ -49,8 +49,7 @@ T number_of(const YAML::Node& node, const std::string& place, const std::string&
 class Section {
  public:
   Section(const YAML::Node& map, const std::string& path, const std::string& origin,
-          const std::vector<std::string>& known = {})
-      : path_(path), origin_(origin) {
+          const std::vector<std::string>& known = {}) {
     if (!map.IsMap()) fail(fmt::format("{}: {}: expected 'key: value' lines", place_of(map, origin), path));
     for (const auto& entry : map) {
       const std::string place = place_of(entry.first, origin);
@@ -80,9 +79,6 @@ class Section {
     }
     return nullptr;
   }
-
- private:
-  std::string path_, origin_;
 };
 
 void refuse_seed(const std::string& place, const std::string& key) {
@@ -363,7 +359,6 @@ void override_study(Study& study, const Reader& reader, const std::string& assig
 }  // namespace
 
 Study parse_study(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides) {
-  if (!is_utf8(yaml)) throw Error(fmt::format("{}: not in UTF-8; convert it", origin), ExitCode::bad_data);
   Study study;
   study.name = std::filesystem::path(origin).stem().string();
   study.title = study.name;

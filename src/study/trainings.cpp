@@ -1,7 +1,10 @@
 #include "study/trainings.hpp"
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <new>
+#include <system_error>
 
 #include "syncbn/train/trainer.hpp"
 
@@ -18,11 +21,12 @@ WorldOptions world_options(const Config& config) {
   return options;
 }
 
+Note ended(const char* how, const std::string& message) {
+  return Note{{"how", how}, {"message", message}};
+}
+
 /// Trains and says how it went.
 Note train_trial(const Note& note, Teams& teams) {
-  const auto ended = [](const char* how, const std::string& message) {
-    return Note{{"how", how}, {"message", message}};
-  };
   try {
     TrainRequest request;
     request.config = parse_config(note.at("config").get<std::string>(), "trial", {});
@@ -65,18 +69,24 @@ Note train_trial(const Note& note, Teams& teams) {
 }  // namespace
 
 Trainings::~Trainings() {
-  for (Job& job : jobs_) job.thread.join();
+  for (Job& job : jobs_) {
+    if (job.thread.joinable()) job.thread.join();
+  }
 }
 
 void Trainings::start(const Note& note) {
   Job& job = jobs_.emplace_back();
-  job.thread = std::thread([this, &job, note] {
-    Note end = train_trial(note, teams_);
+  const auto report = [this, &job, note](Note end) {
     end["is"] = "ended";
     end["job"] = note.at("job");
     teams_.send(0, end.dump(-1, ' ', false, Note::error_handler_t::replace));
     job.ended = true;
-  });
+  };
+  try {
+    job.thread = std::thread([this, note, report] { report(train_trial(note, teams_)); });
+  } catch (const std::system_error& e) {  // who waits for its end must learn of it
+    report(ended("failed", fmt::format("no thread for it ({}); run fewer trials at once (--jobs)", e.what())));
+  }
 }
 
 void Trainings::collect() {
@@ -85,7 +95,7 @@ void Trainings::collect() {
       ++job;
       continue;
     }
-    job->thread.join();
+    if (job->thread.joinable()) job->thread.join();
     job = jobs_.erase(job);
   }
 }

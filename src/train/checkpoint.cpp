@@ -216,9 +216,20 @@ std::optional<TrainingState> CheckpointStore::load_newest(std::vector<std::strin
   return std::nullopt;
 }
 
+void CheckpointStore::require_ended(const std::string& run_dir) {
+  if (exists(run_dir + "/final.safetensors")) return;
+  const CheckpointStore checkpoints(run_dir, 1, false);
+  const std::vector<std::int64_t> steps = checkpoints.steps();
+  throw Error(fmt::format("{} has no final.safetensors, because its training has not ended; {}", run_dir,
+                          steps.empty() ? "go on with it: train --resume"
+                                        : "take its newest checkpoint: " + checkpoints.folder_of(steps.back())),
+              ExitCode::bad_data);
+}
+
 TrainingState CheckpointStore::load(const std::string& path) {
   std::error_code error;
-  if (fs::is_directory(path, error) && !fs::exists(path + "/final.safetensors", error)) return load_folder(path);
+  if (exists(path + "/checkpoints")) require_ended(path);
+  if (fs::is_directory(path, error) && !exists(path + "/final.safetensors")) return load_folder(path);
   TrainingState state;
   const std::string file = fs::is_directory(path, error) ? path + "/final.safetensors" : path;
   state.model = SafetensorsFile::parse(read_file(file, kNoLimit), file);

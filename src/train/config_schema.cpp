@@ -259,7 +259,7 @@ std::vector<Key<Config>> make_config_schema() {
        "list of what evaluations normalize with: running averages, precise (of training images, by the weights as "
        "they are), the batch's own; the first gives the accuracy, the others are reported besides",
        with_shared_statistics()},
-      {"train.precise_samples", [](C& c) -> Field { return &c.train.precise_samples; }, integer(1),
+      {"train.precise_samples", [](C& c) -> Field { return &c.train.precise_samples; }, integer(1, 1e15),
        "training images for precise statistics, in whole global batches, all at most",
        with("train.eval_statistics", {"precise"})},
       {"train.log_every", [](C& c) -> Field { return &c.train.log_every; }, integer(1),

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <system_error>
 
@@ -145,6 +146,13 @@ void write_file_durably(FileSystem& files, const std::string& path, std::span<co
 void write_file_durably(const std::string& path, std::span<const std::byte> bytes) {
   FileSystem files;
   write_file_durably(files, path, bytes);
+}
+
+bool path_exists(const std::string& path) {
+  std::error_code error;
+  const bool there = std::filesystem::exists(path, error);
+  if (error) throw_io_error("look for", path, error.value());
+  return there;
 }
 
 void append_to_file(const std::string& path, const std::string& bytes) {

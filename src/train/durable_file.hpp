@@ -42,13 +42,16 @@ void sync_folder(FileSystem& files, const std::string& path);
 /// Throws Error(failure): what could not be done to `path`, errno's text, and what to do about it.
 [[noreturn]] void throw_io_error(const std::string& action, const std::string& path, int error);
 
+/// Whether there is something of this name. Throws Error where that cannot be told.
+bool path_exists(const std::string& path);
+
 /// Adds bytes at the end of a file, which is created where it is missing. Throws Error.
 void append_to_file(const std::string& path, const std::string& bytes);
 
 /// A regular file's content; Error(bad_data) when it is absent, not a regular file or larger than `limit` bytes.
 std::vector<std::byte> read_file(const std::string& path, std::size_t limit);
 
-/// The same for text of any length, written durably and read.
+/// The like for text of any length; what is written is durable.
 void write_text(const std::string& path, const std::string& text);
 std::string read_text(const std::string& path);
 

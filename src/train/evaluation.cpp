@@ -89,7 +89,7 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
 // those of the first epoch, so that the statistics are a function of the weights alone.
 void Evaluator::measure_population(Network& network, Worker& worker, const Communicator& all, std::int64_t step) {
   if (worker.local_index() == 0) train_images_->seek(0, 0);
-  worker.local_barrier();
+  worker.local_barrier({"population statistics", step});
   network.begin_population();
   const std::int64_t batches = experiment_.precise_batches();
   for (std::int64_t i = 0; i < batches; ++i) {
@@ -102,7 +102,8 @@ void Evaluator::measure_population(Network& network, Worker& worker, const Commu
     pass.n = batch.n;
     pass.step = step;
     network.forward(pass);
-    worker.local_barrier();  // the loader cannot give one worker batches that its neighbours are far from needing
+    // The loader cannot give one worker batches that its neighbours are far from needing.
+    worker.local_barrier({"population statistics", step});
   }
   network.finish_population(all, step);
 }

@@ -1,6 +1,6 @@
 #include "train/loss_scale.hpp"
 
-#include <fmt/format.h>
+#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 
@@ -25,13 +25,13 @@ void LossScale::update(bool finite) {
 
 std::map<std::string, std::string> LossScale::scalars() const {
   if (!active_) return {};
-  return {{kValue, fmt::format("{:a}", value_)}, {kFiniteUpdates, std::to_string(finite_updates_)}};
+  return {{kValue, write_exact(value_)}, {kFiniteUpdates, std::to_string(finite_updates_)}};
 }
 
 void LossScale::restore(const std::map<std::string, std::string>& scalars) {
   const auto value = scalars.find(kValue), finite = scalars.find(kFiniteUpdates);
   if (!active_ || value == scalars.end() || finite == scalars.end()) return;
-  value_ = std::stod(value->second);
+  value_ = read_exact(value->second);
   finite_updates_ = std::stoi(finite->second);
 }
 

@@ -8,6 +8,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "syncbn/core/text.hpp"
+
 namespace syncbn {
 
 namespace {
@@ -149,21 +151,19 @@ void Reporter::message(const std::string& line) {
 }
 
 std::map<std::string, std::string> Reporter::scalars() const {
-  return {{"interval_loss_sum", fmt::format("{:a}", interval_.loss_sum)},
-          {"interval_correct", std::to_string(interval_.correct)},
-          {"interval_samples", std::to_string(interval_.samples)},
-          {"seconds", fmt::format("{:a}", seconds())},
-          {"train_seconds", fmt::format("{:a}", train_seconds_)},
-          {"images", fmt::format("{:a}", images_)}};
+  return {
+      {"interval_loss_sum", write_exact(interval_.loss_sum)},  {"interval_correct", std::to_string(interval_.correct)},
+      {"interval_samples", std::to_string(interval_.samples)}, {"seconds", write_exact(seconds())},
+      {"train_seconds", write_exact(train_seconds_)},          {"images", write_exact(images_)}};
 }
 
 void Reporter::restore(const std::map<std::string, std::string>& scalars) {
-  interval_.loss_sum = std::stod(scalars.at("interval_loss_sum"));
+  interval_.loss_sum = read_exact(scalars.at("interval_loss_sum"));
   interval_.correct = std::stoll(scalars.at("interval_correct"));
   interval_.samples = std::stoll(scalars.at("interval_samples"));
   const auto number = [&](const char* name) {  // 0: checkpoints of earlier versions do not have it
     const auto found = scalars.find(name);
-    return found == scalars.end() ? 0 : std::stod(found->second);
+    return found == scalars.end() ? 0 : read_exact(found->second);
   };
   start_ -= std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(number("seconds")));
   train_seconds_ = earlier_train_seconds_ = number("train_seconds");

@@ -120,7 +120,7 @@ bool keeps(std::string_view line, std::int64_t step) {
 }
 
 void truncate_lines(const std::string& path, std::int64_t step) {
-  if (!fs::exists(path)) return;
+  if (!path_exists(path)) return;
   const std::string text = read_text(path);
   std::string kept;
   for (std::string_view rest = text; !rest.empty();) {
@@ -149,7 +149,7 @@ RunDirectory RunDirectory::resume(const std::string& path, const std::string& co
   auto lock = lock_folder(path);
   if (is_fresh(path)) return start(path, std::move(lock), config_yaml, overrides, command);
   const std::string config = path + "/" + kConfig;
-  if (!fs::exists(config)) {
+  if (!path_exists(config)) {
     throw Error(fmt::format("{} holds no run (there is no {}); choose another output.dir", path, kConfig),
                 ExitCode::usage);
   }

@@ -14,8 +14,10 @@
 #include <utility>
 
 #include "core/console.hpp"
+#include "syncbn/core/text.hpp"
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
+#include "train/durable_file.hpp"
 #include "train/state_io.hpp"
 
 namespace syncbn {
@@ -32,7 +34,7 @@ std::span<const std::byte> as_bytes(const std::string& text) {
 
 /// As a checkpoint keeps it, to the bit.
 std::string write_result(const EvalResult& r) {
-  return fmt::format("{:a} {:a} {} {}", r.accuracy, r.loss, r.correct, r.samples);
+  return fmt::format("{} {} {} {}", write_exact(r.accuracy), write_exact(r.loss), r.correct, r.samples);
 }
 
 EvalResult parse_result(const std::string& statistics, const std::string& text) {
@@ -41,8 +43,8 @@ EvalResult parse_result(const std::string& statistics, const std::string& text) 
   EvalResult r;
   in >> accuracy >> loss >> r.correct >> r.samples;
   r.statistics = statistics;
-  r.accuracy = std::stod(accuracy);  // a stream would not read hexadecimal digits
-  r.loss = std::stod(loss);
+  r.accuracy = read_exact(accuracy);
+  r.loss = read_exact(loss);
   return r;
 }
 
@@ -104,6 +106,9 @@ void TrainingRun::on_rank_zero(const std::function<void()>& work) {
     } catch (const Error& e) {
       failure = e.what();
       code = e.code();
+    } catch (const std::exception& e) {
+      failure = e.what();
+      code = ExitCode::failure;
     }
   }
   failure = world_.broadcast(failure);
@@ -181,7 +186,7 @@ void TrainingRun::restore() {
     first_step_ = std::stoll(values.at("step"));
     optimizer_->set_updates(std::stoll(values.at("updates")));
     loss_scale_.restore(values);
-    best_accuracy_ = std::stod(values.at("best_accuracy"));
+    best_accuracy_ = read_exact(values.at("best_accuracy"));
     last_evaluation_ = std::stoll(values.at("last_evaluation"));
     for (const std::string& name : experiment_.eval_statistics()) {
       const auto stored = values.find("evaluation." + name);
@@ -231,7 +236,7 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best, bool last) {
   if (const Config::Norm& norm = experiment_.config.norm; norm.group == "node")
     snapshot.scalars["machines"] = fmt::format("{}", fmt::join(norm_groups(world_, norm), "+"));
   snapshot.scalars["updates"] = std::to_string(optimizer_->updates());
-  snapshot.scalars["best_accuracy"] = fmt::format("{:a}", best_accuracy_);
+  snapshot.scalars["best_accuracy"] = write_exact(best_accuracy_);
   for (const EvalResult& r : evaluations_) snapshot.scalars["evaluation." + r.statistics] = write_result(r);
   snapshot.scalars["last_evaluation"] = std::to_string(last_evaluation_);
   const auto write = [this, before = busy ? saving_ : std::shared_future<void>(),
@@ -263,8 +268,7 @@ TrainResult TrainingRun::finish() {
   if (result.stopped) return result;
   write_file_durably(directory_->file("final.safetensors"), store_model(state_).serialize());
   // Of a run that had ended before, the summary tells more than what this start has seen.
-  if (first_step_ == experiment_.total_steps && std::filesystem::exists(directory_->file("summary.json")))
-    return result;
+  if (first_step_ == experiment_.total_steps && path_exists(directory_->file("summary.json"))) return result;
   const Config& c = experiment_.config;
   const std::string accuracy = c.train.eval_split + "_accuracy", loss = c.train.eval_split + "_loss";
   nlohmann::ordered_json summary{{"schema", 1},

@@ -106,7 +106,7 @@ void TrainingRun::work(Worker& worker) {
     }
     // An older version may have meant to go on from the last checkpoint.
     if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
-      worker.local_barrier();  // last_evaluation_ has been read by all
+      worker.local_barrier({"evaluation", step});  // last_evaluation_ has been read by all
       evaluate_if_due(w, experiment_.total_steps);
     }
     return;
@@ -137,7 +137,7 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   update_weights(w, step);
   if (w.probing) {
     if (w.is_first_here()) state_.fetch();
-    w.worker.local_barrier();
+    w.worker.local_barrier({"probes", step});
     const std::vector<Measurement> rows = w.probes->measure();
     if (w.is_first()) {
       reporter_->probes(step + 1, rows);
@@ -307,7 +307,7 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
   if (device) {
     device->set(*w.computed);
     backend_.device()->follow(*w.computed);
-    w.worker.local_barrier();
+    w.worker.local_barrier({"update", step});
   }
   if (w.is_first_here()) optimizer_->begin_update();
   together(w, step,
@@ -340,14 +340,14 @@ bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {
       w.network, experiment_.split(experiment_.config.train.eval_split), w.worker, w.metrics, steps_done);
   const double accuracy = results.front().accuracy;
   const bool improved = accuracy > best_accuracy_;
-  w.worker.local_barrier();  // everybody has compared
+  w.worker.local_barrier({"evaluation", steps_done});  // everybody has compared
   if (w.is_first_here()) {
     evaluations_ = results;
     last_evaluation_ = steps_done;
     if (improved) best_accuracy_ = accuracy;
   }
   if (w.is_first()) reporter_->evaluation(steps_done, results, best_accuracy_, final);
-  w.worker.local_barrier();
+  w.worker.local_barrier({"evaluation", steps_done});
   return improved;
 }
 
@@ -357,7 +357,7 @@ void TrainingRun::save_if_due(WorkerState& w, std::int64_t steps_done, bool impr
   const bool final = steps_done == experiment_.total_steps;
   if (!final && !stopping_ && !is_best && !experiment_.due(when.every, steps_done)) return;
   if (w.is_first()) save(steps_done, is_best, final || stopping_);
-  w.worker.local_barrier();  // nobody changes the weights while they are copied
+  w.worker.local_barrier({"checkpoint", steps_done});  // nobody changes the weights while they are copied
 }
 
 }  // namespace syncbn

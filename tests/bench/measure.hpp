@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <functional>
 #include <string>
@@ -89,6 +91,9 @@ struct Arguments {
         quick = true;
       } else if (argument == "--validate") {
         validate = true;
+      } else if (argument.starts_with("-")) {
+        std::fprintf(stderr, "unknown option %s; there are --quick and --validate\n", argument.c_str());
+        std::exit(2);
       } else {
         parts.push_back(argument);
       }

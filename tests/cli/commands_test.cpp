@@ -72,7 +72,7 @@ TEST(Cli, RefusesOutputsThatCannotBe) {
     expect_refusal(s.syncbn(command), 2, "syncbn: command line: output.dir: is empty; name the run directory");
   }
   s.write("bad.yaml", "base: quickstart\ntitle: lat\xe9\n");
-  expect_refusal(s.syncbn({"study", "bad.yaml", "--dry-run"}), 65, "syncbn: bad.yaml: not in UTF-8; convert it");
+  expect_refusal(s.syncbn({"study", "bad.yaml", "--dry-run"}), 2, "syncbn: bad.yaml: not in UTF-8; convert it");
 }
 
 TEST(Cli, AFolderDoesNotHideAShippedConfiguration) {

@@ -74,6 +74,7 @@ TEST_P(CudaLibraries, ConvolutionEqualsTheCpu) {
   const ops::Conv2dGeometry geometries[] = {{3, 12, 10, 16, 12, 10, 3, 3, 1, 1, true},
                                             {16, 12, 12, 32, 6, 6, 3, 3, 2, 1, false},
                                             {32, 8, 8, 64, 8, 8, 1, 1, 1, 0, false},
+                                            {32, 8, 8, 64, 4, 4, 1, 1, 2, 0, false},
                                             {3, 32, 32, 64, 16, 16, 7, 7, 2, 3, false}};
   constexpr std::int64_t kN = 3;
   for (const auto& g : geometries) {

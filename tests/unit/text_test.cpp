@@ -2,6 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "syncbn/core/error.hpp"
+
 namespace syncbn {
 namespace {
 
@@ -28,6 +35,17 @@ TEST(Utf8, IsToldFromOtherBytes) {
                            "\xf4\x90\x80\x80", "\xff", "\xe2\x82"}) {
     EXPECT_FALSE(is_utf8(text)) << text;
   }
+}
+
+TEST(ExactNumbers, ComeBackToTheBit) {
+  using Limits = std::numeric_limits<double>;
+  for (const double value : {0.0, -0.0, 0.1, -1.0 / 3, 1e300, Limits::min(), Limits::denorm_min(), -3e-320,
+                             Limits::max(), Limits::infinity(), -Limits::infinity()}) {
+    const double back = read_exact(write_exact(value));
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(back), std::bit_cast<std::uint64_t>(value)) << value;
+  }
+  EXPECT_TRUE(std::isnan(read_exact(write_exact(Limits::quiet_NaN()))));
+  for (const char* text : {"", "-", "one", "0x", "0x1p0 ", "1,5"}) EXPECT_THROW(read_exact(text), Error) << text;
 }
 
 }  // namespace

@@ -44,8 +44,8 @@ class Worker {
   /// The workers of this machine (ranks that share memory). The only thing here that depends on the machine.
   /// The consecutive workers of one host form a group. Collective over all workers.
   Communicator node_group() const;
-  /// Waits for the workers of this rank only. All local workers must call it.
-  void local_barrier() const;
+  /// Waits for the workers of this rank only. All local workers must call it, with the same tag.
+  void local_barrier(const Tag& tag = {"local barrier"}) const;
 
   Worker(detail::WorldState& state, int local_index);
   ~Worker();
@@ -53,7 +53,6 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
  private:
-  friend class GradientExchange;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -9,6 +9,11 @@ namespace syncbn {
 /// Whether this is text in UTF-8: no stray bytes, overlong forms or surrogates.
 bool is_utf8(std::string_view text);
 
+/// A number that read_exact() gives back to the bit, in hexadecimal digits; infinities and NaN are words.
+std::string write_exact(double value);
+/// Throws Error(bad_data) for anything else.
+double read_exact(const std::string& text);
+
 /// The candidate closest to `word` for "did you mean" messages, or "" if none is close: at most two edits (one for
 /// words of up to three letters), or a third of the longer word. An edit inserts, deletes or replaces a letter or swaps
 /// two neighbours; upper and lower case are the same. The first of equals wins.

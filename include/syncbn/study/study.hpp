@@ -41,8 +41,7 @@ struct Study {
 };
 
 /// Reads a study file (or, if no such file exists, one shipped in the program, by name). Overrides are a.b=v for all
-/// trials, and seeds=N. Strict, as load_config(): throws Error(usage) with file, line and what to do; Error(bad_data)
-/// for a file that is not in UTF-8.
+/// trials, and seeds=N. Strict, as load_config(): throws Error(usage) with file, line and what to do.
 Study load_study(const std::string& path, const std::vector<std::string>& overrides);
 /// The same from text; `origin` stands in messages, and a relative `base` is looked for beside it.
 Study parse_study(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides);

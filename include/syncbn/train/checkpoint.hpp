@@ -48,6 +48,8 @@ class CheckpointStore {
   /// What a user names: a checkpoint's folder, or a .safetensors file or the folder of a run that has ended (these fill
   /// `model` only).
   static TrainingState load(const std::string& path);
+  /// Throws Error(bad_data), which names the newest checkpoint, for a run's folder without the weights of its end.
+  static void require_ended(const std::string& run_dir);
   std::vector<std::int64_t> steps() const;  ///< committed, ascending
   std::string folder_of(std::int64_t step) const;
   /// Removes what a crash left: folders without a manifest, temporary files. save() does so too. Only by the owner of

@@ -57,7 +57,8 @@ TrainResult train(World& world, const TrainRequest& request);
 std::vector<EvalResult> evaluate(World& world, const Config& config, const std::string& weights_path,
                                  const std::string& split);
 
-/// For a signal handler; the trainer checks it once per step, on all ranks alike.
+/// For a signal handler; the trainer checks it once per step, on all ranks alike. It stays: a training that is started
+/// later in the same process stops after its first step.
 void request_stop() noexcept;
 bool stop_requested() noexcept;
 

@@ -7,6 +7,7 @@
 #include <nccl.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
@@ -40,6 +41,7 @@ class NcclPeers final : public DevicePeers {
     if (id.size() != sizeof unique.internal) throw Error("NCCL: the id of a communicator is broken");
     std::memcpy(unique.internal, id.data(), id.size());
     check(cudaSetDevice(device_), "choosing the device");
+    ::setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);  // all connections now, see connect_devices()
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     what_ = fmt::format("connecting {} ranks", ranks);

@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   dy += blockIdx.z * extent.next;
   mask += blockIdx.z * extent.next / kWidth;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
-  constexpr unsigned kPerTurn = kUnroll * (kLast ? 1 : kWidth);
+  constexpr unsigned kTogether = kUnroll / 2;  // two tensors are read; of four vectors each, registers would spill
+  constexpr unsigned kPerTurn = kTogether * (kLast ? 1 : kWidth);
   using Vector = Pack<T, kWidth>;
   __shared__ BlockSums<2, kChannels> sums;
 
@@ -116,11 +117,11 @@ __global__ void __launch_bounds__(kThreads, 2)
     Gate<kChannels> gate(arrays, walk.channel, relu);
     float a[kChannels] = {}, b[kChannels] = {};
     unsigned turns = 0;
-    for (unsigned position = walk.first; position < extent.positions; position += kUnroll * walk.step) {
-      Vector x_vector[kUnroll], dy_vector[kUnroll];
-      unsigned bits[kUnroll];
+    for (unsigned position = walk.first; position < extent.positions; position += kTogether * walk.step) {
+      Vector x_vector[kTogether], dy_vector[kTogether];
+      unsigned bits[kTogether];
 #pragma unroll
-      for (unsigned u = 0; u < kUnroll; ++u) {
+      for (unsigned u = 0; u < kTogether; ++u) {
         const unsigned at = position + u * walk.step;
         if (at >= extent.positions) continue;
         const std::size_t offset = walk.offset(at);
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         bits[u] = relu == FusedRelu::bits ? mask[offset / kWidth] : 0U;
       }
 #pragma unroll
-      for (unsigned u = 0; u < kUnroll; ++u) {
+      for (unsigned u = 0; u < kTogether; ++u) {
         if (position + u * walk.step >= extent.positions) break;
 #pragma unroll
         for (int v = 0; v < kWidth; ++v) {

@@ -93,6 +93,13 @@ class Direction {
       algorithm_ = c.algo;
       return;
     }
+    // What PyTorch takes then: implicit GEMM, the same in every run whether the list has it or not.
+    const auto plain = static_cast<Algorithm>(1);
+    check(cudnnSetConvolutionMathType(descriptor_, math_type(precision_)), name_);
+    if (workspace(plain, &workspace_bytes_) == CUDNN_STATUS_SUCCESS) {
+      algorithm_ = plain;
+      return;
+    }
     throw DeviceError(
         fmt::format("cuDNN: {}: none of its {} algorithms works here and gives the same result in every "
                     "run ({})",

@@ -117,7 +117,7 @@ class CudaDevice final : public Device {
   mutable Staging<double> values_;
   DeviceMemory loss_;
   PinnedMemory loss_here_;
-  Event loss_arrived_;
+  Event loss_arrived_{Event::Wait::asleep};  // for most of a step
 };
 
 }  // namespace

@@ -63,11 +63,14 @@ int syncbn_cuda_probe(char* text, std::size_t size) {
   // Queues of more workers than these would wait for each other.
   ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   std::string found = missing(devices);
+  cudaDeviceProp first{};
+  if (found.empty()) {
+    const cudaError_t code = cudaGetDeviceProperties(&first, 0);
+    if (code != cudaSuccess) found = fmt::format("the first device does not answer: {}", cudaGetErrorString(code));
+  }
   const bool can_start = found.empty();
   bool usable = can_start;
   if (can_start) {
-    cudaDeviceProp first{};
-    cudaGetDeviceProperties(&first, 0);
     found = fmt::format("{}, compute capability {}.{}, {:.0f} GiB", first.name, first.major, first.minor,
                         static_cast<double>(first.totalGlobalMem) / (1 << 30));
     if (devices > 1) found = fmt::format("{} devices, the first: {}", devices, found);

@@ -99,8 +99,8 @@ void Pinned::give_back(Queue& queue, void* data) noexcept {
   cudaFreeHost(data);
 }
 
-Event::Event() {
-  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event");
+Event::Event(Wait wait) {
+  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | static_cast<unsigned>(wait)), "making an event");
 }
 
 Event::~Event() {

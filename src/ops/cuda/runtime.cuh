@@ -67,7 +67,9 @@ using PinnedMemory = QueueMemory<Pinned>;
 /// A place in a queue. Until it is recorded it has been passed.
 class Event {
  public:
-  Event();  ///< on the device in use
+  /// How wait() waits: at work, which is soonest over, or asleep, where others need the core.
+  enum class Wait : unsigned { spinning = 0, asleep = cudaEventBlockingSync };
+  explicit Event(Wait wait = Wait::spinning);  ///< on the device in use
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;

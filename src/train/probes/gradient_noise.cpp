@@ -1,13 +1,12 @@
 #include "train/probes/gradient_noise.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 
 #include "optim/flat_optimizer.hpp"
+#include "syncbn/core/text.hpp"
 #include "train/probes/probe.hpp"
 
 namespace syncbn {
@@ -90,13 +89,13 @@ class GradientNoiseProbe : public Probe {
   }
 
   void store(std::map<std::string, std::string>& state) const override {
-    state[kSquaredKey] = fmt::format("{:a}", average_.squared);
-    state[kTraceKey] = fmt::format("{:a}", average_.trace);
+    state[kSquaredKey] = write_exact(average_.squared);
+    state[kTraceKey] = write_exact(average_.trace);
   }
   void restore(const std::map<std::string, std::string>& state) override {
     const auto squared = state.find(kSquaredKey), trace = state.find(kTraceKey);
     if (squared == state.end() || trace == state.end()) return;
-    average_ = {std::stod(squared->second), std::stod(trace->second)};
+    average_ = {read_exact(squared->second), read_exact(trace->second)};
   }
 
  private:
