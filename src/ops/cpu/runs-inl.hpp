@@ -213,13 +213,14 @@ HWY_INLINE void with_steps(const Run& run, Visit visit) {
 /// A mask's bits, in the first kMaskBytes bytes.
 template <class T>
 HWY_INLINE std::uint64_t bits_of(hn::Mask<Tag<T>> mask) {
-  static_assert(kMaskBytes<T> <= 2);
-  HWY_ALIGN std::uint8_t bytes[8];
+  HWY_ALIGN std::uint8_t bytes[8] = {};
   hn::StoreMaskBits(Tag<T>(), mask, bytes);
-  if constexpr (kMaskBytes<T> == 1) return bytes[0];
-  std::uint16_t two;
-  std::memcpy(&two, bytes, sizeof(two));
-  return two;
+  // Read as they were written, so that nothing goes by way of memory.
+  std::conditional_t<kMaskBytes<T> == 1, std::uint8_t,
+                     std::conditional_t<kMaskBytes<T> == 2, std::uint16_t, std::uint64_t>>
+      bits;
+  std::memcpy(&bits, bytes, sizeof(bits));
+  return bits;
 }
 
 /// Calls body(io, offset of the vector, offset of its bits, what load(lane) gives for its channels) along a run. What
@@ -232,12 +233,13 @@ HWY_INLINE void sweep(const Run& run, std::uint8_t* bits, Load load, Body body) 
   // Some vectors. Bits that are neighbours go in one store: stores here and there keep those of the values back.
   const auto visit = [&](auto number, const auto& io, std::int64_t at, auto step, std::int64_t mask, auto mask_step,
                          const Channels& channels) SYNCBN_INLINED {
+    constexpr bool kFit = decltype(number)::value > 1 && decltype(number)::value * kMaskBytes<T> <= 8;
     if constexpr (!kBits) {
       for (std::int64_t i = 0; i < number; ++i) body(io, at + i * step, mask + i * mask_step, channels);
-    } else if (number > 1 && mask_step == kMaskBytes<T>) {
+    } else if (kFit && mask_step == kMaskBytes<T>) {
       std::uint64_t together = 0;
       for (std::int64_t i = 0; i < number; ++i)
-        together |= body(io, at + i * step, mask, channels) << (i * 8 * kMaskBytes<T>);
+        together |= body(io, at + i * step, mask, channels) << (i * 8 * kMaskBytes<T> % 64);
       std::memcpy(bits + mask, &together, static_cast<std::size_t>(number * kMaskBytes<T>));
     } else {
       for (std::int64_t i = 0; i < number; ++i) {
