@@ -220,10 +220,11 @@ void CheckpointStore::require_ended(const std::string& run_dir) {
   if (exists(run_dir + "/final.safetensors")) return;
   const CheckpointStore checkpoints(run_dir, 1, false);
   const std::vector<std::int64_t> steps = checkpoints.steps();
-  throw Error(fmt::format("{} has no final.safetensors, because its training has not ended; {}", run_dir,
-                          steps.empty() ? "go on with it: train --resume"
-                                        : "take its newest checkpoint: " + checkpoints.folder_of(steps.back())),
-              ExitCode::bad_data);
+  throw Error(
+      fmt::format("{} has no final.safetensors, because its training has not ended; {}", run_dir,
+                  steps.empty() ? "go on with it: train --resume"
+                                : "take its newest checkpoint as weights: " + checkpoints.folder_of(steps.back())),
+      ExitCode::bad_data);
 }
 
 TrainingState CheckpointStore::load(const std::string& path) {

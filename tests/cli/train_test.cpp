@@ -192,8 +192,8 @@ TEST(CliTrain, GoesOnWithAsManyWorkersAndSaysWhereItBegins) {
   const Outcome eval = s.syncbn({"eval", "runs/tiny"});
   EXPECT_EQ(eval.code, 65);
   EXPECT_EQ(eval.err,
-            "syncbn: runs/tiny has no final.safetensors, because its training has not ended; evaluate its newest "
-            "checkpoint: --weights runs/tiny/checkpoints/step-000000010\n");
+            "syncbn: runs/tiny has no final.safetensors, because its training has not ended; take its newest "
+            "checkpoint as weights: runs/tiny/checkpoints/step-000000010\n");
   EXPECT_EQ(s.syncbn({"eval", "runs/tiny", "--weights", "runs/tiny/checkpoints/step-000000010"}).code, 0);
 
   s.write("runs/tiny/checkpoints/step-000000010/model.safetensors", "damaged");

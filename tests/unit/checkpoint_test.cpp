@@ -173,7 +173,7 @@ TEST(Checkpoint, LoadsWhatTheUserNames) {
     return "no error";
   };
   EXPECT_NE(message(dir / "absent.safetensors").find("absent.safetensors: No such file"), std::string::npos);
-  EXPECT_NE(message(dir.path()).find("training has not ended; take its newest checkpoint: " + folder),
+  EXPECT_NE(message(dir.path()).find("training has not ended; take its newest checkpoint as weights: " + folder),
             std::string::npos);
   EXPECT_NE(message(dir / "checkpoints").find("manifest.json: No such file"), std::string::npos);
   EXPECT_NE(message("/dev/null").find("not a regular file"), std::string::npos);
