@@ -93,7 +93,8 @@ class Direction {
       algorithm_ = c.algo;
       return;
     }
-    // What PyTorch takes then: implicit GEMM, the same in every run whether the list has it or not.
+    // IMPLICIT_PRECOMP_GEMM, BWD_DATA_ALGO_1, BWD_FILTER_ALGO_1: not among those that cuDNN's header calls
+    // non-deterministic.
     const auto plain = static_cast<Algorithm>(1);
     check(cudnnSetConvolutionMathType(descriptor_, math_type(precision_)), name_);
     if (workspace(plain, &workspace_bytes_) == CUDNN_STATUS_SUCCESS) {

@@ -67,7 +67,7 @@ using PinnedMemory = QueueMemory<Pinned>;
 /// A place in a queue. Until it is recorded it has been passed.
 class Event {
  public:
-  /// How wait() waits: at work, which is soonest over, or asleep, where others need the core.
+  /// What the thread does in wait(): keep its core, and go on soonest, or leave the core to others.
   enum class Wait : unsigned { spinning = 0, asleep = cudaEventBlockingSync };
   explicit Event(Wait wait = Wait::spinning);  ///< on the device in use
   ~Event();
