@@ -69,6 +69,9 @@ class Layer {
   void forward(std::int64_t chunk) { sums(chunk), apply(chunk); }
   void backward(std::int64_t chunk) { backward_sums(chunk), backward_apply(chunk); }
 
+  /// What comes next does at least this.
+  void read(const Tensor& t) { sink_ = read_one(words(t), values()); }
+
   /// The same passes over the same memory.
   void stream_forward() {
     sink_ = read_one(words(x_), values());

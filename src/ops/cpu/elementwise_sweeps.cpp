@@ -1,7 +1,6 @@
 #include "ops/cpu/elementwise_sweeps.hpp"
 
-// Not worth its compile time: machines that old run SSE4's successors or plain code.
-#define HWY_DISABLED_TARGETS HWY_SSSE3
+#include "ops/cpu/vector_targets.hpp"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/elementwise_sweeps.cpp"
 #include <hwy/foreach_target.h>

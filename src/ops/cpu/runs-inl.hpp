@@ -14,6 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "ops/backend.hpp"
 #include "ops/cpu/panels.hpp"
 
 // For lambdas within loops over vectors: what they capture must stay in registers.
@@ -197,16 +198,33 @@ HWY_INLINE Vec<T> load_channels(const T* values, const Run& run, std::int64_t la
 }
 
 /// Calls visit(io, step, step of the bits) as it fits the run's vectors; for neighbouring ones the steps are constants.
-template <class T, class Visit>
+template <class T, Way kWay, class Visit>
 HWY_INLINE void with_steps(const Run& run, Visit visit) {
   using Next = std::integral_constant<std::int64_t, kLanes<T>>;
   using NextBits = std::integral_constant<std::int64_t, kMaskBytes<T>>;
-  if (run.lanes != kLanes<T>) {
+  if constexpr (kWay == Way::planes) {
+    visit(Whole<T>(), Next(), NextBits());
+  } else if constexpr (kWay == Way::across) {
+    visit(Whole<T>(), Next(), run.mask_step);
+  } else if (run.lanes != kLanes<T>) {
     visit(Part<T>(run.lanes), run.step, run.mask_step);
   } else if (run.step == Next::value && run.mask_step == NextBits::value) {
     visit(Whole<T>(), Next(), NextBits());
   } else {
     visit(Whole<T>(), run.step, run.mask_step);
+  }
+}
+
+/// The gradient behind the ReLU.
+template <FusedRelu kRelu, class T>
+HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const std::uint8_t* mask) {
+  const Tag<T> d;
+  if constexpr (kRelu == FusedRelu::recompute) {
+    return hn::IfThenElseZero(hn::Gt(hn::MulAdd(xc, scale, shift), hn::Zero(d)), dy);
+  } else if constexpr (kRelu == FusedRelu::bits) {
+    return hn::IfThenElseZero(hn::LoadMaskBits(d, mask), dy);
+  } else {
+    return dy;
   }
 }
 
@@ -223,6 +241,13 @@ HWY_INLINE std::uint64_t bits_of(hn::Mask<Tag<T>> mask) {
   return bits;
 }
 
+/// What belongs to the channels of one vector, for all of some vectors.
+template <class Channels>
+struct Same {
+  Channels channels;
+  HWY_INLINE const Channels& operator()(std::int64_t) const { return channels; }
+};
+
 /// Calls body(io, offset of the vector, offset of its bits, what load(lane) gives for its channels) along a run. What
 /// it returns, if anything, are the vector's bits_of(), to be kept in `bits`.
 template <class T, Way kWay, class Load, class Body>
@@ -230,20 +255,21 @@ HWY_INLINE void sweep(const Run& run, std::uint8_t* bits, Load load, Body body) 
   constexpr std::int64_t n = kLanes<T>;
   using Channels = decltype(load(0));
   constexpr bool kBits = !std::is_void_v<std::invoke_result_t<Body, Whole<T>, std::int64_t, std::int64_t, Channels>>;
-  // Some vectors. Bits that are neighbours go in one store: stores here and there keep those of the values back.
+  // Some vectors, channels(i) what belongs to the i-th. Bits that are neighbours go in one store: stores here and there
+  // keep those of the values back.
   const auto visit = [&](auto number, const auto& io, std::int64_t at, auto step, std::int64_t mask, auto mask_step,
-                         const Channels& channels) SYNCBN_INLINED {
+                         const auto& channels) SYNCBN_INLINED {
     constexpr bool kFit = decltype(number)::value > 1 && decltype(number)::value * kMaskBytes<T> <= 8;
     if constexpr (!kBits) {
-      for (std::int64_t i = 0; i < number; ++i) body(io, at + i * step, mask + i * mask_step, channels);
+      for (std::int64_t i = 0; i < number; ++i) body(io, at + i * step, mask + i * mask_step, channels(i));
     } else if (kFit && mask_step == kMaskBytes<T>) {
       std::uint64_t together = 0;
       for (std::int64_t i = 0; i < number; ++i)
-        together |= body(io, at + i * step, mask, channels) << (i * 8 * kMaskBytes<T> % 64);
+        together |= body(io, at + i * step, mask, channels(i)) << (i * 8 * kMaskBytes<T> % 64);
       std::memcpy(bits + mask, &together, static_cast<std::size_t>(number * kMaskBytes<T>));
     } else {
       for (std::int64_t i = 0; i < number; ++i) {
-        const std::uint64_t one = body(io, at + i * step, mask, channels);
+        const std::uint64_t one = body(io, at + i * step, mask, channels(i));
         std::memcpy(bits + mask + i * mask_step, &one, kMaskBytes<T>);
       }
     }
@@ -253,30 +279,35 @@ HWY_INLINE void sweep(const Run& run, std::uint8_t* bits, Load load, Body body) 
   constexpr std::integral_constant<std::int64_t, kBits ? 4 : 2> kSome;
   // Local copies, since the compiler must assume that stores of bits change what `run` refers to.
   const std::int64_t rows = run.rows, count = run.count, tail = run.tail;
-  const std::int64_t row_step = run.row_step, mask_row_step = run.mask_row_step;
+  const std::int64_t row_step = run.row_step, mask_row_step = run.mask_row_step, row_channels = run.row_channels;
   std::int64_t row_at = run.at, row_mask = run.mask, row = 0;
-  with_steps<T>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
-    if constexpr (kWay == Way::across) {
+  with_steps<T, kWay>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
+    const auto along_row = [&](const auto& channels) SYNCBN_INLINED {
+      std::int64_t at = row_at, mask = row_mask, i = 0;
+      const auto next = [&](std::int64_t k) SYNCBN_INLINED { return channels(i + k); };
+      for (; i + kSome <= count; i += kSome, at += kSome * step, mask += kSome * mask_step)
+        visit(kSome, io, at, step, mask, mask_step, next);
+      for (; i < count; ++i, at += step, mask += mask_step) visit(kOne, io, at, step, mask, mask_step, next);
+      if (tail > 0) visit(kOne, Part<T>(tail), at, step, mask, mask_step, next);
+    };
+    if (kWay == Way::across && !(kBits && mask_step == kMaskBytes<T>)) {
       // A few rows at a time, so that what belongs to the channels is loaded once for all of them.
       const auto rows_at_once = [&](auto height) SYNCBN_INLINED {
         for (; row + height <= rows; row += height, row_at += height * row_step, row_mask += height * mask_row_step) {
           std::int64_t at = row_at, mask = row_mask, lane = 0;
           for (std::int64_t i = 0; i < count; ++i, at += step, mask += mask_step, lane += n)
-            visit(height, io, at, row_step, mask, mask_row_step, load(lane));
-          if (tail > 0) visit(height, Part<T>(tail), at, row_step, mask, mask_row_step, load(lane));
+            visit(height, io, at, row_step, mask, mask_row_step, Same<Channels>{load(lane)});
+          if (tail > 0) visit(height, Part<T>(tail), at, row_step, mask, mask_row_step, Same<Channels>{load(lane)});
         }
       };
       rows_at_once(kFour);
       rows_at_once(kOne);
-    } else {
-      const std::int64_t row_channels = run.row_channels;
-      for (; row < rows; ++row, row_at += row_step, row_mask += mask_row_step) {
-        const auto channels = load(row * row_channels);
-        std::int64_t at = row_at, mask = row_mask, i = 0;
-        for (; i + kSome <= count; i += kSome, at += kSome * step, mask += kSome * mask_step)
-          visit(kSome, io, at, step, mask, mask_step, channels);
-        for (; i < count; ++i, at += step, mask += mask_step) visit(kOne, io, at, step, mask, mask_step, channels);
-        if (tail > 0) visit(kOne, Part<T>(tail), at, step, mask, mask_step, channels);
+    }
+    for (; row < rows; ++row, row_at += row_step, row_mask += mask_row_step) {
+      if constexpr (kWay == Way::across) {
+        along_row([&](std::int64_t i) SYNCBN_INLINED { return load(i * n); });
+      } else {
+        along_row(Same<Channels>{load(row * row_channels)});
       }
     }
   });

@@ -70,10 +70,38 @@ struct Wide {
     low = hn::MulAdd(a.low, b.low, low);
     if constexpr (kTwo) high = hn::MulAdd(a.high, b.high, high);
   }
-  HWY_INLINE double sum_of_lanes() const {
-    return hn::GetLane(hn::SumOfLanes(Tag<double>(), kTwo ? hn::Add(low, high) : low));
+  HWY_INLINE Vec<double> sum() const {
+    return kTwo ? hn::Add(low, high) : low;
   }
 };
+
+/// Of as many vectors as they have lanes: lane i is the sum of the i-th's lanes. (Together, since the sum over one
+/// vector's lanes is a chain of additions that wait for each other.)
+template <class D>
+HWY_INLINE hn::Vec<D> sums_of_lanes(D d, const double* vectors) {
+#if HWY_TARGET == HWY_SCALAR
+  return hn::Load(d, vectors);
+#else
+  constexpr std::int64_t n = kLanes<double>;
+  static_assert(n <= 8);
+  hn::Vec<D> sums[n / 2];  // each block of 128 bits: parts of two neighbours' sums
+  for (std::int64_t i = 0; i < n / 2; ++i) {
+    const auto a = hn::Load(d, vectors + 2 * i * n), b = hn::Load(d, vectors + (2 * i + 1) * n);
+    sums[i] = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  }
+  if constexpr (n == 8) {
+    for (std::int64_t i = 0; i < 2; ++i) {
+      const auto a = sums[2 * i], b = sums[2 * i + 1];
+      sums[i] = hn::Add(hn::OddEvenBlocks(b, a), hn::SwapAdjacentBlocks(hn::OddEvenBlocks(a, b)));
+    }
+  }
+  if constexpr (n >= 4) {
+    const auto a = sums[0], b = sums[1];
+    sums[0] = hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
+  }
+  return sums[0];
+#endif
+}
 
 /// What is known of channels in f64, one per lane, `lane` channels behind the run's first.
 template <class T, Way kWay>
@@ -83,6 +111,13 @@ HWY_INLINE Wide<T> load_wide_channels(const double* values, const Run& run, std:
   if constexpr (kWay >= Way::across) return Wide<T>(values);
   HWY_ALIGN double copy[kLanes<T>];
   return Wide<T>(padded<T>(values, run.channels, copy));
+}
+
+/// The same, rounded to T.
+template <class T, Way kWay>
+HWY_INLINE Vec<T> load_narrow_channels(const double* values, const Run& run, std::int64_t lane) {
+  if constexpr (kWay == Way::planes) return hn::Set(Tag<T>(), static_cast<T>(values[run.channel + lane]));
+  return load_wide_channels<T, kWay>(values, run, lane).narrow();
 }
 
 /// Two sums per channel, of a and of b, in f64, while a run adds to them. `error`, if kCorrected: per channel, what
@@ -108,12 +143,17 @@ class PairOfSums {
   HWY_INLINE void add_one(const Wide<T>& a, const Wide<T>& left, const Wide<T>& right) {
     sum_a_.add(a), sum_b_.add_product(left, right);
   }
-  HWY_INLINE void store() const {
-    if constexpr (kWay == Way::planes) {
-      *a_ += sum_a_.sum_of_lanes(), *b_ += sum_b_.sum_of_lanes();
-    } else {
-      store(sum_a_, a_), store(sum_b_, b_);
-    }
+  HWY_INLINE void store() const { store(sum_a_, a_), store(sum_b_, b_); }
+  /// Of a plane: vectors whose lanes are still to be added.
+  HWY_INLINE void store_lanes(double* a, double* b) const {
+    hn::Store(sum_a_.sum(), Tag<double>(), a), hn::Store(sum_b_.sum(), Tag<double>(), b);
+  }
+  /// Of `planes` of them, this one's the last: adds up what store_lanes() has left of each.
+  HWY_INLINE void store_planes(const double* lanes_a, const double* lanes_b, std::int64_t planes) const {
+    const Tag<double> d;
+    HWY_ALIGN double a[kLanes<double>], b[kLanes<double>];
+    hn::Store(sums_of_lanes(d, lanes_a), d, a), hn::Store(sums_of_lanes(d, lanes_b), d, b);
+    for (std::int64_t i = 0; i < planes; ++i) a_[i + 1 - planes] += a[i], b_[i + 1 - planes] += b[i];
   }
 
  private:
@@ -162,32 +202,47 @@ HWY_INLINE void sum_along(const Run& run, Load load, Sums sums_of, Term term, On
     }
     for (const auto& s : sums) s.store();
   } else {
-    with_steps<T>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
-      for (std::int64_t row = 0; row < run.rows; ++row) {
-        const auto channels = load(row * run.row_channels);
-        auto sums = sums_of(row * run.row_channels, channels);
-        std::int64_t at = run.at + row * run.row_step, mask = run.mask + row * run.mask_row_step;
-        for (std::int64_t left = run.block == 1 ? run.count : 0; left > 0; --left, at += step, mask += mask_step)
-          one(io, at, mask, channels, sums);
-        for (std::int64_t left = run.block == 1 ? 0 : run.count; left > 0 || run.tail > 0;) {
-          // Four interleaved sums hide the latency of the addition.
-          Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
-          const std::int64_t count = std::min(run.block, left);
-          std::int64_t i = 0;
-          for (; i + 4 <= count; i += 4, at += 4 * step, mask += 4 * mask_step) {
-            term(io, at, mask, channels, a0, b0);
-            term(io, at + step, mask + mask_step, channels, a1, b1);
-            term(io, at + 2 * step, mask + 2 * mask_step, channels, a2, b2);
-            term(io, at + 3 * step, mask + 3 * mask_step, channels, a3, b3);
+    // Of a plane, the sums over the lanes wait until there are those of several planes.
+    constexpr std::int64_t planes = kLanes<double>;
+    HWY_ALIGN double lanes_a[planes * planes], lanes_b[planes * planes];
+    // Local copies, since the compiler must assume that stores change what `run` refers to.
+    const std::int64_t rows = run.rows, row_step = run.row_step, mask_row_step = run.mask_row_step;
+    const std::int64_t row_channels = run.row_channels, vectors = run.count, block = run.block, tail = run.tail;
+    std::int64_t row_at = run.at, row_mask = run.mask;
+    with_steps<T, kWay>(run, [&](const auto& io, auto step, auto mask_step) SYNCBN_INLINED {
+      for (std::int64_t row = 0; row < rows; ++row, row_at += row_step, row_mask += mask_row_step) {
+        const auto channels = load(row * row_channels);
+        auto sums = sums_of(row * row_channels, channels);
+        std::int64_t at = row_at, mask = row_mask;
+        if (kWay == Way::down && block == 1) {
+          for (std::int64_t i = 0; i < vectors; ++i, at += step, mask += mask_step) one(io, at, mask, channels, sums);
+        } else {
+          for (std::int64_t left = vectors; left > 0 || tail > 0;) {
+            // Four interleaved sums hide the latency of the addition.
+            Vec<T> a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero;
+            const std::int64_t count = std::min(block, left);
+            std::int64_t i = 0;
+            for (; i + 4 <= count; i += 4, at += 4 * step, mask += 4 * mask_step) {
+              term(io, at, mask, channels, a0, b0);
+              term(io, at + step, mask + mask_step, channels, a1, b1);
+              term(io, at + 2 * step, mask + 2 * mask_step, channels, a2, b2);
+              term(io, at + 3 * step, mask + 3 * mask_step, channels, a3, b3);
+            }
+            for (; i < count; ++i, at += step, mask += mask_step) term(io, at, mask, channels, a0, b0);
+            left -= count;
+            const bool ends = left == 0;
+            if (ends && tail > 0) term(Part<T>(tail), at, mask, channels, a1, b1);
+            sums.add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
+            if (ends) break;
           }
-          for (; i < count; ++i, at += step, mask += mask_step) term(io, at, mask, channels, a0, b0);
-          left -= count;
-          const bool ends = left == 0;
-          if (ends && run.tail > 0) term(Part<T>(run.tail), at, mask, channels, a1, b1);
-          sums.add(hn::Add(hn::Add(a0, a1), hn::Add(a2, a3)), hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)));
-          if (ends) break;
         }
-        sums.store();
+        if constexpr (kWay == Way::planes) {
+          const std::int64_t plane = row % planes;
+          sums.store_lanes(lanes_a + plane * planes, lanes_b + plane * planes);
+          if (plane + 1 == planes || row + 1 == rows) sums.store_planes(lanes_a, lanes_b, plane + 1);
+        } else {
+          sums.store();
+        }
       }
     });
   }

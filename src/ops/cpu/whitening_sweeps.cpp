@@ -1,6 +1,6 @@
 #include "ops/cpu/whitening_sweeps.hpp"
 
-#define HWY_DISABLED_TARGETS HWY_SSSE3
+#include "ops/cpu/vector_targets.hpp"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/whitening_sweeps.cpp"
 #include <hwy/foreach_target.h>
