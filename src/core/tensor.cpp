@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 
+#include "core/round_up.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -81,8 +82,7 @@ std::string Shape::str() const {
 }
 
 std::int64_t Tensor::padded_channels() const {
-  const std::int64_t block = block_of(layout);
-  return (shape.c() + block - 1) / block * block;
+  return round_up<std::int64_t>(shape.c(), block_of(layout));
 }
 
 std::size_t Tensor::bytes() const {
@@ -91,7 +91,7 @@ std::size_t Tensor::bytes() const {
 
 Buffer::Buffer(std::size_t bytes, std::size_t alignment) : size_(bytes) {
   if (bytes == 0) return;
-  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  const std::size_t rounded = round_up(bytes, alignment);
   auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
   if (!memory) throw std::bad_alloc();
   std::memset(memory, 0, rounded);

@@ -45,23 +45,31 @@ void cmyk_to_rgb(std::vector<std::uint8_t>& pixels) {
   }
 }
 
+/// Of a picture with a warning, whether a part of it is missing. Only the first of several warnings is told.
+bool ends_early(std::span<const std::uint8_t> jpeg, std::string_view warning) {
+  constexpr std::array<std::uint8_t, 2> kScan = {0xFF, 0xDA}, kEnd = {0xFF, 0xD9};
+  const auto scan = std::ranges::find_end(jpeg, kScan), end = std::ranges::find_end(jpeg, kEnd);
+  return warning.find("remature end") != std::string_view::npos || end.begin() == jpeg.end() ||
+         end.begin() < scan.begin();
+}
+
 Image decode_jpeg(std::span<const std::uint8_t> bytes, const std::filesystem::path& file) {
   const std::unique_ptr<void, int (*)(void*)> codec(tjInitDecompress(), tjDestroy);
   if (!codec) refuse(file, "libjpeg-turbo does not start");
   int width = 0, height = 0, subsampling = 0, colorspace = 0;
-  if (tjDecompressHeader3(codec.get(), bytes.data(), bytes.size(), &width, &height, &subsampling, &colorspace) != 0)
+  // Stray bytes between segments are harmless and common, and only a warning.
+  const auto failed = [&](int result) { return result != 0 && tjGetErrorCode(codec.get()) != TJERR_WARNING; };
+  if (failed(tjDecompressHeader3(codec.get(), bytes.data(), bytes.size(), &width, &height, &subsampling, &colorspace)))
     refuse(file, fmt::format("not a JPEG picture ({})", tjGetErrorStr2(codec.get())));
   check_size(file, height, width);
   const bool cmyk = colorspace == TJCS_CMYK || colorspace == TJCS_YCCK;
   const std::size_t area = static_cast<std::size_t>(width) * static_cast<std::size_t>(height), channels = cmyk ? 4 : 3;
   std::vector<std::uint8_t> pixels(area * channels);
-  if (tjDecompress2(codec.get(), bytes.data(), bytes.size(), pixels.data(), width, 0, height,
-                    cmyk ? TJPF_CMYK : TJPF_RGB, 0) != 0) {
-    // Stray bytes between segments are harmless and common; a picture that ends early is not one.
-    const std::string_view why = tjGetErrorStr2(codec.get());
-    if (tjGetErrorCode(codec.get()) != TJERR_WARNING || why.find("Premature end") != std::string_view::npos)
-      refuse(file, fmt::format("damaged JPEG picture ({})", why));
-  }
+  const int result = tjDecompress2(codec.get(), bytes.data(), bytes.size(), pixels.data(), width, 0, height,
+                                   cmyk ? TJPF_CMYK : TJPF_RGB, 0);
+  const std::string_view why = result == 0 ? "" : tjGetErrorStr2(codec.get());
+  if (failed(result) || (result != 0 && ends_early(bytes, why)))
+    refuse(file, fmt::format("damaged JPEG picture ({})", why));
   if (cmyk) cmyk_to_rgb(pixels);
   return {height, width, planes(pixels, area, channels)};
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/round_up.hpp"
+
 namespace syncbn {
 
 ArenaPlan plan_arena(const std::vector<Lifetime>& blocks) {
@@ -13,7 +15,7 @@ ArenaPlan plan_arena(const std::vector<Lifetime>& blocks) {
   ArenaPlan plan;
   plan.offsets.assign(blocks.size(), 0);
   std::vector<std::size_t> placed;  // by ascending offset
-  const auto rounded = [&](std::size_t i) { return (blocks[i].bytes + 63) / 64 * 64; };
+  const auto rounded = [&](std::size_t i) { return round_up<std::int64_t>(blocks[i].bytes, 64); };
   for (const std::size_t i : order) {
     std::int64_t offset = 0;
     for (const std::size_t other : placed) {

@@ -80,6 +80,8 @@ void BatchNorm::Impl::check_options() const {
 
 void BatchNorm::Impl::check_input(const Tensor& x) const {
   if (x.shape.rank() < 2) refuse(fmt::format("x must be [N, C] or [N, C, spatial...], not {}", x.shape.str()));
+  for (int i = 0; i < x.shape.rank(); ++i)
+    if (x.shape[i] < 0) refuse(fmt::format("x {} has a negative extent", x.shape.str()));
   if (x.shape.c() != channels) {
     refuse(fmt::format("x {} has {} channels, the layer {}", x.shape.str(), x.shape.c(), channels));
   }
@@ -111,11 +113,7 @@ void BatchNorm::Impl::update_running(const BatchNormPass& pass) {
 }
 
 void BatchNorm::Impl::add_gradients(const BatchNormPass& pass, bool reduced) {
-  if (reduced) {
-    pass.group_parameter_gradients(d_weight, d_bias);
-  } else {
-    pass.local_parameter_gradients(d_weight, d_bias);
-  }
+  pass.parameter_gradients(reduced, d_weight, d_bias);
   for (std::size_t c = 0; c < weight_grad.size(); ++c) {
     weight_grad[c] = static_cast<float>(static_cast<double>(weight_grad[c]) + d_weight[c]);
     bias_grad[c] = static_cast<float>(static_cast<double>(bias_grad[c]) + d_bias[c]);
@@ -289,6 +287,7 @@ std::int64_t BatchNorm::num_batches_tracked() const {
   return impl_->batches_tracked;
 }
 void BatchNorm::set_num_batches_tracked(std::int64_t n) {
+  if (n < 0) impl_->refuse(fmt::format("the number of batches seen must be >= 0, not {}", n));
   impl_->batches_tracked = n;
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/round_up.hpp"
 #include "nn/variance.hpp"
 #include "syncbn/core/error.hpp"
 
@@ -15,51 +16,22 @@ namespace {
 
 // Long enough for every layout.
 std::int64_t padded(std::int64_t channels) {
-  return (std::max<std::int64_t>(channels, 1) + 15) / 16 * 16;
-}
-
-std::string describe(const std::string& name, std::int64_t step) {
-  return fmt::format("batch_norm '{}' (step {}): ", name, step);
-}
-
-bool all_finite(const std::vector<double>& values) {
-  return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
+  return round_up<std::int64_t>(channels, 16);
 }
 
 }  // namespace
 
 BatchNormPass::BatchNormPass(const ops::BatchNormKernels& kernels, std::string name, std::int64_t channels, double eps,
                              Communicator group)
-    : kernels_(&kernels),
-      name_(std::move(name)),
-      channels_(channels),
-      eps_(eps),
-      group_(std::move(group)),
+    : StatisticsPass("batch_norm", std::move(name), channels, eps, std::move(group)),
+      kernels_(&kernels),
       map_(padded(channels)),
       gradient_(padded(channels)) {
-  if (channels < 1) {
-    throw Error(fmt::format("batch_norm '{}': it needs at least one channel, not {}", name_, channels),
-                ExitCode::usage);
-  }
-  if (!std::isfinite(eps) || eps < 0) {
-    throw Error(fmt::format("batch_norm '{}': eps must be a finite number >= 0, not {}", name_, eps), ExitCode::usage);
-  }
   const auto c = static_cast<std::size_t>(channels);
-  for (auto* array : {&pivot_, &sum_, &sum_sq_, &mean_, &var_, &invstd_, &sum_dy_, &sum_dy_xc_}) array->assign(c, 0);
+  for (auto* array : {&pivot_, &sum_, &sum_sq_, &var_, &invstd_, &sum_dy_, &sum_dy_xc_}) array->assign(c, 0);
   correction_.resize(c);
   message_.assign(1 + 2 * c, 0);
   backward_message_.assign(2 * c, 0);
-}
-
-std::string BatchNormPass::where() const {
-  return describe(name_, step_);
-}
-
-void require_variance(const std::string& name, std::int64_t step, std::int64_t count, int workers) {
-  if (count != 1) return;
-  throw Error(
-      fmt::format("{}one value per channel in the whole group of {} has no variance; use a larger batch or group",
-                  describe(name, step), workers == 1 ? "one worker" : std::to_string(workers) + " workers"));
 }
 
 void BatchNormPass::begin() {
@@ -82,7 +54,6 @@ void BatchNormPass::accumulate(const Tensor& x, ops::Samples samples) {
 // The workers' pivots differ, so what travels is taken about zero: n * mean and sum((x - mean)^2) + n * mean^2. In f64
 // that costs (mean / std)^2 * 2^-53 of the variance: 1e-8 at 1e4 standard deviations. The count is exact up to 2^53.
 void BatchNormPass::start(std::int64_t step) {
-  step_ = step;
   const auto n = static_cast<double>(local_count_);
   double* sums = message_.data() + 1;
   double* squares = sums + channels_;
@@ -95,13 +66,12 @@ void BatchNormPass::start(std::int64_t step) {
     sums[c] = n * mean;
     squares[c] = (m2 < 0 ? 0 : m2) + n * mean * mean;  // a NaN stays one
   }
-  local_finite_ = all_finite(message_);
-  group_.start_all_reduce(message_, Reduce::sum, Tag{name_, step});
+  start_contribution(message_, step);
 }
 
 void BatchNormPass::finish(std::span<const float> weight, std::span<const float> bias,
                            const std::optional<RenormReference>& renorm) {
-  group_.finish_all_reduce();
+  finish_all_reduce();
   from_batch_ = true;
   count_ = std::llround(message_[0]);
   const double m = count_ ? message_[0] : 1;
@@ -120,10 +90,6 @@ void BatchNormPass::finish(std::span<const float> weight, std::span<const float>
     return;
   }
   derive_map(weight, bias, renorm);
-}
-
-void BatchNormPass::require_variance() const {
-  syncbn::require_variance(name_, step_, count_, group_.size());
 }
 
 void BatchNormPass::use_statistics(std::span<const float> mean, std::span<const float> var,
@@ -163,10 +129,6 @@ void BatchNormPass::apply(const Tensor& x, const Tensor& add, const Tensor& y, o
   if (samples.count() > 0) kernels_->apply(x, add, y, samples, map_, relu, mask);
 }
 
-double BatchNormPass::unbiased_factor() const {
-  return count_ > 1 ? static_cast<double>(count_) / static_cast<double>(count_ - 1) : 1;
-}
-
 void BatchNormPass::begin_backward() {
   std::fill(sum_dy_.begin(), sum_dy_.end(), 0);
   std::fill(sum_dy_xc_.begin(), sum_dy_xc_.end(), 0);
@@ -179,15 +141,14 @@ void BatchNormPass::accumulate_backward(const Tensor& x, const Tensor& dy, ops::
 }
 
 void BatchNormPass::start_backward(std::int64_t step) {
-  step_ = step;
   std::copy(sum_dy_.begin(), sum_dy_.end(), backward_message_.begin());
   std::copy(sum_dy_xc_.begin(), sum_dy_xc_.end(), backward_message_.begin() + channels_);
-  group_.start_all_reduce(backward_message_, Reduce::sum, Tag{name_, step});
+  start_all_reduce(backward_message_, step);
 }
 
 // dx = r * gamma * invstd * (dy - A / M - (x - mean) * invstd^2 * B / M)
 void BatchNormPass::finish_backward() {
-  group_.finish_all_reduce();
+  finish_all_reduce();
   if (count_ == 0) return;
   const double* a = backward_message_.data();
   const double* b = a + channels_;
@@ -202,21 +163,14 @@ void BatchNormPass::finish_backward() {
   gradient_.round(map_);
 }
 
-void BatchNormPass::parameter_gradients(const double* sum_dy, const double* sum_dy_xc, std::span<double> d_weight,
-                                        std::span<double> d_bias) const {
+void BatchNormPass::parameter_gradients(bool of_group, std::span<double> d_weight, std::span<double> d_bias) const {
+  const double* a = of_group ? backward_message_.data() : sum_dy_.data();
+  const double* b = of_group ? a + channels_ : sum_dy_xc_.data();
   for (std::int64_t c = 0; c < channels_; ++c) {
     const auto i = static_cast<std::size_t>(c);
-    d_weight[i] = sum_dy_xc[c] * (invstd_[i] * correction_[i].r) + sum_dy[c] * correction_[i].d;
-    d_bias[i] = sum_dy[c];
+    d_weight[i] = b[c] * (invstd_[i] * correction_[i].r) + a[c] * correction_[i].d;
+    d_bias[i] = a[c];
   }
-}
-
-void BatchNormPass::local_parameter_gradients(std::span<double> d_weight, std::span<double> d_bias) const {
-  parameter_gradients(sum_dy_.data(), sum_dy_xc_.data(), d_weight, d_bias);
-}
-
-void BatchNormPass::group_parameter_gradients(std::span<double> d_weight, std::span<double> d_bias) const {
-  parameter_gradients(backward_message_.data(), backward_message_.data() + channels_, d_weight, d_bias);
 }
 
 void BatchNormPass::apply_backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add,

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "nn/batch_renorm.hpp"
+#include "nn/statistics_pass.hpp"
 #include "ops/backend.hpp"
-#include "syncbn/comm/communicator.hpp"
 
 namespace syncbn {
 
@@ -19,9 +19,9 @@ namespace syncbn {
 /// Forward, evaluation: use_statistics, apply.
 /// Backward: begin_backward, accumulate_backward, start_backward, finish_backward, apply_backward; after
 /// use_statistics() without start_backward and finish_backward.
-class BatchNormPass {
+class BatchNormPass : public StatisticsPass {
  public:
-  /// Throws Error(usage) unless channels >= 1 and eps is finite and >= 0. The kernels must outlive the pass.
+  /// Errors as StatisticsPass'. The kernels must outlive the pass.
   BatchNormPass(const ops::BatchNormKernels& kernels, std::string name, std::int64_t channels, double eps,
                 Communicator group);
 
@@ -37,63 +37,39 @@ class BatchNormPass {
   /// With a `renorm`, the map is that of batch renormalization.
   void finish(std::span<const float> weight, std::span<const float> bias,
               const std::optional<RenormReference>& renorm = std::nullopt);
-  /// Throws, after finish() on all members alike, when the group's count is 1: nothing could be learned from it.
-  void require_variance() const;
   /// Evaluation: normalize with given statistics. No message.
   void use_statistics(std::span<const float> mean, std::span<const float> var, std::span<const float> weight,
                       std::span<const float> bias);
   void apply(const Tensor& x, const Tensor& add, const Tensor& y, ops::Samples samples, ops::FusedRelu relu,
              std::uint8_t* mask) const;
 
-  // ---- of the group, after finish() ----
-  std::int64_t count() const { return count_; }               ///< M: values per channel, over the group
-  std::span<const double> mean() const { return mean_; }      ///< [C]
-  std::span<const double> var() const { return var_; }        ///< [C], biased (/ M)
-  double unbiased_factor() const;                             ///< M / (M - 1)
-  bool local_finite() const { return local_finite_; }         ///< after start(): none in this worker's contribution
+  std::span<const double> var() const { return var_; }        ///< [C], biased (/ M), after finish()
   bool uses_batch_statistics() const { return from_batch_; }  ///< finish() came last, not use_statistics()
 
   // ---- backward ----
   void begin_backward();
   void accumulate_backward(const Tensor& x, const Tensor& dy, ops::Samples samples, ops::FusedRelu relu,
                            const std::uint8_t* mask);
-  /// This worker's share of d(beta) = A and d(gamma) = B * invstd (renormalized: r * B * invstd + d * A), before any
-  /// exchange; [C] each.
-  void local_parameter_gradients(std::span<double> d_weight, std::span<double> d_bias) const;
   /// Sends A and B: one message of 2C f64. Collective. Not to be called after use_statistics().
   void start_backward(std::int64_t step);
   void finish_backward();
-  /// The group's d(beta), d(gamma) after finish_backward(); [C] each.
-  void group_parameter_gradients(std::span<double> d_weight, std::span<double> d_bias) const;
+  /// d(beta) = A and d(gamma) = B * invstd (renormalized: r * B * invstd + d * A), [C] each: this worker's share, or,
+  /// after finish_backward(), the group's.
+  void parameter_gradients(bool of_group, std::span<double> d_weight, std::span<double> d_bias) const;
   void apply_backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, ops::Samples samples,
                       ops::FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) const;
 
  private:
   void derive_map(std::span<const float> weight, std::span<const float> bias,
                   const std::optional<RenormReference>& renorm);
-  void parameter_gradients(const double* sum_dy, const double* sum_dy_xc, std::span<double> d_weight,
-                           std::span<double> d_bias) const;
-  std::string where() const;
 
   const ops::BatchNormKernels* kernels_;
-  std::string name_;
-  std::int64_t channels_;
-  double eps_;
-  Communicator group_;
   bool from_batch_ = false;  // statistics of this batch (else given ones: dx has no statistics terms)
-  bool has_pivot_ = false;
-  bool local_finite_ = true;
-  std::int64_t step_ = 0;
-  std::int64_t local_count_ = 0;
-  std::int64_t count_ = 0;
   std::vector<RenormCorrection> correction_;
-  std::vector<double> pivot_, sum_, sum_sq_, message_, mean_, var_, invstd_;
+  std::vector<double> pivot_, sum_, sum_sq_, message_, var_, invstd_;
   std::vector<double> sum_dy_, sum_dy_xc_, backward_message_;
   ops::ChannelMap map_;
   ops::GradientMap gradient_;
 };
-
-/// Throws Error where a group of `workers` workers has `count` = 1 value per channel, which has no variance.
-void require_variance(const std::string& name, std::int64_t step, std::int64_t count, int workers);
 
 }  // namespace syncbn

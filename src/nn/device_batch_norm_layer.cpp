@@ -1,9 +1,8 @@
 #include "nn/device_batch_norm_layer.hpp"
 
-#include <algorithm>
 #include <cmath>
 
-#include "nn/batch_norm_pass.hpp"
+#include "nn/statistics_pass.hpp"
 
 namespace syncbn {
 
@@ -49,7 +48,7 @@ void DeviceBatchNormLayer::exchange(const Pass& pass) {
     count = std::llround(sum.head);
     norm_->finish(sum.values, affine());
   }
-  if (pass.mode == Mode::train) require_variance(name_, pass.step, count, members_);
+  if (pass.mode == Mode::train) require_variance("batch_norm", name_, pass.step, count, members_);
   count_ = count;
   if (pass.population) {
     sums_.settle();
@@ -97,7 +96,7 @@ BatchStatistics DeviceBatchNormLayer::statistics() const {
 bool DeviceBatchNormLayer::local_finite() const {
   std::vector<double> own(1 + 2 * static_cast<std::size_t>(t_.x.shape.c()));
   backend_.download(norm_->message(), own.data(), own.size() * sizeof(double));
-  return std::all_of(own.begin(), own.end(), [](double v) { return std::isfinite(v); });
+  return all_finite(own);
 }
 
 }  // namespace syncbn

@@ -31,7 +31,7 @@ class DeviceBatchNormLayer : public NormLayer {
   void backward_parameters(const Pass&) override;
 
   PopulationStatistics& population() override { return population_; }
-  /// Waits for the device.
+  /// Of the last forward alone; waits for the device.
   bool local_finite() const override;
   /// Waits for the device.
   BatchStatistics statistics() const override;

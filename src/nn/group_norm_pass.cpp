@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/round_up.hpp"
+
 namespace syncbn {
 
 namespace {
 
 // Long enough for every layout.
 std::int64_t padded(std::int64_t channels) {
-  return (channels + 15) / 16 * 16;
+  return round_up<std::int64_t>(channels, 16);
 }
 
 double at(std::span<const float> values, std::int64_t c, double otherwise) {

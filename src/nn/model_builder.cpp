@@ -80,7 +80,7 @@ Shape ModelBuilder::slide(const LayerSpec& layer, std::int64_t channels) const {
   const Shape& in = shape(layer.input);
   const std::int64_t k = layer.kernel_h, s = layer.stride, p = layer.padding;
   if (k < 1 || k > kMaxExtent || s < 1 || s > kMaxExtent)
-    fail(layer.name, layer.type, fmt::format("kernel {} and stride {} must be at least 1", k, s));
+    fail(layer.name, layer.type, fmt::format("kernel {} and stride {} must be in 1..{}", k, s, kMaxExtent));
   // A window of nothing but padding has no maximum; for convolutions it would be of no use.
   const std::int64_t most = layer.type == LayerType::conv2d ? k - 1 : k / 2;
   if (p < 0 || p > most)
@@ -128,7 +128,8 @@ int ModelBuilder::conv2d(const std::string& name, int x, std::int64_t out, Windo
   LayerSpec layer = windowed(LayerType::conv2d, name, x, window);
   layer.bias = bias;
   require_image(layer);
-  if (out < 1 || out > kMaxExtent) fail(name, layer.type, fmt::format("out = {} channels: give at least 1", out));
+  if (out < 1 || out > kMaxExtent)
+    fail(name, layer.type, fmt::format("out = {} channels: give 1 to {}", out, kMaxExtent));
   const int i = append(layer, slide(layer, out));
   add_weight(i, {out, shape(x).c(), window.kernel, window.kernel}, init);
   if (bias) add_parameter(i, ".bias", ParameterKind::bias, {out}, 0);
@@ -141,7 +142,8 @@ int ModelBuilder::linear(const std::string& name, int x, std::int64_t out, bool 
   if (shape(x).rank() != 2)
     fail(name, layer.type,
          fmt::format("needs an input [1, F], got {}: put a flatten or global_avg_pool before it", shape(x).str()));
-  if (out < 1 || out > kMaxExtent) fail(name, layer.type, fmt::format("out = {} features: give at least 1", out));
+  if (out < 1 || out > kMaxExtent)
+    fail(name, layer.type, fmt::format("out = {} features: give 1 to {}", out, kMaxExtent));
   const int i = append(layer, {1, out});
   add_weight(i, {out, shape(x).c()}, init);
   if (bias) add_parameter(i, ".bias", ParameterKind::bias, {out}, 0);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/round_up.hpp"
 #include "nn/weight_norm.hpp"
 #include "ops/device.hpp"
 #include "syncbn/core/random.hpp"
@@ -67,7 +68,7 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
 
 FlatRange ModelState::place(std::int64_t count) {
   const FlatRange range{flat_size_, count};
-  flat_size_ += (count + 15) / 16 * 16;
+  flat_size_ += round_up<std::int64_t>(count, 16);
   return range;
 }
 

@@ -120,6 +120,11 @@ void Network::plan_memory(std::int64_t max_samples) {
   tensors_.resize(specs.size());
   for (std::size_t l = 0; l < specs.size(); ++l) {
     Tensor& t = tensors_[l];
+    constexpr double kMost = 1e15;  // values; so many fit in no memory, more would overflow
+    if (static_cast<double>(max_samples) * static_cast<double>(specs[l].output.elements()) > kMost)
+      throw Error(fmt::format("layer '{}': {} samples of {} at a time are too many: use a smaller batch_per_worker",
+                              specs[l].name, max_samples, specs[l].output.str()),
+                  ExitCode::usage);
     t.shape = specs[l].output.with_n(max_samples);
     t.type = backend_->activation_type();
     switch (specs[l].type) {

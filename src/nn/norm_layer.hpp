@@ -38,7 +38,7 @@ class NormLayer : public Layer {
   /// What passes with Pass::population have gathered, and Statistics::precise normalizes with.
   virtual PopulationStatistics& population() = 0;
 
-  /// Whether this worker's own partial sums of the last training forward were all finite numbers.
+  /// Whether this worker's own partial sums since begin_update() were all finite numbers.
   virtual bool local_finite() const = 0;
   /// The group's, of the last training forward.
   virtual BatchStatistics statistics() const = 0;

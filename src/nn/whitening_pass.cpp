@@ -25,33 +25,22 @@ void store(const Matrix& matrix, std::int64_t first, std::vector<double>& blocks
   std::copy_n(matrix.data(), matrix.size(), blocks.begin() + first * matrix.cols());
 }
 
-bool all_finite(const std::vector<double>& values) {
-  return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
-}
-
 }  // namespace
 
 WhiteningPass::WhiteningPass(const ops::Backend& backend, std::string name, std::int64_t channels, std::int64_t width,
                              double eps, Communicator group)
-    : pivots_(&backend.batch_norm()),
+    : StatisticsPass("whitening", std::move(name), channels, eps, std::move(group)),
+      pivots_(&backend.batch_norm()),
       kernels_(&backend.whitening()),
-      name_(std::move(name)),
-      channels_(channels),
-      width_(width),
-      eps_(eps),
-      group_(std::move(group)) {
+      width_(width) {
   const auto c = static_cast<std::size_t>(channels), square = static_cast<std::size_t>(channels * width);
-  for (auto* array : {&pivot_, &sum_, &mean_, &gamma_, &shift_, &zero_, &eigenvalues_, &dx_shift_}) array->assign(c, 0);
+  for (auto* array : {&pivot_, &sum_, &gamma_, &shift_, &zero_, &eigenvalues_, &dx_shift_}) array->assign(c, 0);
   for (auto* array : {&products_, &cov_, &whitening_, &matrix_, &basis_, &dy_matrix_, &x_matrix_}) {
     array->assign(square, 0);
   }
   message_.assign(1 + c + static_cast<std::size_t>(channels * (width + 1) / 2), 0);
   backward_message_.assign(c + square, 0);
   local_sums_ = backward_message_;
-}
-
-std::string WhiteningPass::where() const {
-  return fmt::format("whitening '{}' (step {}): ", name_, step_);
 }
 
 void WhiteningPass::begin() {
@@ -71,7 +60,6 @@ void WhiteningPass::accumulate(const Tensor& x, ops::Samples samples) {
 
 // What travels is taken about zero, as in batch normalization; of the symmetric products the lower triangle.
 void WhiteningPass::start(std::int64_t step) {
-  step_ = step;
   const auto n = static_cast<double>(local_count_);
   const auto mean = [&](std::int64_t c) {
     const auto i = static_cast<std::size_t>(c);
@@ -88,12 +76,11 @@ void WhiteningPass::start(std::int64_t step) {
       *out++ = products_[static_cast<std::size_t>(c * width_ + j)] - shift + n * mean(c) * mean(other);
     }
   }
-  local_finite_ = all_finite(message_);
-  group_.start_all_reduce(message_, Reduce::sum, Tag{name_, step});
+  start_contribution(message_, step);
 }
 
 void WhiteningPass::finish(std::span<const float> gamma, std::span<const float> beta) {
-  group_.finish_all_reduce();
+  finish_all_reduce();
   count_ = std::llround(message_[0]);
   const double m = count_ ? message_[0] : 1;
   const double *sums = message_.data() + 1, *squares = sums + channels_;
@@ -109,12 +96,6 @@ void WhiteningPass::finish(std::span<const float> gamma, std::span<const float> 
     }
   }
   if (count_ > 0) derive_map(gamma, beta);
-}
-
-void WhiteningPass::require_variance() const {
-  if (count_ != 1) return;
-  throw Error(
-      fmt::format("{}one value per channel in the whole group has no variance; use a larger batch or group", where()));
 }
 
 void WhiteningPass::use_statistics(std::span<const float> mean, std::span<const float> cov,
@@ -163,10 +144,6 @@ void WhiteningPass::apply(const Tensor& x, const Tensor& y, ops::Samples samples
   kernels_->transform({{x, mean_.data(), matrix_.data()}}, shift_.data(), y, samples, width_, false);
 }
 
-double WhiteningPass::unbiased_factor() const {
-  return count_ > 1 ? static_cast<double>(count_) / static_cast<double>(count_ - 1) : 1;
-}
-
 void WhiteningPass::begin_backward() {
   std::fill(local_sums_.begin(), local_sums_.end(), 0);
 }
@@ -177,13 +154,12 @@ void WhiteningPass::accumulate_backward(const Tensor& x, const Tensor& dy, ops::
 }
 
 void WhiteningPass::start_backward(std::int64_t step) {
-  step_ = step;
   backward_message_ = local_sums_;
-  group_.start_all_reduce(backward_message_, Reduce::sum, Tag{name_, step});
+  start_all_reduce(backward_message_, step);
 }
 
 void WhiteningPass::finish_backward() {
-  group_.finish_all_reduce();
+  finish_all_reduce();
   if (count_ == 0) return;
   for (std::int64_t first = 0; first < channels_; first += width_) derive_gradient(first);
 }
@@ -222,8 +198,8 @@ void WhiteningPass::apply_backward(const Tensor& x, const Tensor& dy, const Tens
 }
 
 // y_i = gamma_i * sum_j W_ij (x_j - mean_j) + beta_i
-void WhiteningPass::parameter_gradients(const double* sum_dy, const double* products, std::span<double> d_gamma,
-                                        std::span<double> d_beta) const {
+void WhiteningPass::parameter_gradients(bool of_group, std::span<double> d_gamma, std::span<double> d_beta) const {
+  const double *sum_dy = (of_group ? backward_message_ : local_sums_).data(), *products = sum_dy + channels_;
   for (std::int64_t c = 0; c < channels_; ++c) {
     double sum = 0;
     for (std::int64_t j = c * width_; j < (c + 1) * width_; ++j) {
@@ -232,14 +208,6 @@ void WhiteningPass::parameter_gradients(const double* sum_dy, const double* prod
     d_gamma[static_cast<std::size_t>(c)] = sum;
     d_beta[static_cast<std::size_t>(c)] = sum_dy[c];
   }
-}
-
-void WhiteningPass::local_parameter_gradients(std::span<double> d_gamma, std::span<double> d_beta) const {
-  parameter_gradients(local_sums_.data(), local_sums_.data() + channels_, d_gamma, d_beta);
-}
-
-void WhiteningPass::group_parameter_gradients(std::span<double> d_gamma, std::span<double> d_beta) const {
-  parameter_gradients(backward_message_.data(), backward_message_.data() + channels_, d_gamma, d_beta);
 }
 
 }  // namespace syncbn

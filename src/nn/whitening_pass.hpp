@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "nn/statistics_pass.hpp"
 #include "ops/backend.hpp"
-#include "syncbn/comm/communicator.hpp"
 
 namespace syncbn {
 
@@ -14,7 +14,7 @@ namespace syncbn {
 /// BatchNormPass. Channels are whitened in groups of `width`: y = gamma * W (x - mean) + beta with the symmetric (ZCA)
 /// W = (covariance + eps)^(-1/2), mean and biased covariance over all samples and positions of all members. A group
 /// of one channel is batch normalization.
-class WhiteningPass {
+class WhiteningPass : public StatisticsPass {
  public:
   /// `width` divides `channels`. The kernels must outlive the pass.
   WhiteningPass(const ops::Backend& backend, std::string name, std::int64_t channels, std::int64_t width, double eps,
@@ -26,17 +26,12 @@ class WhiteningPass {
   void start(std::int64_t step);
   /// Derives mean, covariance and W; errors as BatchNormPass::finish(). Collective.
   void finish(std::span<const float> gamma, std::span<const float> beta);
-  void require_variance() const;
   /// Evaluation: no message. `cov`: [C / width, width, width].
   void use_statistics(std::span<const float> mean, std::span<const float> cov, std::span<const float> gamma,
                       std::span<const float> beta);
   void apply(const Tensor& x, const Tensor& y, ops::Samples samples) const;
 
-  std::int64_t count() const { return count_; }
-  std::span<const double> mean() const { return mean_; }  ///< [C]
-  std::span<const double> cov() const { return cov_; }    ///< [C / width, width, width], biased (/ M)
-  double unbiased_factor() const;                         ///< M / (M - 1)
-  bool local_finite() const { return local_finite_; }     ///< after start(): none in this worker's contribution
+  std::span<const double> cov() const { return cov_; }  ///< [C / width, width, width], biased (/ M), after finish()
 
   void begin_backward();
   void accumulate_backward(const Tensor& x, const Tensor& dy, ops::Samples samples);
@@ -46,30 +41,21 @@ class WhiteningPass {
   void apply_backward(const Tensor& x, const Tensor& dy, const Tensor& dx, ops::Samples samples,
                       bool accumulate_dx) const;
   /// d(gamma), d(beta) of this worker, or, after finish_backward(), of the group; [C] each.
-  void local_parameter_gradients(std::span<double> d_gamma, std::span<double> d_beta) const;
-  void group_parameter_gradients(std::span<double> d_gamma, std::span<double> d_beta) const;
+  void parameter_gradients(bool of_group, std::span<double> d_gamma, std::span<double> d_beta) const;
 
  private:
   void derive_map(std::span<const float> gamma, std::span<const float> beta);
   void derive_gradient(std::int64_t first);
-  void parameter_gradients(const double* sum_dy, const double* products, std::span<double> d_gamma,
-                           std::span<double> d_beta) const;
-  std::string where() const;
 
   const ops::BatchNormKernels* pivots_;
   const ops::WhiteningKernels* kernels_;
-  std::string name_;
-  std::int64_t channels_, width_;
-  double eps_;
-  Communicator group_;
-  bool has_pivot_ = false, local_finite_ = true;
-  std::int64_t step_ = 0, local_count_ = 0, count_ = 0;
-  std::vector<double> pivot_, sum_, mean_, gamma_, shift_, zero_;  // [C]
-  std::vector<double> products_, cov_, whitening_, matrix_;        // [C, width]; matrix = gamma * W
-  std::vector<double> basis_, eigenvalues_;                        // of covariance + eps: [C, width], [C]
+  std::int64_t width_;
+  std::vector<double> pivot_, sum_, gamma_, shift_, zero_;   // [C]
+  std::vector<double> products_, cov_, whitening_, matrix_;  // [C, width]; matrix = gamma * W
+  std::vector<double> basis_, eigenvalues_;                  // of covariance + eps: [C, width], [C]
   std::vector<double> message_;
   std::vector<double> backward_message_;                 // sum(dy), then the products; first this worker's, then all
-  std::vector<double> local_sums_;                       // this worker's, for local_parameter_gradients()
+  std::vector<double> local_sums_;                       // this worker's
   std::vector<double> dy_matrix_, x_matrix_, dx_shift_;  // dx = dy_matrix dy + x_matrix (x - mean) + dx_shift
 };
 

@@ -154,6 +154,17 @@ TEST(BatchNormCases, Case31NoChannels) {
               AllOf(HasSubstr("'bn0'"), HasSubstr("at least one channel, not 0")));
 }
 
+TEST(BatchNormCases, RefusesNegativeSizes) {
+  BatchNorm layer = make_layer(draw_problem({{2, 3, 4, 4}}), Communicator());
+  float values[48] = {};
+  const auto context = BatchNorm::make_context();
+  for (const Shape& shape : {Shape{-1, 3, 4, 4}, Shape{2, 3, -4, 4}, Shape{2, 3, -4, -4}}) {
+    const Tensor x{values, shape, DataType::f32, Layout::channels_first};
+    EXPECT_THAT(error_of([&] { layer.forward(Mode::train, x, x, *context); }), HasSubstr("negative"));
+  }
+  EXPECT_THAT(error_of([&] { layer.set_num_batches_tracked(-1); }), HasSubstr("must be >= 0, not -1"));
+}
+
 TEST(BatchNormCases, Case44DoubleBackwardIsRefused) {
   const BatchNorm layer("bn1", 3, {}, Communicator());
   try {
@@ -193,6 +204,13 @@ TEST(BatchNormCases, Case47NanReachesAll) {
         pass.finish({}, {});
         EXPECT_FALSE(std::isfinite(pass.mean()[1])) << "every member knows";
         EXPECT_TRUE(std::isnan(pass.var()[1]));
+
+        pass.begin();  // a further batch of the same update, without samples
+        pass.start(1);
+        pass.finish({}, {});
+        EXPECT_EQ(pass.local_finite(), worker.index() != culprit);
+        pass.begin_update();
+        EXPECT_TRUE(pass.local_finite());
       });
     }
   }

@@ -98,6 +98,24 @@ TEST(Pictures, DamageIsNamed) {
   EXPECT_THAT(refused(large), HasSubstr("32639 x 32639 pixels; at most 268435456 can be read"));
 }
 
+// What cameras and editors leave between segments takes nothing from a picture; what is missing does, however it ends.
+TEST(Pictures, StrayBytesAreNoDamage) {
+  const Picture p{.height = 300, .width = 400};
+  const auto refused = [](const Bytes& bytes) {
+    return message_of(ExitCode::bad_data, [&] { decode_image(bytes, "cat/7.jpg"); });
+  };
+  Bytes stray = jpeg(p);
+  const Bytes tables = {0xFF, 0xDB};
+  stray.insert(std::search(stray.begin(), stray.end(), tables.begin(), tables.end()), {0, 0});
+  EXPECT_LE(distance(decode_image(stray, "a.jpg"), p), 4);
+  for (const Bytes& whole : {jpeg(p), stray}) {
+    Bytes half(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(whole.size() / 2));
+    EXPECT_THAT(refused(half), HasSubstr("cat/7.jpg: damaged"));
+    half.insert(half.end(), {0xFF, 0xD9});
+    EXPECT_THAT(refused(half), HasSubstr("cat/7.jpg: damaged JPEG picture"));
+  }
+}
+
 Image planes_of(const Picture& p) {
   return decode_image(png(p), "a.png");
 }

@@ -36,6 +36,26 @@ TEST(Network, DecayPerSampleDoesNotDependOnTheBatch) {
   EXPECT_NE(run_small_network(run).statistics, plain.statistics);
 }
 
+TEST(Network, RefusesMoreValuesThanCanBeCounted) {
+  ModelOptions options;
+  options.name = "layers";
+  options.classes = 2;
+  options.input = {1, 1, 1, 1};
+  for (const char* type : {"conv2d", "conv2d", "global_avg_pool", "linear"}) options.layers.emplace_back().type = type;
+  options.layers[0].kernel = 1024, options.layers[0].padding = 1023, options.layers[0].out = 1;
+  options.layers[1].kernel = 1, options.layers[1].out = 1 << 19;
+  options.layers[3].out = 2;
+  const auto backend = ops::make_cpu_backend();
+  ModelState state(make_model(options), {}, *backend);
+  std::vector<float> gradient(static_cast<std::size_t>(state.flat_size()));
+  try {
+    Network network(state, *backend, {}, 1, 1 << 24, gradient);  // 2^63 values: their bytes would be counted as none
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("use a smaller batch_per_worker"), std::string::npos) << e.what();
+  }
+}
+
 // What parameters do not follow from has no gradient: no memory, no work, the same gradient of the parameters.
 TEST(Network, NothingIsBackwardBeforeTheFirstParameters) {
   struct Outcome {

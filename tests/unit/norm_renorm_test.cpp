@@ -103,7 +103,7 @@ void check(const std::vector<int>& counts, RenormLimits limits) {
     pass.finish_backward();
     pass.apply_backward(x, dy, dx, {}, {0, n}, ops::FusedRelu::none, nullptr, false, false);
     std::vector<double> d_gamma(kChannels), d_beta(kChannels);
-    pass.group_parameter_gradients(d_gamma, d_beta);
+    pass.parameter_gradients(/*of_group=*/true, d_gamma, d_beta);
 
     std::size_t first = 0;
     for (int w = 0; w < worker.index(); ++w) first += static_cast<std::size_t>(counts[static_cast<std::size_t>(w)]);

@@ -131,7 +131,7 @@ Result run(const Whitened& s, int worker, const Communicator& all) {
   pass.start_backward(0);
   pass.finish_backward();
   pass.apply_backward(x, dy, o.dx, {0, n}, false);
-  pass.group_parameter_gradients(o.d_gamma, o.d_beta);
+  pass.parameter_gradients(/*of_group=*/true, o.d_gamma, o.d_beta);
   o.cov.assign(pass.cov().begin(), pass.cov().end());
   return o;
 }

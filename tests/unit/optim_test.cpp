@@ -287,6 +287,21 @@ TEST(Optim, NamesItsState) {
   EXPECT_TRUE(make_optimizer(plain, {}, 0)->state_names().empty());
 }
 
+// Wherever they lie: at the end of an array, too, and with any processor's estimate of a square root.
+TEST(Optim, EqualParametersStayEqual) {
+  for (const char* name : {"sgd", "adagrad", "adam", "adamw", "lars", "lamb"}) {
+    constexpr std::int64_t kCount = 23;
+    const auto optimizer = make_optimizer(options_of(name), {{"w", 0, kCount, false}}, 32);
+    std::vector<float> parameters(32, 0.7f);
+    for (int t = 1; t < 50; ++t) {
+      const std::vector<float> gradient(32, 0.013f * static_cast<float>(t * t));
+      optimizer->begin_update();
+      optimizer->update(parameters, gradient, 0.01, 1, 0, 1);
+      for (std::size_t i = 1; i < kCount; ++i) ASSERT_EQ(parameters[i], parameters[0]) << name << ", update " << t;
+    }
+  }
+}
+
 TEST(Optim, GradientSquaresDoNotDependOnTheCut) {
   const auto slots = odd_slots();
   const auto gradient = fill(slots, 9, 5);

@@ -19,6 +19,12 @@ void convert(const From* from, const Panels& from_panels, To* to, const Panels& 
   }
 }
 
+/// The bits of a sample, where there are any.
+template <class Byte>
+Byte* mask_of(Byte* mask, std::int64_t sample, std::int64_t bytes) {
+  return mask ? mask + sample * bytes : nullptr;
+}
+
 /// The samples of a tensor in the type and layout of a sweep: in place where they have it, else by way of a buffer.
 template <class T>
 class Staged {
@@ -137,7 +143,7 @@ class CpuBatchNorm final : public BatchNormKernels {
                           pick<T>(map.scale, map.scale_f),
                           pick<T>(map.shift, map.shift_f),
                           relu,
-                          mask + first * bytes,
+                          mask_of(mask, first, bytes),
                           bytes});
         staged_y.written(first);
       });
@@ -159,7 +165,7 @@ class CpuBatchNorm final : public BatchNormKernels {
                                  pick<T>(map.scale, map.scale_f),
                                  pick<T>(map.shift, map.shift_f),
                                  relu,
-                                 mask + first * bytes,
+                                 mask_of(mask, first, bytes),
                                  bytes,
                                  sum_dy,
                                  sum_dy_xc});
@@ -190,7 +196,7 @@ class CpuBatchNorm final : public BatchNormKernels {
                              pick<T>(gradient.q, gradient.q_f),
                              pick<T>(gradient.r, gradient.r_f),
                              relu,
-                             mask + first * bytes,
+                             mask_of(mask, first, bytes),
                              bytes,
                              accumulate_dx,
                              accumulate_add});

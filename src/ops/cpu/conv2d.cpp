@@ -3,6 +3,7 @@
 #include <map>
 #include <string_view>
 
+#include "core/round_up.hpp"
 #include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
 #include "ops/cpu/onednn.hpp"
@@ -30,8 +31,7 @@ Layout kernel_layout(std::int64_t channels, bool only_read) {
 }
 
 std::int64_t padded(std::int64_t channels, Layout layout) {
-  const std::int64_t block = block_of(layout);
-  return (channels + block - 1) / block * block;
+  return round_up<std::int64_t>(channels, block_of(layout));
 }
 
 /// Descriptions of the three passes, for any number of samples. The padding of blocked layouts counts as channels

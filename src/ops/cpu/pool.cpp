@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/round_up.hpp"
 #include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
 #include "ops/cpu/onednn.hpp"
@@ -57,8 +58,7 @@ class OneDnnPool final : public Pool {
  private:
   /// The zeros that pad the channels are pooled with the rest.
   static std::int64_t padded_channels(const PoolGeometry& g) {
-    const std::int64_t block = block_of(preferred_layout(g.c));
-    return (g.c + block - 1) / block * block;
+    return round_up<std::int64_t>(g.c, block_of(preferred_layout(g.c)));
   }
 
   /// oneDNN's maximum passes over NaN, which would hide that a computation has gone wrong.

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 
+#include "core/round_up.hpp"
+
 namespace syncbn::ops::cpu {
 
 /// Rows are this many values apart, of which those behind `count` are 0.
 constexpr std::int64_t padded_row(std::int64_t count) {
-  return (count + 15) / 16 * 16;
+  return round_up<std::int64_t>(count, 16);
 }
 
 /// sum[i] += the sum of row i of a[width][stride], products[i][j] += row i of a times row j of b. Every sum is taken in

@@ -78,5 +78,14 @@ class CudaBackend final : public Backend {
 }  // namespace syncbn::ops::cuda
 
 syncbn::ops::Backend* syncbn_cuda_backend(int local_rank, syncbn::ops::Precision precision) {
-  return new syncbn::ops::cuda::CudaBackend(local_rank % syncbn::ops::cuda::devices(), precision);
+  using namespace syncbn::ops::cuda;
+  const int device = local_rank % devices();
+  cudaDeviceProp chosen{};
+  check(cudaGetDeviceProperties(&chosen, device), "asking what the device is");
+  if (chosen.major < kOldestMajor)
+    throw syncbn::Error(fmt::format("device: cuda: device {} ({}) is too old: its compute capability is {}.{}, {}.0 is "
+                                    "needed; leave it out by CUDA_VISIBLE_DEVICES",
+                                    device, chosen.name, chosen.major, chosen.minor, kOldestMajor),
+                        syncbn::ExitCode::unavailable);
+  return new CudaBackend(device, precision);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/round_up.hpp"
 #include "ops/cuda/batch_norm.cuh"
 #include "syncbn/core/error.hpp"
 
@@ -16,7 +17,7 @@ class Carver {
   template <class T>
   T* take(std::int64_t count) {
     T* start = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
-    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 255) / 256 * 256;
+    used_ += round_up<std::size_t>(static_cast<std::size_t>(count) * sizeof(T), 256);
     return start;
   }
   std::size_t used() const { return used_; }

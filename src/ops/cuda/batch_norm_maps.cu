@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
   x += blockIdx.z * extent.next;
   add = add ? add + blockIdx.z * extent.next : nullptr;
   y += blockIdx.z * extent.next;
-  mask += blockIdx.z * extent.next / kWidth;
+  mask = mask ? mask + blockIdx.z * extent.next / kWidth : nullptr;
   using Vector = Pack<T, kWidth>;
   const Gate<Walk<kLast, kWidth>::kChannels> gate(arrays, walk.channel, relu);
   for (unsigned position = walk.first; position < extent.positions; position += kUnroll * walk.step) {
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
   dy += blockIdx.z * extent.next;
   dx = dx ? dx + blockIdx.z * extent.next : nullptr;
   d_add = d_add ? d_add + blockIdx.z * extent.next : nullptr;
-  mask += blockIdx.z * extent.next / kWidth;
+  mask = mask ? mask + blockIdx.z * extent.next / kWidth : nullptr;
   using Vector = Pack<T, kWidth>;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   const Gate<kChannels> gate(arrays, walk.channel, relu);

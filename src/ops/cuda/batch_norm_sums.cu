@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   arrays = arrays.of(blockIdx.z);
   x += blockIdx.z * extent.next;
   dy += blockIdx.z * extent.next;
-  mask += blockIdx.z * extent.next / kWidth;
+  mask = mask ? mask + blockIdx.z * extent.next / kWidth : nullptr;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
   constexpr unsigned kTogether = kUnroll / 2;  // two tensors are read; of four vectors each, registers would spill
   constexpr unsigned kPerTurn = kTogether * (kLast ? 1 : kWidth);

@@ -47,7 +47,7 @@ struct Sweep {
     const std::int64_t plane = channels_last ? 1 : spatial / step;
     const std::int64_t positions = samples * (channels_last ? spatial : plane);
     if (positions >= (std::int64_t{1} << 31))
-      throw std::length_error("more than 2^31 values of a channel on one worker");
+      throw std::length_error("too many values of a channel on one worker: use a smaller batch per worker");
     extent = {static_cast<unsigned>(channels), static_cast<unsigned>(positions), static_cast<unsigned>(plane), 0};
     const auto vectors = static_cast<unsigned>(channels_last ? (channels + step - 1) / step : 1);
     unsigned across = 1;

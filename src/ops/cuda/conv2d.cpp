@@ -37,18 +37,15 @@ std::string describe(const Conv2dGeometry& g) {
 class TensorDescriptor {
  public:
   TensorDescriptor(DataType type, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
-    check(cudnnCreateTensorDescriptor(&descriptor_), "describing a tensor");
+    check(cudnnCreateTensorDescriptor(descriptor_.place()), "describing a tensor");
     check(cudnnSetTensor4dDescriptor(descriptor_, CUDNN_TENSOR_NHWC, cudnn_type(type), static_cast<int>(n),
                                      static_cast<int>(c), static_cast<int>(h), static_cast<int>(w)),
           "describing a tensor");
   }
-  ~TensorDescriptor() { cudnnDestroyTensorDescriptor(descriptor_); }
-  TensorDescriptor(const TensorDescriptor&) = delete;
-  TensorDescriptor& operator=(const TensorDescriptor&) = delete;
   operator cudnnTensorDescriptor_t() const { return descriptor_; }
 
  private:
-  cudnnTensorDescriptor_t descriptor_ = nullptr;
+  Handle<cudnnTensorDescriptor_t, cudnnDestroyTensorDescriptor> descriptor_;
 };
 
 /// One direction of a convolution.
@@ -57,16 +54,13 @@ class Direction {
  public:
   Direction(const Conv2dGeometry& g, Precision precision, std::string name)
       : name_(std::move(name)), precision_(precision) {
-    check(cudnnCreateConvolutionDescriptor(&descriptor_), name_);
+    check(cudnnCreateConvolutionDescriptor(descriptor_.place()), name_);
     const auto padding = static_cast<int>(g.padding), stride = static_cast<int>(g.stride);
     check(cudnnSetConvolution2dDescriptor(descriptor_, padding, padding, stride, stride, 1, 1, CUDNN_CROSS_CORRELATION,
                                           CUDNN_DATA_FLOAT),
           name_);
     check(cudnnSetConvolutionMathType(descriptor_, math_type(precision)), name_);
   }
-  ~Direction() { cudnnDestroyConvolutionDescriptor(descriptor_); }
-  Direction(const Direction&) = delete;
-  Direction& operator=(const Direction&) = delete;
 
   const std::string& name() const { return name_; }
   cudnnConvolutionDescriptor_t descriptor() const { return descriptor_; }
@@ -110,7 +104,7 @@ class Direction {
  private:
   std::string name_;
   Precision precision_;
-  cudnnConvolutionDescriptor_t descriptor_ = nullptr;
+  Handle<cudnnConvolutionDescriptor_t, cudnnDestroyConvolutionDescriptor> descriptor_;
   Algorithm algorithm_{};
   std::size_t workspace_bytes_ = 0;
 };
@@ -169,7 +163,7 @@ void check(cudnnStatus_t code, const std::string& what) {
 Conv2d::Conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision)
     : libraries_(libraries), geometry_(g), precision_(precision) {
   const std::string what = describe(g);
-  check(cudnnCreateFilterDescriptor(&filter_), what);
+  check(cudnnCreateFilterDescriptor(filter_.place()), what);
   check(
       cudnnSetFilter4dDescriptor(filter_, cudnn_type(precision.type), CUDNN_TENSOR_NHWC, static_cast<int>(g.c_out),
                                  static_cast<int>(g.c_in), static_cast<int>(g.kernel_h), static_cast<int>(g.kernel_w)),
@@ -178,9 +172,7 @@ Conv2d::Conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precisio
       DeviceMemory(libraries.queue(), static_cast<std::size_t>(packed_count()) * size_of(precision.type));
 }
 
-Conv2d::~Conv2d() {
-  cudnnDestroyFilterDescriptor(filter_);
-}
+Conv2d::~Conv2d() = default;
 
 std::int64_t Conv2d::packed_count() const {
   return geometry_.c_out * geometry_.c_in * geometry_.kernel_h * geometry_.kernel_w;

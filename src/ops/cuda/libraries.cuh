@@ -21,17 +21,14 @@ void check(cublasStatus_t code, const std::string& what);
 class Libraries {
  public:
   explicit Libraries(Queue& queue);
-  ~Libraries();
-  Libraries(const Libraries&) = delete;
-  Libraries& operator=(const Libraries&) = delete;
   Queue& queue() const { return queue_; }
   cudnnHandle_t cudnn() const { return cudnn_; }
   cublasLtHandle_t cublas() const { return cublas_; }
 
  private:
   Queue& queue_;
-  cudnnHandle_t cudnn_ = nullptr;
-  cublasLtHandle_t cublas_ = nullptr;
+  Handle<cudnnHandle_t, cudnnDestroy> cudnn_;
+  Handle<cublasLtHandle_t, cublasLtDestroy> cublas_;
 };
 
 /// 2-d convolution of one worker; tensors channels_last, of the precision's type, in device memory. One set of
@@ -61,7 +58,7 @@ class Conv2d {
   Libraries& libraries_;
   Conv2dGeometry geometry_;
   Precision precision_;
-  cudnnFilterDescriptor_t filter_ = nullptr;
+  Handle<cudnnFilterDescriptor_t, cudnnDestroyFilterDescriptor> filter_;
   DeviceMemory weight_gradient_;
   std::map<std::int64_t, std::unique_ptr<Plan>> plans_;
 };

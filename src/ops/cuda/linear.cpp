@@ -35,21 +35,16 @@ void check(cublasStatus_t code, const std::string& what) {
 
 Libraries::Libraries(Queue& queue) : queue_(queue) {
   check(cudaSetDevice(queue.device()), "choosing the device");
-  check(cudnnCreate(&cudnn_), "starting cuDNN");
+  check(cudnnCreate(cudnn_.place()), "starting cuDNN");
   check(cudnnSetStream(cudnn_, queue.stream()), "starting cuDNN");
-  check(cublasLtCreate(&cublas_), "starting cuBLASLt");
-}
-
-Libraries::~Libraries() {
-  cublasLtDestroy(cublas_);
-  cudnnDestroy(cudnn_);
+  check(cublasLtCreate(cublas_.place()), "starting cuBLASLt");
 }
 
 /// A matrix product of one shape. cuBLASLt counts by columns, so what lies row by row is the transpose to it: it
 /// computes the transpose of the wanted product, with the operands exchanged.
 struct Linear::Product {
-  cublasLtMatmulDesc_t operation = nullptr;
-  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+  Handle<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation;
+  Handle<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> a, b, c;
   cublasLtMatmulAlgo_t algorithm{};
   std::size_t workspace_bytes = 0;
 
@@ -66,33 +61,25 @@ struct Linear::Product {
     const auto rows = [](cublasOperation_t op, std::int64_t plain, std::int64_t other) {
       return static_cast<std::uint64_t>(op == CUBLAS_OP_N ? plain : other);
     };
-    check(cublasLtMatmulDescCreate(&operation, compute, CUDA_R_32F), what);
+    check(cublasLtMatmulDescCreate(operation.place(), compute, CUDA_R_32F), what);
     check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &f.op_a, sizeof f.op_a), what);
     check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSB, &f.op_b, sizeof f.op_b), what);
-    check(cublasLtMatrixLayoutCreate(&a, cuda_type(precision.type), rows(f.op_a, f.m, f.k), rows(f.op_a, f.k, f.m),
-                                     f.lda),
+    check(cublasLtMatrixLayoutCreate(a.place(), cuda_type(precision.type), rows(f.op_a, f.m, f.k),
+                                     rows(f.op_a, f.k, f.m), f.lda),
           what);
-    check(cublasLtMatrixLayoutCreate(&b, cuda_type(precision.type), rows(f.op_b, f.k, f.n), rows(f.op_b, f.n, f.k),
-                                     f.ldb),
+    check(cublasLtMatrixLayoutCreate(b.place(), cuda_type(precision.type), rows(f.op_b, f.k, f.n),
+                                     rows(f.op_b, f.n, f.k), f.ldb),
           what);
-    check(cublasLtMatrixLayoutCreate(&c, cuda_type(f.c_type), static_cast<std::uint64_t>(f.m),
+    check(cublasLtMatrixLayoutCreate(c.place(), cuda_type(f.c_type), static_cast<std::uint64_t>(f.m),
                                      static_cast<std::uint64_t>(f.n), f.ldc),
           what);
     choose_algorithm(handle, what);
   }
-  ~Product() {
-    cublasLtMatrixLayoutDestroy(c);
-    cublasLtMatrixLayoutDestroy(b);
-    cublasLtMatrixLayoutDestroy(a);
-    cublasLtMatmulDescDestroy(operation);
-  }
-  Product(const Product&) = delete;
-  Product& operator=(const Product&) = delete;
 
  private:
   void choose_algorithm(cublasLtHandle_t handle, const std::string& what) {
-    cublasLtMatmulPreference_t preference = nullptr;
-    check(cublasLtMatmulPreferenceCreate(&preference), what);
+    Handle<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference;
+    check(cublasLtMatmulPreferenceCreate(preference.place()), what);
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
       check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), what);
     };
@@ -106,10 +93,7 @@ struct Linear::Product {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, kAlignment);
     cublasLtMatmulHeuristicResult_t result{};
     int found = 0;
-    const cublasStatus_t code =
-        cublasLtMatmulAlgoGetHeuristic(handle, operation, a, b, c, c, preference, 1, &result, &found);
-    cublasLtMatmulPreferenceDestroy(preference);
-    check(code, what);
+    check(cublasLtMatmulAlgoGetHeuristic(handle, operation, a, b, c, c, preference, 1, &result, &found), what);
     if (found == 0) throw DeviceError(fmt::format("cuBLASLt: {}: it has no algorithm for this", what));
     algorithm = result.algo;
     workspace_bytes = result.workspaceSize;

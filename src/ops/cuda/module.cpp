@@ -12,8 +12,6 @@
 
 namespace {
 
-constexpr int kOldestMajor = 8;  // Ampere: bf16, stream-ordered memory, asynchronous copies
-
 std::string visible_devices() {
   const char* value = std::getenv("CUDA_VISIBLE_DEVICES");
   return value ? fmt::format(" (CUDA_VISIBLE_DEVICES is '{}')", value) : "";
@@ -74,8 +72,10 @@ int syncbn_cuda_probe(char* text, std::size_t size) {
     found = fmt::format("{}, compute capability {}.{}, {:.0f} GiB", first.name, first.major, first.minor,
                         static_cast<double>(first.totalGlobalMem) / (1 << 30));
     if (devices > 1) found = fmt::format("{} devices, the first: {}", devices, found);
-    usable = first.major >= kOldestMajor;
-    if (!usable) found += fmt::format(": too old, compute capability {}.0 is needed", kOldestMajor);
+    usable = first.major >= syncbn::ops::cuda::kOldestMajor;
+    if (!usable)
+      found += fmt::format(": too old, compute capability {}.0 is needed{}", syncbn::ops::cuda::kOldestMajor,
+                           devices > 1 ? "; choose others by CUDA_VISIBLE_DEVICES" : "");
     if (usable) {
       const std::size_t cublas = cublasLtGetVersion();
       found +=

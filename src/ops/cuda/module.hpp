@@ -9,6 +9,8 @@
 #include "ops/backend.hpp"
 
 namespace syncbn::ops::cuda {
+/// Major number of the oldest compute capability: Ampere has bf16, stream-ordered memory and asynchronous copies.
+constexpr int kOldestMajor = 8;
 /// Within the backend: "cuDNN 9.1.0".
 std::string cudnn_version();
 }  // namespace syncbn::ops::cuda

@@ -100,11 +100,8 @@ void Pinned::give_back(Queue& queue, void* data) noexcept {
 }
 
 Event::Event(Wait wait) {
-  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | static_cast<unsigned>(wait)), "making an event");
-}
-
-Event::~Event() {
-  cudaEventDestroy(event_);
+  check(cudaEventCreateWithFlags(event_.place(), cudaEventDisableTiming | static_cast<unsigned>(wait)),
+        "making an event");
 }
 
 void Event::wait() const {
@@ -120,7 +117,8 @@ bool Event::passed() const {
 Queue::Queue(int device, bool urgent) : device_((check(cudaSetDevice(device), "choosing the device"), device)) {
   int lowest = 0, highest = 0;
   check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for priorities");
-  check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, urgent ? highest : lowest), "making a stream");
+  check(cudaStreamCreateWithPriority(stream_.place(), cudaStreamNonBlocking, urgent ? highest : lowest),
+        "making a stream");
   // What has been given back is kept for the next request, instead of returning it to the driver at each wait.
   cudaMemPool_t pool{};
   check(cudaDeviceGetDefaultMemPool(&pool, device), "looking for the memory pool");
@@ -132,7 +130,6 @@ Queue::~Queue() {
   scratch_ = DeviceMemory();
   for (Stage& stage : stages_) stage.memory = PinnedMemory();
   cudaStreamSynchronize(stream_);
-  cudaStreamDestroy(stream_);
 }
 
 void Queue::use_device() const {

@@ -17,6 +17,23 @@ void check(cudaError_t code, const std::string& what);
 /// Throws the DeviceError of a library: "<library>: <what>: <its own text> (device 0)", and what CUDA says behind it.
 [[noreturn]] void throw_library_error(const char* library, const std::string& what, const char* text);
 
+/// Owner of what a library made for *place(), and destroys.
+template <class T, auto kDestroy>
+class Handle {
+ public:
+  Handle() = default;
+  ~Handle() {
+    if (value_) kDestroy(value_);
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  T* place() { return &value_; }
+  operator T() const { return value_; }
+
+ private:
+  T value_ = nullptr;
+};
+
 class Queue;
 
 /// Owner of memory that belongs to a queue, which must outlive it. Place::take() and Place::give_back() say which.
@@ -70,15 +87,12 @@ class Event {
   /// What the thread does in wait(): keep its core, and go on soonest, or leave the core to others.
   enum class Wait : unsigned { spinning = 0, asleep = cudaEventBlockingSync };
   explicit Event(Wait wait = Wait::spinning);  ///< on the device in use
-  ~Event();
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
   cudaEvent_t get() const { return event_; }
   void wait() const;
   bool passed() const;
 
  private:
-  cudaEvent_t event_ = nullptr;
+  Handle<cudaEvent_t, cudaEventDestroy> event_;
 };
 
 /// The work of one worker, done by the device in the order of the calls; queues of one device run side by side. Calls
@@ -131,7 +145,7 @@ class Queue {
   void* scratch_bytes(std::size_t bytes);
 
   int device_;
-  cudaStream_t stream_ = nullptr;
+  Handle<cudaStream_t, cudaStreamDestroy> stream_;
   const char* last_launch_ = "nothing yet";
   DeviceMemory scratch_;
 

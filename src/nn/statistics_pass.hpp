@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "syncbn/comm/communicator.hpp"
+
+namespace syncbn {
+
+/// What every normalization by batch statistics does: it counts this worker's samples, exchanges messages with its
+/// group and learns how many samples, of which mean, all of them have.
+class StatisticsPass {
+ public:
+  /// Contributions are looked at afresh.
+  void begin_update() { local_finite_ = true; }
+  /// Whether this worker's contributions since begin_update() were finite numbers only.
+  bool local_finite() const { return local_finite_; }
+
+  // ---- of the group, after finish() ----
+  std::int64_t count() const { return count_; }           ///< M: values per channel, over the group
+  std::span<const double> mean() const { return mean_; }  ///< [C]
+  double unbiased_factor() const;                         ///< M / (M - 1)
+  /// Throws, on all members alike, when the group's count is 1: nothing could be learned from it.
+  void require_variance() const;
+
+ protected:
+  /// `type`: the layer's, for errors. Throws Error(usage) unless channels >= 1 and eps is finite and >= 0.
+  StatisticsPass(const char* type, std::string name, std::int64_t channels, double eps, Communicator group);
+  ~StatisticsPass() = default;
+
+  std::string where() const;  ///< "batch_norm 'layer1.bn' (step 7): "
+  void start_contribution(std::span<double> message, std::int64_t step);
+  void start_all_reduce(std::span<double> message, std::int64_t step);
+  void finish_all_reduce() { group_.finish_all_reduce(); }
+
+  const char* type_;
+  std::string name_;
+  std::int64_t channels_;
+  double eps_;
+  bool has_pivot_ = false;
+  std::int64_t local_count_ = 0, count_ = 0;
+  std::vector<double> mean_;
+
+ private:
+  Communicator group_;
+  std::int64_t step_ = 0;
+  bool local_finite_ = true;
+};
+
+bool all_finite(std::span<const double> values);
+
+/// Throws Error where a group of `workers` workers has `count` = 1 value per channel, which has no variance. `type` and
+/// `name` are the layer's.
+void require_variance(const char* type, const std::string& name, std::int64_t step, std::int64_t count, int workers);
+
+}  // namespace syncbn
