@@ -24,11 +24,11 @@ void ensure(Buffer& buffer, std::size_t bytes) {
 
 }  // namespace
 
-Channel::Channel(RankContext& context, int id, const WorkerRange& members)
+Channel::Channel(RankContext& context, int id, const IndexRange& members)
     : context_(context),
       members_(members),
       local_(intersect(members, context.layout().local())),
-      plan_(fold_plan(members.size(), leaves(local_.first - members.first, local_.last - members.first))),
+      plan_(fold_leaves(members, local_)),
       link_(context.transport().connect(id, members)),
       direct_(link_ && link_->in_memory() && local_.size() == 1),
       seats_(static_cast<std::size_t>(local_.size())) {
@@ -78,15 +78,11 @@ void Channel::start(int seat, Header header, std::span<std::byte> values, std::f
   }
 }
 
-void Channel::compare_headers(const Round& round) {
-  for (std::size_t i = 1; i < round.headers.size(); ++i)
-    if (first_difference(round.headers[0], round.headers[i]))
-      require_equal(round.headers[i], describe_local(static_cast<int>(i)), round.headers[0], describe_local(0));
-}
-
 void Channel::complete_here(Round& round) {
-  compare_headers(round);
   const Header& header = round.headers[0];
+  for (int seat = 1; seat < local_.size(); ++seat)
+    require_equal(round.headers[static_cast<std::size_t>(seat)], seat, header, 0,
+                  [this](int one) { return describe_local(one); });
   const auto values_of = [&](int seat) {
     const auto i = static_cast<std::size_t>(seat);
     return direct_ ? seats_[i].values.data() : round.values[i].data();
@@ -96,7 +92,7 @@ void Channel::complete_here(Round& round) {
     for (const Fold& fold : plan_.folds)
       combine(values_of(fold.into), values_of(fold.into), values_of(fold.from), header.count, header.type,
               header.reduce);
-    for (const Block& block : plan_.rest) round.blocks.push_back(values_of(block.item));
+    for (const int item : plan_.rest) round.blocks.push_back(values_of(item));
   } else if (header.operation == Operation::broadcast && local_.contains(header.root)) {
     round.blocks.push_back(values_of(seat_of(header.root)));
   }

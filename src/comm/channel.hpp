@@ -22,9 +22,9 @@ namespace syncbn::detail {
 class Channel {
  public:
   /// `members` must include workers of this rank.
-  Channel(RankContext& context, int id, const WorkerRange& members);
+  Channel(RankContext& context, int id, const IndexRange& members);
 
-  const WorkerRange& members() const { return members_; }
+  const IndexRange& members() const { return members_; }
 
   /// The two halves of a collective, by the local worker with this index (from 0) among the local members.
   /// `values` are read, and written if the operation has a result; they must live until finish() has returned, unless
@@ -64,7 +64,6 @@ class Channel {
   int local_index(int seat) const { return local_.first + seat - context_.layout().local().first; }
   Round& round_of(std::uint64_t sequence) { return rounds_[sequence % 2]; }
   void complete_here(Round& round);
-  void compare_headers(const Round& round);
   void set_phase(Round& round, Phase phase);
   void complete(Round& round);
   bool is_done(Round& round, int seat);
@@ -74,8 +73,8 @@ class Channel {
   std::string describe_local(int seat) const;
 
   RankContext& context_;
-  const WorkerRange members_;
-  const WorkerRange local_;
+  const IndexRange members_;
+  const IndexRange local_;
   const FoldPlan plan_;
   std::unique_ptr<Link> link_;
   const bool direct_;  // the one local member's values need no copy on the way to the others and back

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "comm/device_peers.hpp"
 #include "comm/staged_link.hpp"
 #include "core/console.hpp"
@@ -11,8 +13,6 @@ namespace syncbn::detail {
 namespace {
 
 constexpr int kQueue = ExchangeDevice::kExchange;
-/// Shards begin at multiples of this many elements, so that they stay aligned.
-constexpr std::int64_t kShardGrain = 16;
 
 std::size_t bytes_of(std::int64_t count) {
   return static_cast<std::size_t>(count) * sizeof(float);
@@ -28,32 +28,19 @@ DeviceLink::DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> 
       mark_(device.make_marks(1)),
       rank_(layout.rank),
       ranks_(layout.ranks),
-      reduction_(reduction) {
-  std::vector<Block> all;
-  for (int rank = 0; rank < ranks_; ++rank) {
-    const WorkerRange range = layout.of_rank(rank);
-    const FoldPlan plan = fold_plan(layout.workers, leaves(range.first, range.last));
-    blocks_of_.push_back(static_cast<int>(plan.rest.size()));
-    for (Block block : plan.rest) {
-      block.item = static_cast<int>(all.size());
-      all.push_back(block);
-    }
-  }
-  plan_ = fold_plan(layout.workers, all);
-  // The shard of the last rank is the longest.
-  const std::int64_t longest = max_count - max_count / ranks_ * (ranks_ - 1) + ranks_ * kShardGrain;
-  inbox_ = static_cast<float*>(device_.allocate(bytes_of(longest) * all.size()));
+      reduction_(reduction),
+      joint_(fold_parties(layout.all(), layout.parties(layout.all()))) {
+  const std::int64_t longest = round_up(max_count, ranks_ * kShardGrain) / ranks_;
+  const int nodes = std::accumulate(joint_.nodes.begin(), joint_.nodes.end(), 0);
+  inbox_ = static_cast<float*>(device_.allocate(bytes_of(longest * nodes)));
 }
 
 DeviceLink::~DeviceLink() {
   if (stage_ != Stage::idle) peers_->abandon();
 }
 
-DeviceLink::Shard DeviceLink::shard_of(int rank) const {
-  const auto begin = [this](int r) {
-    return r == ranks_ ? header_.count : header_.count / ranks_ * r / kShardGrain * kShardGrain;
-  };
-  return {begin(rank), begin(rank + 1) - begin(rank)};
+Slice DeviceLink::shard(int rank) const {
+  return shard_of(header_.count, rank, ranks_);
 }
 
 void DeviceLink::start(const Header& header, std::span<std::byte* const> blocks, const Target& result) {
@@ -113,20 +100,20 @@ void DeviceLink::exchange() {
     stage_ = Stage::spreading;
     return;
   }
-  const Shard mine = shard_of(rank_);
+  const Slice mine = shard(rank_);
   std::vector<DevicePeers::Transfer> sends, receives;
   values_.clear();
   float* room = inbox_;
   for (int rank = 0; rank < ranks_; ++rank) {
-    const Shard theirs = shard_of(rank);
-    for (int i = 0; i < blocks_of_[static_cast<std::size_t>(rank)]; ++i) {
+    const Slice theirs = shard(rank);
+    for (int i = 0; i < joint_.nodes[static_cast<std::size_t>(rank)]; ++i) {
       if (rank == rank_) {
         values_.push_back(blocks_[static_cast<std::size_t>(i)] + mine.begin);
         continue;
       }
       values_.push_back(room);
       if (mine.count > 0) receives.push_back({rank, room, bytes_of(mine.count)});
-      room += (mine.count + kShardGrain - 1) / kShardGrain * kShardGrain;
+      room += round_up(mine.count, kShardGrain);
     }
     if (rank == rank_ || theirs.count == 0) continue;
     for (float* block : blocks_) sends.push_back({rank, block + theirs.begin, bytes_of(theirs.count)});
@@ -136,9 +123,9 @@ void DeviceLink::exchange() {
 }
 
 void DeviceLink::fold() {
-  const Shard mine = shard_of(rank_);
+  const Slice mine = shard(rank_);
   if (mine.count == 0) return;
-  for (const Fold& fold : plan_.folds) {
+  for (const Fold& fold : joint_.plan.folds) {
     float* into = values_[static_cast<std::size_t>(fold.into)];
     device_.add(into, values_[static_cast<std::size_t>(fold.from)], into, mine.count, kQueue);
   }
@@ -147,9 +134,9 @@ void DeviceLink::fold() {
 
 void DeviceLink::spread() {
   std::vector<DevicePeers::Transfer> sends, receives;
-  const Shard mine = shard_of(rank_);
+  const Slice mine = shard(rank_);
   for (int rank = 0; rank < ranks_; ++rank) {
-    const Shard theirs = shard_of(rank);
+    const Slice theirs = shard(rank);
     if (rank == rank_) continue;
     if (mine.count > 0) sends.push_back({rank, result_ + mine.begin, bytes_of(mine.count)});
     if (theirs.count > 0) receives.push_back({rank, result_ + theirs.begin, bytes_of(theirs.count)});

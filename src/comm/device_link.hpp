@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "comm/rank_context.hpp"
+#include "comm/shards.hpp"
 #include "comm/transport.hpp"
 #include "comm/tree.hpp"
 #include "syncbn/comm/exchange_device.hpp"
@@ -28,11 +29,8 @@ class DeviceLink final : public Link {
 
  private:
   enum class Stage { idle, comparing, exchanging, spreading, running };
-  struct Shard {
-    std::int64_t begin, count;
-  };
   bool go_on();
-  Shard shard_of(int rank) const;
+  Slice shard(int rank) const;
   void exchange();
   void fold();
   void spread();
@@ -42,8 +40,7 @@ class DeviceLink final : public Link {
   ExchangeDevice& device_;
   const int mark_, rank_, ranks_;
   const Reduction reduction_;
-  std::vector<int> blocks_of_;  // each rank
-  FoldPlan plan_;
+  const JointPlan joint_;  // of the nodes of all ranks
   float* inbox_;
 
   Stage stage_ = Stage::idle;

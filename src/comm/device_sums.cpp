@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/device_peers.hpp"
+#include "comm/shards.hpp"
 #include "comm/tree.hpp"
 #include "comm/world_state.hpp"
 
@@ -16,11 +17,12 @@ namespace syncbn {
 
 namespace {
 
-using detail::Block;
 using detail::Fold;
 using detail::FoldPlan;
+using detail::IndexRange;
+using detail::JointPlan;
+using detail::Party;
 using detail::RankContext;
-using detail::WorkerRange;
 
 constexpr int kQueue = ExchangeDevice::kExchange;
 /// Rows begin at multiples of this many values, so that they stay aligned.
@@ -36,10 +38,10 @@ struct DeviceSums::Impl {
   };
   /// A group with workers of this rank. Rows: those of its local workers, then the blocks of the other ranks.
   struct Group {
-    WorkerRange members, local;
+    IndexRange local;                               // members
     std::vector<std::pair<int, int>> here, across;  // rows to add, before and after the exchange with other ranks
     std::vector<Part> parts;
-    bool spans = false;  // whether there are other ranks
+    std::vector<int> others;  // ranks
     int rows = 0, result = 0;
     // Two rounds are enough: when a worker brings its values of round s + 2, all have queued what reads those of s.
     std::array<double*, 2> values{};
@@ -48,9 +50,9 @@ struct DeviceSums::Impl {
 
   struct Seat;
 
-  Impl(std::shared_ptr<RankContext> rank_context, const std::vector<WorkerRange>& all_groups,
+  Impl(std::shared_ptr<RankContext> rank_context, const std::vector<IndexRange>& all_groups,
        std::shared_ptr<ExchangeDevice> on_device, std::int64_t max_count);
-  Group plan(const WorkerRange& members) const;
+  Group plan(const IndexRange& members) const;
   void add_up(const Group& group, int round, std::int64_t count);
   void exchange(const Group& group, double* rows, std::int64_t count);
   void give_up(const std::exception_ptr& failure) noexcept;
@@ -65,14 +67,12 @@ struct DeviceSums::Impl {
   std::mutex mutex;  // the exchange's queue, and peers
 };
 
-DeviceSums::Impl::Impl(std::shared_ptr<RankContext> rank_context, const std::vector<WorkerRange>& all_groups,
+DeviceSums::Impl::Impl(std::shared_ptr<RankContext> rank_context, const std::vector<IndexRange>& all_groups,
                        std::shared_ptr<ExchangeDevice> on_device, std::int64_t max_count)
-    : context(std::move(rank_context)),
-      device(std::move(on_device)),
-      stride((max_count + kRowGrain - 1) / kRowGrain * kRowGrain) {
-  const WorkerRange local = context->layout().local();
+    : context(std::move(rank_context)), device(std::move(on_device)), stride(detail::round_up(max_count, kRowGrain)) {
+  const IndexRange local = context->layout().local();
   first_mark = device->make_marks(local.size());
-  for (const WorkerRange& members : all_groups)
+  for (const IndexRange& members : all_groups)
     if (detail::intersect(members, local).size() > 0) groups.push_back(plan(members));
   for (Group& group : groups) {
     for (double*& values : group.values)
@@ -81,32 +81,24 @@ DeviceSums::Impl::Impl(std::shared_ptr<RankContext> rank_context, const std::vec
   }
 }
 
-DeviceSums::Impl::Group DeviceSums::Impl::plan(const WorkerRange& members) const {
+DeviceSums::Impl::Group DeviceSums::Impl::plan(const IndexRange& members) const {
   const detail::Layout& layout = context->layout();
   Group group;
-  group.members = members;
   group.local = detail::intersect(members, layout.local());
   group.rows = group.local.size();
-  group.spans = group.local.size() < members.size();
-  std::vector<Block> all;
-  for (int rank = 0; rank < layout.ranks; ++rank) {
-    const WorkerRange theirs = detail::intersect(members, layout.of_rank(rank));
-    if (theirs.size() <= 0) continue;
-    const FoldPlan own =
-        detail::fold_plan(members.size(), detail::leaves(theirs.first - members.first, theirs.last - members.first));
-    if (rank == layout.rank)
-      for (const Fold& fold : own.folds) group.here.emplace_back(fold.into, fold.from);
-    for (Block block : own.rest) {
-      const int row = rank == layout.rank ? block.item : group.rows++;
-      block.item = static_cast<int>(group.parts.size());
-      group.parts.push_back({rank, row});
-      all.push_back(block);
-    }
+  const FoldPlan own = detail::fold_leaves(members, group.local);
+  for (const Fold& fold : own.folds) group.here.emplace_back(fold.into, fold.from);
+  const std::vector<Party> parties = layout.parties(members);
+  const JointPlan joint = detail::fold_parties(members, parties);
+  for (std::size_t i = 0; i < parties.size(); ++i) {
+    const int rank = parties[i].rank;
+    if (rank != layout.rank) group.others.push_back(rank);
+    for (int node = 0; node < joint.nodes[i]; ++node)
+      group.parts.push_back({rank, rank == layout.rank ? own.rest[static_cast<std::size_t>(node)] : group.rows++});
   }
-  const FoldPlan whole = detail::fold_plan(members.size(), all);
   const auto row_of = [&](int part) { return group.parts[static_cast<std::size_t>(part)].row; };
-  for (const Fold& fold : whole.folds) group.across.emplace_back(row_of(fold.into), row_of(fold.from));
-  group.result = row_of(whole.rest[0].item);
+  for (const Fold& fold : joint.plan.folds) group.across.emplace_back(row_of(fold.into), row_of(fold.from));
+  group.result = row_of(joint.plan.rest[0]);
   return group;
 }
 
@@ -117,7 +109,7 @@ void DeviceSums::Impl::add_up(const Group& group, int round, std::int64_t count)
   for (int worker = group.local.first; worker < group.local.last; ++worker)
     device->follow(first_mark + worker - context->layout().local().first, kQueue);
   device->add_rows(rows, stride, group.here, count, kQueue);
-  if (group.spans) exchange(group, rows, count);
+  if (!group.others.empty()) exchange(group, rows, count);
   device->set(group.mark, kQueue);
 }
 
@@ -131,9 +123,7 @@ void DeviceSums::Impl::exchange(const Group& group, double* rows, std::int64_t c
       receives.push_back({part.rank, row, bytes});
       continue;
     }
-    for (int rank = 0; rank < context->layout().ranks; ++rank)
-      if (rank != own && detail::intersect(group.members, context->layout().of_rank(rank)).size() > 0)
-        sends.push_back({rank, row, bytes});
+    for (const int rank : group.others) sends.push_back({rank, row, bytes});
   }
   context->throw_if_failed();
   peers->exchange(sends, receives);
@@ -191,7 +181,7 @@ struct DeviceSums::Impl::Seat final : GroupSums {
   }
 
   void settle() override {
-    if (!group.spans) return;
+    if (group.others.empty()) return;
     detail::DeviceWait wait(*all.context);
     bool waited = false;
     for (; !all.device->passed(group.mark); all.context->crew().pause(queue, detail::kRemoteNap)) {
@@ -223,18 +213,10 @@ std::unique_ptr<DeviceSums> DeviceSums::make(World& world, int workers_per_group
                                              std::shared_ptr<ExchangeDevice> device, std::int64_t max_count) {
   const std::shared_ptr<RankContext>& context = world.state_->context;
   const detail::Layout& layout = context->layout();
-  std::vector<WorkerRange> groups;
-  for (int first = 0; workers_per_group > 0 && first < layout.workers; first += workers_per_group)
-    groups.push_back({first, first + workers_per_group});
-  if (workers_per_group == 0) groups = layout.by_node();
-  const auto spans = [&](const WorkerRange& members) {
-    for (int rank = 0; rank < layout.ranks; ++rank)
-      if (const int theirs = detail::intersect(members, layout.of_rank(rank)).size(); theirs > 0)
-        return theirs < members.size();
-    return false;
-  };
+  const std::vector<IndexRange> groups = workers_per_group > 0 ? layout.groups(workers_per_group) : layout.by_node();
   auto impl = std::make_unique<Impl>(context, groups, std::move(device), max_count);
-  if (std::any_of(groups.begin(), groups.end(), spans)) {
+  if (std::any_of(groups.begin(), groups.end(),
+                  [&](const IndexRange& members) { return layout.parties(members).size() > 1; })) {
     impl->peers = detail::connect_devices(*context, *impl->device).peers;
     if (!impl->peers) return nullptr;
   }

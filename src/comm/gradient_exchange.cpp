@@ -90,7 +90,7 @@ struct GradientExchange::Impl {
   std::unique_ptr<detail::Transport> transport;
   std::unique_ptr<detail::Link> link;
   std::shared_ptr<Buffer> received;         // the result, if it is the processor's
-  std::vector<detail::Block> rest;          // of the local tree: what the other ranks need
+  std::vector<int> rest;                    // of the local tree: what the other ranks need
   std::atomic<std::uint64_t> completed{0};  // buckets, since the beginning of time; counted on a device as well
   std::mutex mutex;
   std::condition_variable changed;
@@ -120,7 +120,7 @@ GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_con
   if (!device) host = std::make_unique<detail::SharedGradients>(world, *context, buckets, length);
   if (!host || !host->complete()) {
     transport = context->transport().duplicate();
-    link = transport->connect(kGradientChannel, {0, world.workers()});
+    link = transport->connect(kGradientChannel, context->layout().all());
   }
   if (device) {
     prepare_device();
@@ -143,8 +143,8 @@ GradientExchange::Impl::~Impl() {
 }
 
 void GradientExchange::Impl::prepare_device() {
-  const detail::WorkerRange local = context->layout().local();
-  plan = detail::fold_plan(context->layout().workers, detail::leaves(local.first, local.last));
+  const detail::IndexRange local = context->layout().local();
+  plan = detail::fold_leaves(context->layout().all(), local);
   rest = plan.rest;
   first_mark = device->make_marks(count() * local.size());
   const auto allocate = [this](std::int64_t values) {
@@ -339,7 +339,7 @@ Header GradientExchange::Impl::header_of(int bucket) const {
 
 void GradientExchange::Impl::start_exchange(int bucket) {
   std::vector<std::byte*> blocks;
-  for (const detail::Block& block : rest) blocks.push_back(reinterpret_cast<std::byte*>(gradient(block.item, bucket)));
+  for (const int local : rest) blocks.push_back(reinterpret_cast<std::byte*>(gradient(local, bucket)));
   link->start(header_of(bucket), blocks, {received, reinterpret_cast<std::byte*>(result_of(bucket))});
 }
 

@@ -41,6 +41,20 @@ std::string describe_operation(const Header& h) {
   }
 }
 
+/// The first field in which two members differ, or nullptr.
+const char* first_difference(const Header& a, const Header& b) {
+  if (a.magic != b.magic) return "message format";
+  if (a.layer != b.layer) return "layer";
+  if (a.step != b.step) return "step";
+  if (a.operation != b.operation) return "operation";
+  if (a.reduce != b.reduce) return "reduce operation";
+  if (a.type != b.type) return "type";
+  if (a.count != b.count) return "count";
+  if (a.root != b.root) return "root";
+  if (a.sequence != b.sequence) return "sequence";
+  return nullptr;
+}
+
 }  // namespace
 
 Header Header::make(Operation operation, const Tag& tag) {
@@ -58,26 +72,14 @@ std::string describe(const Header& h) {
   return fmt::format("layer '{}' step {} ({})", std::string(h.layer.begin(), end), h.step, describe_operation(h));
 }
 
-const char* first_difference(const Header& a, const Header& b) {
-  if (a.magic != b.magic) return "message format";
-  if (a.layer != b.layer) return "layer";
-  if (a.step != b.step) return "step";
-  if (a.operation != b.operation) return "operation";
-  if (a.reduce != b.reduce) return "reduce operation";
-  if (a.type != b.type) return "type";
-  if (a.count != b.count) return "count";
-  if (a.root != b.root) return "root";
-  if (a.sequence != b.sequence) return "sequence";
-  return nullptr;
-}
-
-void require_equal(const Header& a, const std::string& who_a, const Header& b, const std::string& who_b) {
+void require_equal(const Header& a, int who_a, const Header& b, int who_b,
+                   const std::function<std::string(int)>& name_of_side) {
   const char* field = first_difference(a, b);
   if (!field) return;
   throw Error(
       fmt::format("{} is at {}, but {} is at {}: the {} differs (call {} against {}); all members must make "
                   "the same calls in the same order",
-                  who_a, describe(a), who_b, describe(b), field, a.sequence, b.sequence));
+                  name_of_side(who_a), describe(a), name_of_side(who_b), describe(b), field, a.sequence, b.sequence));
 }
 
 }  // namespace syncbn::detail

@@ -2,10 +2,10 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "comm/combine.hpp"
-#include "comm/layout.hpp"
 
 namespace syncbn::detail {
 
@@ -26,7 +26,8 @@ struct Header {
   std::array<char, 40> layer{};
 
   static Header make(Operation operation, const Tag& tag);
-  std::size_t bytes() const { return static_cast<std::size_t>(count) * size_of(type); }
+  std::size_t bytes() const { return bytes_of(count); }
+  std::size_t bytes_of(std::int64_t values) const { return static_cast<std::size_t>(values) * size_of(type); }
 };
 
 /// Bytes a header occupies in a message, so that what follows stays aligned.
@@ -36,10 +37,8 @@ static_assert(sizeof(Header) <= kHeaderBytes);
 /// "layer 'bn1' step 17 (all_reduce sum f64 x 33)"
 std::string describe(const Header& header);
 
-/// The first field in which two members differ ("layer", "step", "operation", ...), or nullptr.
-const char* first_difference(const Header& a, const Header& b);
-
-/// Throws Error naming both sides and the first difference, if there is one.
-void require_equal(const Header& a, const std::string& who_a, const Header& b, const std::string& who_b);
+/// Throws Error naming both sides, by their numbers, and the first difference, if there is one.
+void require_equal(const Header& a, int who_a, const Header& b, int who_b,
+                   const std::function<std::string(int)>& name_of_side);
 
 }  // namespace syncbn::detail

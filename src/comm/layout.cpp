@@ -11,14 +11,27 @@
 
 namespace syncbn::detail {
 
-WorkerRange intersect(const WorkerRange& a, const WorkerRange& b) {
+IndexRange intersect(const IndexRange& a, const IndexRange& b) {
   const int first = std::max(a.first, b.first);
   return {first, std::max(first, std::min(a.last, b.last))};
 }
 
-WorkerRange Layout::of_rank(int r) const {
+IndexRange Layout::of_rank(int r) const {
   const auto begin = [this](std::int64_t i) { return static_cast<int>(i * workers / ranks); };
   return {begin(r), begin(r + 1)};
+}
+
+std::vector<Party> Layout::parties(const IndexRange& members) const {
+  std::vector<Party> result;
+  for (int r = 0; r < ranks; ++r)
+    if (const IndexRange theirs = intersect(of_rank(r), members); theirs.size() > 0) result.push_back({r, theirs});
+  return result;
+}
+
+std::vector<IndexRange> Layout::groups(int workers_per_group) const {
+  std::vector<IndexRange> result;
+  for (int first = 0; first < workers; first += workers_per_group) result.push_back({first, first + workers_per_group});
+  return result;
 }
 
 int Layout::ranks_on_this_node() const {
@@ -31,8 +44,8 @@ bool Layout::machines_are_neighbourhoods() const {
   return true;
 }
 
-WorkerRange Layout::ranks_here() const {
-  WorkerRange here{rank, rank + 1};
+IndexRange Layout::ranks_here() const {
+  IndexRange here{rank, rank + 1};
   if (ranks == 1 || !machines_are_neighbourhoods()) return here;
   const auto node = [this](int r) { return nodes[static_cast<std::size_t>(r)]; };
   while (here.first > 0 && node(here.first - 1) == node(rank)) --here.first;
@@ -40,8 +53,8 @@ WorkerRange Layout::ranks_here() const {
   return here;
 }
 
-std::vector<WorkerRange> Layout::by_node() const {
-  std::vector<WorkerRange> groups;
+std::vector<IndexRange> Layout::by_node() const {
+  std::vector<IndexRange> groups;
   std::vector<int> seen;
   for (int r = 0; r < ranks; ++r) {
     const int node = nodes[static_cast<std::size_t>(r)];
@@ -61,7 +74,7 @@ std::vector<WorkerRange> Layout::by_node() const {
 }
 
 std::string Layout::describe_rank(int r) const {
-  const WorkerRange range = of_rank(r);
+  const IndexRange range = of_rank(r);
   const std::string& host = hosts[static_cast<std::size_t>(r)];
   if (range.size() == 1) return fmt::format("rank {} ({}, worker {})", r, host, range.first);
   return fmt::format("rank {} ({}, workers {}-{})", r, host, range.first, range.last - 1);

@@ -6,14 +6,20 @@
 namespace syncbn::detail {
 
 /// Consecutive workers, or ranks, [first, last).
-struct WorkerRange {
+struct IndexRange {
   int first = 0;
   int last = 0;
   int size() const { return last - first; }
-  bool contains(int worker) const { return worker >= first && worker < last; }
+  bool contains(int index) const { return index >= first && index < last; }
 };
 
-WorkerRange intersect(const WorkerRange& a, const WorkerRange& b);
+IndexRange intersect(const IndexRange& a, const IndexRange& b);
+
+/// A rank and the workers whose values it brings.
+struct Party {
+  int rank = 0;
+  IndexRange workers;
+};
 
 /// Which workers live on which rank, and which rank on which host.
 struct Layout {
@@ -24,15 +30,20 @@ struct Layout {
   std::vector<int> nodes = {};          ///< lowest rank of every rank's machine (ranks that share memory)
   int node_cores = 1;                   ///< cores that the ranks of this machine may use, all together
 
-  WorkerRange of_rank(int r) const;
-  WorkerRange local() const { return of_rank(rank); }
+  IndexRange of_rank(int r) const;
+  IndexRange local() const { return of_rank(rank); }
+  IndexRange all() const { return {0, workers}; }
+  /// The ranks that host some of these workers, ascending.
+  std::vector<Party> parties(const IndexRange& members) const;
+  /// All workers in groups of so many neighbours.
+  std::vector<IndexRange> groups(int workers_per_group) const;
   int ranks_on_this_node() const;
   /// Whether the ranks of every machine are neighbours.
   bool machines_are_neighbourhoods() const;
   /// The ranks of this machine; this one alone unless those of every machine are neighbours.
-  WorkerRange ranks_here() const;
+  IndexRange ranks_here() const;
   /// The consecutive workers of each machine. Error(usage) when a machine's ranks are not consecutive.
-  std::vector<WorkerRange> by_node() const;
+  std::vector<IndexRange> by_node() const;
 
   std::string describe_rank(int r) const;         ///< "rank 2 (node3, workers 4-5)"
   std::string describe_worker(int worker) const;  ///< "worker 5 (rank 2, node3)"

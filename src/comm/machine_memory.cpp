@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/shards.hpp"
 #include "comm/world_state.hpp"
 
 namespace syncbn {
@@ -29,23 +30,19 @@ std::size_t most_to_reserve() {
   return std::clamp<std::size_t>(limit.rlim_cur / kShareOfLimit / kPage * kPage, kLeastBytes, kMostBytes);
 }
 
-std::size_t round_up(std::size_t bytes, std::size_t grain) {
-  return (bytes + grain - 1) / grain * grain;
-}
-
 }  // namespace
 
 struct MachineMemory::Impl {
   std::shared_ptr<detail::RankContext> context;
-  detail::WorkerRange ranks;  // that have it in common
-  detail::WorkerRange workers;
+  detail::IndexRange ranks;  // that have it in common
+  detail::IndexRange workers;
   std::byte* data = nullptr;
   std::size_t reserved = most_to_reserve();
   std::size_t taken = 0;
   bool committed = false, lacks_room = false;
   bool may_be_shared = false;  // on some machine; the same everywhere
 
-  void set_ranks(const detail::WorkerRange& range) {
+  void set_ranks(const detail::IndexRange& range) {
     ranks = range;
     workers = {context->layout().of_rank(range.first).first, context->layout().of_rank(range.last - 1).last};
   }
@@ -55,7 +52,7 @@ MachineMemory::MachineMemory(const World& world, bool share) : impl_(std::make_u
   impl_->context = world.state_->context;
   const detail::Layout& layout = impl_->context->layout();
   impl_->may_be_shared = share && layout.ranks > 1 && layout.machines_are_neighbourhoods();
-  impl_->set_ranks(share ? layout.ranks_here() : detail::WorkerRange{layout.rank, layout.rank + 1});
+  impl_->set_ranks(share ? layout.ranks_here() : detail::IndexRange{layout.rank, layout.rank + 1});
   while (!impl_->data && impl_->reserved >= kLeastBytes) {
     impl_->data = map(nullptr, impl_->reserved, PROT_NONE, MAP_NORESERVE);
     if (!impl_->data) impl_->reserved = impl_->reserved / 2 / kPage * kPage;
@@ -69,14 +66,14 @@ MachineMemory::~MachineMemory() {
 std::byte* MachineMemory::take(std::size_t bytes) {
   if (impl_->committed) throw Error("memory of a machine is taken after commit()");
   std::byte* place = impl_->data ? impl_->data + impl_->taken : nullptr;
-  impl_->taken += round_up(bytes, kGrain);
+  impl_->taken += detail::round_up(bytes, kGrain);
   return place;  // commit() says whether there is room
 }
 
 void MachineMemory::commit() {
   if (impl_->committed) throw Error("memory of a machine is committed twice");
   impl_->committed = true;
-  const std::size_t bytes = round_up(impl_->taken, kPage);
+  const std::size_t bytes = detail::round_up(impl_->taken, kPage);
   const bool fits = impl_->data && bytes <= impl_->reserved;
   const std::vector<std::string> plans = gather(fmt::format("{} {}", bytes, fits ? "" : "no room"), "planned memory");
   const std::vector<int>& nodes = impl_->context->layout().nodes;

@@ -54,6 +54,19 @@ class OwnedComm {
   MPI_Comm comm_ = MPI_COMM_NULL;
 };
 
+inline OwnedComm duplicate_of(MPI_Comm comm) {
+  MPI_Comm copy = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
+  return OwnedComm(copy);
+}
+
+/// Whether it is so on all ranks.
+inline bool everywhere(MPI_Comm comm, bool here) {
+  int all = here;
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce");
+  return all != 0;
+}
+
 /// A communicator of some ranks of `comm`, which all call this with the same tag.
 inline OwnedComm make_comm(MPI_Comm comm, const std::vector<int>& ranks, int tag) {
   MPI_Group everybody = MPI_GROUP_NULL, some = MPI_GROUP_NULL;

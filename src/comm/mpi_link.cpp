@@ -12,8 +12,6 @@ namespace {
 
 /// Up to here latency counts, and everybody folds everything.
 constexpr std::size_t kWholeUpToBytes = 64 * 1024;
-/// Shards begin at multiples of this many elements, so that they stay aligned.
-constexpr std::int64_t kShardGrain = 16;
 
 std::byte* reserve(Buffer& buffer, std::size_t bytes) {
   if (buffer.size() < bytes) buffer = Buffer(bytes);
@@ -53,21 +51,16 @@ MPI_Op mpi_op(Reduce op) {
 
 }  // namespace
 
-MpiLink::MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const WorkerRange& members,
+MpiLink::MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const IndexRange& members,
                  const std::vector<Party>& parties)
-    : comm_(comm), native_(native), tag_(tag), layout_(layout), messages_(std::make_unique<Messages>()) {
-  std::vector<Block> all;
-  for (const auto& [rank, workers] : parties) {
-    if (rank == layout.rank) me_ = peers_.size();
-    const auto theirs = leaves(workers.first - members.first, workers.last - members.first);
-    const FoldPlan plan = fold_plan(members.size(), theirs);
-    peers_.push_back({rank, workers, static_cast<int>(plan.rest.size())});
-    for (Block block : plan.rest) {
-      block.item = static_cast<int>(all.size());
-      all.push_back(block);
-    }
-  }
-  plan_ = fold_plan(members.size(), all);
+    : comm_(comm),
+      native_(native),
+      tag_(tag),
+      layout_(layout),
+      peers_(parties),
+      joint_(fold_parties(members, parties)),
+      messages_(std::make_unique<Messages>()) {
+  while (peers_[me_].rank != layout.rank) ++me_;
   messages_->outbox.resize(peers_.size());
   messages_->inbox.resize(peers_.size());
   messages_->inbox_bytes.resize(peers_.size());
@@ -82,24 +75,19 @@ bool MpiLink::is_sharded() const {
   return header_.operation == Operation::all_reduce && !is_native() && header_.bytes() > kWholeUpToBytes;
 }
 
-MpiLink::Shard MpiLink::shard_of(std::size_t peer) const {
+/// What a peer folds.
+Slice MpiLink::shard(std::size_t peer) const {
   if (!is_sharded()) return {0, header_.count};
-  const auto begin = [this](std::size_t i) {
-    const auto ranks = static_cast<std::int64_t>(peers_.size());
-    const std::int64_t even = header_.count / ranks * static_cast<std::int64_t>(i);
-    return i == peers_.size() ? header_.count : even / kShardGrain * kShardGrain;
-  };
-  return {begin(peer), begin(peer + 1) - begin(peer)};
+  return shard_of(header_.count, static_cast<int>(peer), static_cast<int>(peers_.size()));
 }
 
-std::size_t MpiLink::payload_from(const Peer& peer, std::size_t receiver) const {
+std::size_t MpiLink::payload_from(std::size_t peer, std::size_t receiver) const {
   switch (header_.operation) {
     case Operation::all_reduce:
       if (is_native()) return 0;
-      return static_cast<std::size_t>(peer.blocks) * static_cast<std::size_t>(shard_of(receiver).count) *
-             size_of(header_.type);
+      return static_cast<std::size_t>(joint_.nodes[peer]) * header_.bytes_of(shard(receiver).count);
     case Operation::broadcast:
-      return peer.workers.contains(header_.root) ? header_.bytes() : 0;
+      return peers_[peer].workers.contains(header_.root) ? header_.bytes() : 0;
     default:
       return 0;
   }
@@ -125,13 +113,13 @@ void MpiLink::send(std::size_t peer, const std::byte* data, std::size_t bytes) {
 }
 
 void MpiLink::send_first_message(std::size_t peer) {
-  const std::size_t payload = payload_from(peers_[me_], peer);
+  const std::size_t payload = payload_from(me_, peer);
   std::byte* message = reserve(messages_->outbox[peer], kHeaderBytes + payload);
   std::memcpy(message, &header_, sizeof header_);
   if (payload > 0) {
-    const Shard shard = shard_of(peer);
-    const std::size_t offset = static_cast<std::size_t>(shard.begin) * size_of(header_.type);
-    const std::size_t bytes = static_cast<std::size_t>(shard.count) * size_of(header_.type);
+    const Slice theirs = shard(peer);
+    const std::size_t offset = header_.bytes_of(theirs.begin);
+    const std::size_t bytes = header_.bytes_of(theirs.count);
     for (std::size_t i = 0; i < blocks_.size(); ++i)
       std::memcpy(message + kHeaderBytes + i * bytes, blocks_[i] + offset, bytes);
   }
@@ -175,8 +163,9 @@ void MpiLink::check_message(std::size_t peer) const {
   if (bytes < kHeaderBytes)
     throw Error(fmt::format("{} sent {} bytes without a header", layout_.describe_rank(peers_[peer].rank), bytes));
   std::memcpy(&theirs, messages_->inbox[peer].data(), sizeof theirs);
-  require_equal(theirs, layout_.describe_rank(peers_[peer].rank), header_, layout_.describe_rank(layout_.rank));
-  const std::size_t expected = kHeaderBytes + payload_from(peers_[peer], me_);
+  require_equal(theirs, peers_[peer].rank, header_, layout_.rank,
+                [this](int rank) { return layout_.describe_rank(rank); });
+  const std::size_t expected = kHeaderBytes + payload_from(peer, me_);
   if (bytes != expected)
     throw Error(fmt::format("{} sent {} bytes at {}, expected {}; do all ranks run the same program?",
                             layout_.describe_rank(peers_[peer].rank), bytes, describe(header_), expected));
@@ -209,7 +198,7 @@ void MpiLink::after_gathering() {
     std::byte* result = messages_->result.data;
     if (!blocks_.empty()) std::memcpy(result, blocks_[0], header_.bytes());
     for (std::size_t peer = 0; peer < peers_.size(); ++peer)
-      if (peer != me_ && header_.count > 0 && payload_from(peers_[peer], me_) > 0)
+      if (peer != me_ && header_.count > 0 && payload_from(peer, me_) > 0)
         std::memcpy(result, messages_->inbox[peer].data() + kHeaderBytes, header_.bytes());
     return;
   }
@@ -220,17 +209,17 @@ void MpiLink::after_gathering() {
 }
 
 void MpiLink::fold_blocks() {
-  const Shard shard = shard_of(me_);
-  const std::size_t offset = static_cast<std::size_t>(shard.begin) * size_of(header_.type);
-  const std::size_t bytes = static_cast<std::size_t>(shard.count) * size_of(header_.type);
+  const Slice mine = shard(me_);
+  const std::size_t offset = header_.bytes_of(mine.begin);
+  const std::size_t bytes = header_.bytes_of(mine.count);
   if (bytes == 0) return;
   std::vector<std::byte*> values;  // of all ranks' nodes, in order
   for (std::size_t peer = 0; peer < peers_.size(); ++peer)
-    for (std::size_t i = 0; i < static_cast<std::size_t>(peers_[peer].blocks); ++i)
+    for (std::size_t i = 0; i < static_cast<std::size_t>(joint_.nodes[peer]); ++i)
       values.push_back(peer == me_ ? blocks_[i] + offset : messages_->inbox[peer].data() + kHeaderBytes + i * bytes);
-  for (const Fold& fold : plan_.folds) {
+  for (const Fold& fold : joint_.plan.folds) {
     std::byte* into = values[static_cast<std::size_t>(fold.into)];
-    combine(into, into, values[static_cast<std::size_t>(fold.from)], shard.count, header_.type, header_.reduce);
+    combine(into, into, values[static_cast<std::size_t>(fold.from)], mine.count, header_.type, header_.reduce);
   }
   std::memcpy(messages_->result.data + offset, values[0], bytes);
 }
@@ -238,11 +227,9 @@ void MpiLink::fold_blocks() {
 void MpiLink::spread() {
   stage_ = Stage::spreading;
   const auto place = [this](std::size_t owner) {
-    return messages_->result.data + static_cast<std::size_t>(shard_of(owner).begin) * size_of(header_.type);
+    return messages_->result.data + header_.bytes_of(shard(owner).begin);
   };
-  const auto bytes = [this](std::size_t owner) {
-    return static_cast<std::size_t>(shard_of(owner).count) * size_of(header_.type);
-  };
+  const auto bytes = [this](std::size_t owner) { return header_.bytes_of(shard(owner).count); };
   for (std::size_t peer = 0; peer < peers_.size(); ++peer) {
     if (peer == me_) continue;
     check_mpi(MPI_Irecv(place(peer), message_size(bytes(peer)), MPI_BYTE, peers_[peer].rank, tag_, comm_,

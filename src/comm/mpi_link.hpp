@@ -5,17 +5,12 @@
 
 #include "comm/layout.hpp"
 #include "comm/mpi_handles.hpp"
+#include "comm/shards.hpp"
 #include "comm/transport.hpp"
 #include "comm/tree.hpp"
 #include "syncbn/core/tensor.hpp"
 
 namespace syncbn::detail {
-
-/// A rank and the workers whose values it brings.
-struct Party {
-  int rank = 0;
-  WorkerRange workers;
-};
 
 /// Collectives among a few ranks, made of point-to-point messages, so that each of them can lead with a header.
 ///
@@ -27,7 +22,7 @@ class MpiLink final : public Link {
  public:
   /// `tag`: this link's alone in `comm`, as far as these ranks go. `native`: a communicator of just these ranks, or
   /// MPI_COMM_NULL. `parties` cover the members, in ascending order; this rank is one of them.
-  MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const WorkerRange& members,
+  MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const IndexRange& members,
           const std::vector<Party>& parties);
   ~MpiLink() override;
 
@@ -37,16 +32,6 @@ class MpiLink final : public Link {
 
  private:
   enum class Stage { idle, gathering, spreading, reducing, draining };
-  struct Peer {
-    int rank = 0;
-    WorkerRange workers;
-    int blocks = 0;  // tree nodes that it brings
-  };
-  /// A range of elements.
-  struct Shard {
-    std::int64_t begin = 0;
-    std::int64_t count = 0;
-  };
   /// Memory and requests of the messages under way. Left behind on purpose when the link dies before they end.
   struct Messages {
     std::vector<Buffer> outbox, inbox;  // per peer
@@ -57,8 +42,8 @@ class MpiLink final : public Link {
 
   bool is_sharded() const;
   bool is_native() const { return native_ != MPI_COMM_NULL && header_.operation == Operation::all_reduce; }
-  Shard shard_of(std::size_t peer) const;
-  std::size_t payload_from(const Peer& peer, std::size_t receiver) const;
+  Slice shard(std::size_t peer) const;
+  std::size_t payload_from(std::size_t peer, std::size_t receiver) const;
   void send(std::size_t peer, const std::byte* data, std::size_t bytes);
   void send_first_message(std::size_t peer);
   bool receive_first_messages();
@@ -73,9 +58,9 @@ class MpiLink final : public Link {
   MPI_Comm native_;
   int tag_;
   const Layout& layout_;
-  std::vector<Peer> peers_;  // this rank included
+  const std::vector<Party> peers_;  // this rank included
+  const JointPlan joint_;           // of their nodes
   std::size_t me_ = 0;
-  FoldPlan plan_;
 
   Stage stage_ = Stage::idle;
   Header header_;

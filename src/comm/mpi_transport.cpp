@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <numeric>
 
 #include "comm/mpi_link.hpp"
 #include "comm/shared_link.hpp"
@@ -34,9 +35,9 @@ class MpiTransport final : public Transport {
       : comm_(std::move(comm)), layout_(std::move(layout)), reduction_(reduction) {}
   ~MpiTransport() override;
 
-  std::unique_ptr<Link> connect(int channel, const WorkerRange& members) override;
+  std::unique_ptr<Link> connect(int channel, const IndexRange& members) override;
   std::unique_ptr<Transport> duplicate() override;
-  bool share(const WorkerRange& ranks, std::byte* at, std::size_t bytes) override;
+  bool share(const IndexRange& ranks, std::byte* at, std::size_t bytes) override;
   void announce(const RemoteFailure& failure) noexcept override;
   std::optional<RemoteFailure> announced() override;
   void abandon() noexcept override { broken_ = true; }
@@ -44,7 +45,7 @@ class MpiTransport final : public Transport {
 
  private:
   OwnedComm comm_of(int channel, const std::vector<Party>& parties);
-  std::unique_ptr<Link> share_memory(int channel, const WorkerRange& members, const std::vector<Party>& parties);
+  std::unique_ptr<Link> share_memory(int channel, const IndexRange& members, const std::vector<Party>& parties);
   std::vector<std::vector<Party>> by_machine(const std::vector<Party>& parties) const;
 
   OwnedComm comm_;
@@ -53,12 +54,6 @@ class MpiTransport final : public Transport {
   std::map<int, OwnedComm> native_;  // by channel: freed in the same order everywhere
   std::atomic<bool> broken_{false};
 };
-
-OwnedComm duplicate_of(MPI_Comm comm) {
-  MPI_Comm copy = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
-  return OwnedComm(copy);
-}
 
 MpiTransport::~MpiTransport() {
   if (!broken_) return;
@@ -87,7 +82,7 @@ std::vector<std::vector<Party>> MpiTransport::by_machine(const std::vector<Party
 }
 
 /// The link by way of shared memory; null where it has no point, or one of the ranks gets none. Collective.
-std::unique_ptr<Link> MpiTransport::share_memory(int channel, const WorkerRange& members,
+std::unique_ptr<Link> MpiTransport::share_memory(int channel, const IndexRange& members,
                                                  const std::vector<Party>& parties) {
   const std::vector<std::vector<Party>> machines = by_machine(parties);
   if (machines.size() == parties.size()) return nullptr;
@@ -109,23 +104,16 @@ std::unique_ptr<Link> MpiTransport::share_memory(int channel, const WorkerRange&
     if (lane < shards)
       beyond.link = std::make_unique<MpiLink>(comm_.get(), MPI_COMM_NULL, channel, layout_, members, holders);
   }
-  std::vector<int> ranks;
-  for (const Party& party : *here) ranks.push_back(party.rank);
   const OwnedComm all = comm_of(channel, parties), machine = comm_of(channel, *here);
-  SharedMemory memory(machine.get(), ranks.size() * SharedLink::segment_bytes(machines.size() > 1));
-  int everywhere = static_cast<bool>(memory);
-  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &everywhere, 1, MPI_INT, MPI_MIN, all.get()), "MPI_Allreduce");
-  if (!everywhere) return nullptr;
-  auto link = std::make_unique<SharedLink>(std::move(memory), layout_, members, ranks, std::move(beyond));
+  SharedMemory memory(machine.get(), here->size() * SharedLink::segment_bytes(machines.size() > 1));
+  if (!everywhere(all.get(), static_cast<bool>(memory))) return nullptr;
+  auto link = std::make_unique<SharedLink>(std::move(memory), layout_, members, *here, std::move(beyond));
   check_mpi(MPI_Barrier(all.get()), "MPI_Barrier");
   return link;
 }
 
-std::unique_ptr<Link> MpiTransport::connect(int channel, const WorkerRange& members) {
-  std::vector<Party> parties;
-  for (int rank = 0; rank < layout_.ranks; ++rank)
-    if (const WorkerRange workers = intersect(layout_.of_rank(rank), members); workers.size() > 0)
-      parties.push_back({rank, workers});
+std::unique_ptr<Link> MpiTransport::connect(int channel, const IndexRange& members) {
+  const std::vector<Party> parties = layout_.parties(members);
   if (parties.size() == 1) return nullptr;
   if (reduction_ == Reduction::native) {
     native_[channel] = comm_of(channel, parties);
@@ -139,10 +127,10 @@ std::unique_ptr<Transport> MpiTransport::duplicate() {
   return std::make_unique<MpiTransport>(duplicate_of(comm_.get()), layout_, reduction_);
 }
 
-bool MpiTransport::share(const WorkerRange& ranks, std::byte* at, std::size_t bytes) {
-  std::vector<Party> parties;
-  for (int rank = ranks.first; rank < ranks.last; ++rank) parties.push_back({rank, layout_.of_rank(rank)});
-  const OwnedComm machine = comm_of(kMemoryTag, parties);
+bool MpiTransport::share(const IndexRange& ranks, std::byte* at, std::size_t bytes) {
+  std::vector<int> list(static_cast<std::size_t>(ranks.size()));
+  std::iota(list.begin(), list.end(), ranks.first);
+  const OwnedComm machine = make_comm(comm_.get(), list, kMemoryTag);
   SharedMemory memory(machine.get(), bytes, at);
   return memory.release() != nullptr;
 }

@@ -43,9 +43,9 @@ RankContext::RankContext(const WorldOptions& options, Layout layout, std::unique
       crew_(threads_for(options, layout_), layout_.local().size(), may_spin(threads_for(options, layout_), layout_)),
       workers_(static_cast<std::size_t>(layout_.local().size())),
       next_channel_(kFirstFreeChannel) {
-  all_ = std::make_shared<Channel>(*this, kAllChannel, WorkerRange{0, layout_.workers});
+  all_ = std::make_shared<Channel>(*this, kAllChannel, layout_.all());
   local_ = std::make_shared<Channel>(*this, kLocalChannel, layout_.local());
-  control_ = transport_->connect(kControlChannel, {0, layout_.workers});
+  control_ = transport_->connect(kControlChannel, layout_.all());
 }
 
 RemoteFailure describe_failure(const std::exception_ptr& failure) {
@@ -140,8 +140,7 @@ std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> 
 std::vector<std::int64_t> RankContext::sum_piece_over_ranks(std::vector<std::int64_t> numbers,
                                                             const std::string& what) {
   // A rank stands for several nodes of the tree; all but its first bring zeros.
-  const WorkerRange local = layout_.local();
-  const std::size_t nodes = fold_plan(layout_.workers, leaves(local.first, local.last)).rest.size();
+  const std::size_t nodes = fold_leaves(layout_.all(), layout_.local()).rest.size();
   std::vector<std::vector<std::int64_t>> values(nodes, std::vector<std::int64_t>(numbers.size()));
   values[0] = std::move(numbers);
   std::vector<std::byte*> blocks;
@@ -178,14 +177,14 @@ std::vector<std::string> RankContext::all_gather(const std::string& value, const
   return values;
 }
 
-std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<WorkerRange>& ranges) {
-  const WorkerRange local = layout_.local();
+std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<IndexRange>& ranges) {
+  const IndexRange local = layout_.local();
   std::lock_guard lock(opening_mutex_);
   const int number = workers_[static_cast<std::size_t>(local_index)].openings_made++;
   Opening& opening = openings_[number];
   if (opening.to_fetch == 0) {  // the first local worker to get here opens them for all, in ascending order
     opening.to_fetch = local.size();
-    for (const WorkerRange& range : ranges) {
+    for (const IndexRange& range : ranges) {
       const int id = next_channel_++;
       if (range.size() > 1 && intersect(range, local).size() > 0)
         opening.channels.push_back(std::make_shared<Channel>(*this, id, range));

@@ -78,7 +78,7 @@ class RankContext {
 
   /// The channel of this worker among those of the given consecutive ranges; null when its range is just itself. All
   /// local workers must call it alike; the n-th call of each refers to the same channels.
-  std::shared_ptr<Channel> open(int local_index, const std::vector<WorkerRange>& ranges);
+  std::shared_ptr<Channel> open(int local_index, const std::vector<IndexRange>& ranges);
 
  private:
   struct WorkerRecord {

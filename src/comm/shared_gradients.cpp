@@ -14,12 +14,6 @@ namespace {
 /// What one fold of a piece touches stays in the second-level cache.
 constexpr std::int64_t kFoldBytes = 256 * 1024;
 constexpr std::int64_t kLeastPiece = 1024, kMostPiece = 8192;  // elements
-/// Shards and gradients begin at multiples of this many elements, so that no two ranks write to the same cache line.
-constexpr std::int64_t kGrain = 16;
-
-std::int64_t round_up(std::int64_t count) {
-  return (count + kGrain - 1) / kGrain * kGrain;
-}
 
 bool on_one_machine(const Layout& layout) {
   return layout.ranks_here().size() == layout.ranks;
@@ -38,7 +32,7 @@ SharedGradients::SharedGradients(const World& world, const RankContext& context,
       memory_(world, context.reduction() == Reduction::ordered && on_one_machine(layout_)),
       progress_(buckets.size()),
       scratch_(at(layout_.local().size())) {
-  const auto floats = static_cast<std::size_t>(round_up(length));
+  const auto floats = static_cast<std::size_t>(round_up(length, kShardGrain));
   // Planned for the most workers that there may be; a worker's gradient lies among its own rank's pages.
   const int planned = memory_.workers();
   auto* first = reinterpret_cast<float*>(memory_.take(floats * at(planned) * sizeof(float)));
@@ -47,30 +41,24 @@ SharedGradients::SharedGradients(const World& world, const RankContext& context,
   memory_.commit();
   for (int w = 0; w < memory_.workers(); ++w) gradients_.push_back(first + floats * at(w));
   complete_ = memory_.workers() == layout_.workers;
-  ranks_ = memory_.is_shared() ? layout_.ranks_here() : WorkerRange{layout_.rank, layout_.rank + 1};
+  ranks_ = memory_.is_shared() ? layout_.ranks_here() : IndexRange{layout_.rank, layout_.rank + 1};
   plan_additions();
   most_in_piece_ = std::clamp<std::int64_t>(
-      kFoldBytes / static_cast<std::int64_t>(sizeof(float)) / (memory_.workers() + 1) / kGrain * kGrain, kLeastPiece,
-      kMostPiece);
+      kFoldBytes / static_cast<std::int64_t>(sizeof(float)) / (memory_.workers() + 1) / kShardGrain * kShardGrain,
+      kLeastPiece, kMostPiece);
   for (std::size_t b = 0; b < buckets.size(); ++b) {
-    progress_[b].shard = shard_of(buckets[b]);
-    progress_[b].pieces = static_cast<std::uint64_t>(
-        std::max<std::int64_t>(1, (progress_[b].shard.count + most_in_piece_ - 1) / most_in_piece_));
+    Slice& shard = progress_[b].shard;
+    shard = shard_of(buckets[b].count, layout_.rank - ranks_.first, ranks_.size());
+    shard.begin += buckets[b].offset;
+    progress_[b].pieces =
+        std::max<std::uint64_t>(1, static_cast<std::uint64_t>(round_up(shard.count, most_in_piece_) / most_in_piece_));
     new (&slot(layout_.rank, static_cast<int>(b))) Slot;
   }
 }
 
-SharedGradients::Range SharedGradients::shard_of(const GradientExchange::Bucket& bucket) const {
-  const auto begin = [&](int rank) {
-    return std::min(round_up(bucket.count) / kGrain * rank / ranks_.size() * kGrain, bucket.count);
-  };
-  const int me = layout_.rank - ranks_.first;
-  return {bucket.offset + begin(me), begin(me + 1) - begin(me)};
-}
-
 void SharedGradients::plan_additions() {
   const int first = memory_.first_worker();
-  const FoldPlan plan = fold_plan(layout_.workers, leaves(first, first + memory_.workers()));
+  const FoldPlan plan = fold_leaves(layout_.all(), {first, first + memory_.workers()});
   std::vector<std::optional<int>> room_of(gradients_.size());
   std::vector<int> free;
   for (const Fold& fold : plan.folds) {
@@ -104,12 +92,9 @@ bool SharedGradients::folded(int bucket, std::uint64_t round) const {
 }
 
 void SharedGradients::compare_headers(int bucket) const {
-  const Header& mine = slot(layout_.rank, bucket).header;
-  for (int rank = ranks_.first; rank < ranks_.last; ++rank) {
-    const Header& theirs = slot(rank, bucket).header;
-    if (first_difference(theirs, mine))
-      require_equal(theirs, layout_.describe_rank(rank), mine, layout_.describe_rank(layout_.rank));
-  }
+  for (int rank = ranks_.first; rank < ranks_.last; ++rank)
+    require_equal(slot(rank, bucket).header, rank, slot(layout_.rank, bucket).header, layout_.rank,
+                  [this](int one) { return layout_.describe_rank(one); });
 }
 
 bool SharedGradients::fold(int bucket, std::uint64_t round, int by) {
@@ -130,7 +115,7 @@ bool SharedGradients::fold(int bucket, std::uint64_t round, int by) {
   return false;
 }
 
-void SharedGradients::fold_piece(const Range& piece, int by) {
+void SharedGradients::fold_piece(const Slice& piece, int by) {
   if (piece.count <= 0) return;
   const auto gradient = [&](int worker) { return gradients_[at(worker)] + piece.begin; };
   if (!complete_) {

@@ -8,6 +8,7 @@
 
 #include "comm/header.hpp"
 #include "comm/rank_context.hpp"
+#include "comm/shards.hpp"
 #include "comm/tree.hpp"
 #include "syncbn/comm/gradient_exchange.hpp"
 #include "syncbn/comm/machine_memory.hpp"
@@ -31,7 +32,7 @@ class SharedGradients {
   /// the gradients of these workers.
   bool complete() const { return complete_; }
   float* result() { return result_; }
-  const std::vector<Block>& rest() const { return rest_; }
+  const std::vector<int>& rest() const { return rest_; }
 
   bool lacks_room() const { return memory_.lacks_room(); }
 
@@ -48,10 +49,6 @@ class SharedGradients {
   std::string missing(int bucket, std::uint64_t round) const;
 
  private:
-  /// A range of the flat gradient.
-  struct Range {
-    std::int64_t begin = 0, count = 0;
-  };
   /// What the ranks tell each other about a bucket. Only the rank itself writes it.
   struct Slot {
     alignas(64) std::atomic<std::uint64_t> brought{0};  // the last round
@@ -60,7 +57,7 @@ class SharedGradients {
   };
   /// Of this rank's shard.
   struct Progress {
-    Range shard;
+    Slice shard;                             // of the flat gradient
     std::uint64_t pieces = 1;                // empty ones included
     std::atomic<std::uint64_t> taken{0};     // since the beginning of time
     std::atomic<std::uint64_t> finished{0};  // likewise
@@ -75,21 +72,20 @@ class SharedGradients {
 
   static std::size_t at(int i) { return static_cast<std::size_t>(i); }
   Slot& slot(int rank, int bucket) const { return slots_[at(rank - ranks_.first) * progress_.size() + at(bucket)]; }
-  Range shard_of(const GradientExchange::Bucket& bucket) const;
   void plan_additions();
   void compare_headers(int bucket) const;
-  void fold_piece(const Range& piece, int by);
+  void fold_piece(const Slice& piece, int by);
 
   const Layout& layout_;
   MachineMemory memory_;
-  WorkerRange ranks_;
+  IndexRange ranks_;
   bool complete_ = false;
   std::vector<float*> gradients_;  // of the workers here
   float* result_ = nullptr;
   Slot* slots_ = nullptr;  // [ranks][buckets]
   std::vector<Addition> additions_;
   int rooms_ = 0;  // for sums that are needed at once
-  std::vector<Block> rest_;
+  std::vector<int> rest_;
   std::int64_t most_in_piece_ = 0;
   std::vector<Progress> progress_;  // of the buckets
   std::vector<Buffer> scratch_;     // of this rank's workers

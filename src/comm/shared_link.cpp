@@ -15,8 +15,6 @@ constexpr std::size_t kPieceBytes = 64 * 1024;         // with its neighbours' p
 constexpr std::size_t kPieceBytesBeyond = 256 * 1024;  // each takes a round through the network
 /// Up to here latency counts, and everybody folds everything.
 constexpr std::size_t kWholeUpToBytes = 4 * 1024;
-/// Shards begin at multiples of this many elements, so that no two ranks write to the same cache line.
-constexpr std::int64_t kShardGrain = 16;
 constexpr std::size_t kLine = 64;
 
 }  // namespace
@@ -35,34 +33,24 @@ std::size_t SharedLink::segment_bytes(bool goes_beyond) {
   return sizeof(Segment) + 2 * (goes_beyond ? kPieceBytesBeyond : kPieceBytes);
 }
 
-SharedLink::SharedLink(SharedMemory memory, const Layout& layout, const WorkerRange& members,
-                       const std::vector<int>& ranks, Beyond beyond)
+SharedLink::SharedLink(SharedMemory memory, const Layout& layout, const IndexRange& members,
+                       const std::vector<Party>& parties, Beyond beyond)
     : memory_(std::move(memory)), layout_(layout), beyond_(std::move(beyond)) {
-  const auto nodes_of = [&](int rank) {
-    const WorkerRange range = intersect(layout.of_rank(rank), members);
-    return fold_plan(members.size(), leaves(range.first - members.first, range.last - members.first)).rest;
-  };
-  std::vector<Block> all;
-  for (const int rank : ranks) {
-    const std::vector<Block> nodes = nodes_of(rank);
-    Peer peer{rank, static_cast<int>(all.size()), static_cast<int>(nodes.size()), false, nullptr};
-    std::byte* segment = memory_.data() + peers_.size() * segment_bytes(goes_beyond());
-    if (rank == layout.rank) {
-      me_ = peers_.size();
+  JointPlan joint = fold_parties(members, parties);
+  plan_ = std::move(joint.plan);
+  for (std::size_t i = 0; i < parties.size(); ++i) {
+    Peer peer{parties[i].rank, joint.nodes[i], false, nullptr};
+    std::byte* segment = memory_.data() + i * segment_bytes(goes_beyond());
+    if (peer.rank == layout.rank) {
+      me_ = i;
       peer.segment = new (segment) Segment;
     } else {
       peer.segment = std::launder(reinterpret_cast<Segment*>(segment));
     }
     peers_.push_back(peer);
-    for (Block block : nodes) {
-      block.item = static_cast<int>(all.size());
-      all.push_back(block);
-    }
   }
-  plan_ = fold_plan(members.size(), all);
-  operands_.resize(all.size());
-  for (int rank = 0; rank < layout.ranks; ++rank)  // everywhere, so that all machines cut the same pieces
-    most_blocks_ = std::max(most_blocks_, static_cast<int>(nodes_of(rank).size()));
+  for (const Party& party : layout.parties(members))  // everywhere, so that all machines cut the same pieces
+    most_nodes_ = std::max(most_nodes_, fold_leaves(members, party.workers).rest.size());
   piece_bytes_ = goes_beyond() ? kPieceBytesBeyond : kPieceBytes;
   if (beyond_.link) from_beyond_ = std::make_shared<Buffer>(piece_bytes_);
 }
@@ -78,7 +66,7 @@ void SharedLink::start(const Header& header, std::span<std::byte* const> blocks,
   result_ = result;
   for (Peer& peer : peers_)
     peer.has_root = header.operation == Operation::broadcast && layout_.of_rank(peer.rank).contains(header.root);
-  const auto room = piece_bytes_ / static_cast<std::size_t>(most_blocks_) / size_of(header.type);
+  const auto room = piece_bytes_ / most_nodes_ / size_of(header.type);
   most_elements_ = static_cast<std::int64_t>(room) / kShardGrain * kShardGrain;
   piece_ = {0, std::min(header.count, most_elements_)};
   post();
@@ -86,15 +74,14 @@ void SharedLink::start(const Header& header, std::span<std::byte* const> blocks,
 
 /// Puts the present piece where the others see it.
 void SharedLink::post() {
-  const std::size_t size = size_of(header_.type);
-  const std::size_t bytes = static_cast<std::size_t>(piece_.count) * size;
+  const std::size_t bytes = header_.bytes_of(piece_.count);
   sharded_ = header_.operation == Operation::all_reduce && bytes > kWholeUpToBytes;
   ++pieces_;
   Segment& mine = *peers_[me_].segment;
   if (piece_.begin == 0) mine.headers[pieces_ % 2].header = header_;
   std::byte* values = values_of(peers_[me_]);
   for (std::size_t i = 0; i < blocks_.size(); ++i)
-    if (bytes > 0) std::memcpy(values + i * bytes, blocks_[i] + static_cast<std::size_t>(piece_.begin) * size, bytes);
+    if (bytes > 0) std::memcpy(values + i * bytes, blocks_[i] + header_.bytes_of(piece_.begin), bytes);
   mine.posted.store(pieces_, std::memory_order_release);
   enter(Stage::gathering);
 }
@@ -119,13 +106,13 @@ bool SharedLink::poll() {
     if (goes_beyond() && me_ < shards()) {
       begin_beyond();
     } else {
-      if (!goes_beyond() && shard_of(me_).count > 0) fold(shard_of(me_), place_of(me_));
+      if (!goes_beyond() && shard(me_).count > 0) fold(shard(me_), place_of(me_));
       announce_shard();
     }
   }
   if (stage_ == Stage::beyond) {
     if (!beyond_.link->poll()) return false;
-    const std::size_t bytes = bytes_of(shard_of(me_));
+    const std::size_t bytes = header_.bytes_of(shard(me_).count);
     if (bytes > 0) std::memcpy(place_of(me_), from_beyond_->data(), bytes);
     announce_shard();
   }
@@ -138,40 +125,36 @@ bool SharedLink::poll() {
 }
 
 void SharedLink::check_headers() const {
-  for (const Peer& peer : peers_) {
-    const Header& theirs = peer.segment->headers[pieces_ % 2].header;
-    if (first_difference(theirs, header_))
-      require_equal(theirs, layout_.describe_rank(peer.rank), header_, layout_.describe_rank(layout_.rank));
-  }
+  for (const Peer& peer : peers_)
+    require_equal(peer.segment->headers[pieces_ % 2].header, peer.rank, header_, layout_.rank,
+                  [this](int rank) { return layout_.describe_rank(rank); });
 }
 
 bool SharedLink::take_whole() {
-  const std::size_t size = size_of(header_.type);
-  std::byte* into = result_.data + static_cast<std::size_t>(piece_.begin) * size;
+  std::byte* into = result_.data + header_.bytes_of(piece_.begin);
   if (header_.operation == Operation::all_reduce) {
     if (piece_.count > 0) fold({0, piece_.count}, into);
   } else if (header_.operation == Operation::broadcast) {
     for (const Peer& peer : peers_)
-      if (peer.has_root && piece_.count > 0)
-        std::memcpy(into, values_of(peer), static_cast<std::size_t>(piece_.count) * size);
+      if (peer.has_root && piece_.count > 0) std::memcpy(into, values_of(peer), header_.bytes_of(piece_.count));
   }
   return next_piece();
 }
 
-/// Folds a range of the piece over the nodes of all ranks here; operands_ then hold the values. If all members are
+/// Folds a slice of the piece over the nodes of all ranks here; operands_ then hold the values. If all members are
 /// here, what is left is the root, and goes to `root`; nothing else but scratch memory is written.
-void SharedLink::fold(const Range& range, std::byte* root) {
-  const std::size_t stride = bytes_of(piece_), offset = bytes_of({0, range.begin}), bytes = bytes_of(range);
+void SharedLink::fold(const Slice& slice, std::byte* root) {
+  const std::size_t bytes = header_.bytes_of(slice.count);
+  operands_.clear();
   for (const Peer& peer : peers_)
-    for (int i = 0; i < peer.blocks; ++i)
-      operands_[static_cast<std::size_t>(peer.first_block + i)] =
-          values_of(peer) + static_cast<std::size_t>(i) * stride + offset;
+    for (int i = 0; i < peer.nodes; ++i)
+      operands_.push_back(values_of(peer) + header_.bytes_of(i * piece_.count + slice.begin));
   if (scratch_.size() < operands_.size() * bytes) scratch_ = Buffer(operands_.size() * bytes);
   for (const Fold& step : plan_.folds) {
     const auto node = static_cast<std::size_t>(step.into);
     const bool last = !goes_beyond() && &step == &plan_.folds.back();
     std::byte* sum = last ? root : scratch_.data() + node * bytes;
-    combine(sum, operands_[node], operands_[static_cast<std::size_t>(step.from)], range.count, header_.type,
+    combine(sum, operands_[node], operands_[static_cast<std::size_t>(step.from)], slice.count, header_.type,
             header_.reduce);
     operands_[node] = sum;
   }
@@ -179,18 +162,18 @@ void SharedLink::fold(const Range& range, std::byte* root) {
 
 /// Sends what the ranks here have of this rank's shard to the other machines.
 void SharedLink::begin_beyond() {
-  const Range shard = shard_of(me_);
-  const std::size_t bytes = bytes_of(shard);
+  const Slice mine = shard(me_);
+  const std::size_t bytes = header_.bytes_of(mine.count);
   Header header = header_;
-  header.count = shard.count;
+  header.count = mine.count;
   std::vector<std::byte*> blocks;
   if (header_.operation == Operation::broadcast) {
     for (const Peer& peer : peers_)
       if (peer.has_root) blocks.push_back(values_of(peer));
   } else if (header_.operation == Operation::all_reduce && bytes > 0) {
-    fold(shard, nullptr);
-    for (const Block& block : plan_.rest) {
-      const auto node = static_cast<std::size_t>(block.item);
+    fold(mine, nullptr);
+    for (const int item : plan_.rest) {
+      const auto node = static_cast<std::size_t>(item);
       blocks.push_back(scratch_.data() + node * bytes);
       if (operands_[node] != blocks.back()) std::memcpy(blocks.back(), operands_[node], bytes);
     }
@@ -211,29 +194,21 @@ std::size_t SharedLink::shards() const {
   return sharded_ ? static_cast<std::size_t>(beyond_.shards) : 1;
 }
 
-SharedLink::Range SharedLink::shard_of(std::size_t peer) const {
-  const auto begin = [this](std::size_t i) {
-    const auto grains = (piece_.count + kShardGrain - 1) / kShardGrain;
-    const auto first = grains * static_cast<std::int64_t>(std::min(i, shards())) / static_cast<std::int64_t>(shards());
-    return std::min(first * kShardGrain, piece_.count);
-  };
-  return {begin(peer), begin(peer + 1) - begin(peer)};
-}
-
-std::size_t SharedLink::bytes_of(const Range& range) const {
-  return static_cast<std::size_t>(range.count) * size_of(header_.type);
+/// What a peer folds of the present piece.
+Slice SharedLink::shard(std::size_t peer) const {
+  return shard_of(piece_.count, static_cast<int>(peer), static_cast<int>(shards()));
 }
 
 /// Where a rank's shard of the present piece is collected.
 std::byte* SharedLink::place_of(std::size_t peer) const {
-  return values_of(peers_[peer]) + bytes_of({0, shard_of(peer).begin});
+  return values_of(peers_[peer]) + header_.bytes_of(shard(peer).begin);
 }
 
 void SharedLink::collect() {
   for (std::size_t i = 0; i < shards(); ++i) {
-    const Range shard = shard_of(i);
-    std::byte* into = result_.data + bytes_of({0, piece_.begin + shard.begin});
-    if (shard.count > 0) std::memcpy(into, place_of(i), bytes_of(shard));
+    const Slice theirs = shard(i);
+    std::byte* into = result_.data + header_.bytes_of(piece_.begin + theirs.begin);
+    if (theirs.count > 0) std::memcpy(into, place_of(i), header_.bytes_of(theirs.count));
   }
 }
 

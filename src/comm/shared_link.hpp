@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/layout.hpp"
+#include "comm/shards.hpp"
 #include "comm/shared_memory.hpp"
 #include "comm/transport.hpp"
 #include "comm/tree.hpp"
@@ -34,9 +35,10 @@ class SharedLink final : public Link {
   /// Bytes of shared memory per rank.
   static std::size_t segment_bytes(bool goes_beyond);
 
-  /// `ranks`: those of this machine that host members, ascending. `memory`: a segment for each of them. The others'
-  /// may be used only after all ranks have constructed this object. Without shards beyond, all members are here.
-  SharedLink(SharedMemory memory, const Layout& layout, const WorkerRange& members, const std::vector<int>& ranks,
+  /// `parties`: the ranks of this machine that host members, ascending. `memory`: a segment for each of them. The
+  /// others' may be used only after all ranks have constructed this object. Without shards beyond, all members are
+  /// here.
+  SharedLink(SharedMemory memory, const Layout& layout, const IndexRange& members, const std::vector<Party>& parties,
              Beyond beyond);
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
@@ -53,29 +55,23 @@ class SharedLink final : public Link {
   struct Segment;
   struct Peer {
     int rank = 0;
-    int first_block = 0;  // its nodes among those of all ranks
-    int blocks = 0;
+    int nodes = 0;          // of the tree, that it brings
     bool has_root = false;  // of the present broadcast
     Segment* segment = nullptr;
-  };
-  /// A range of elements.
-  struct Range {
-    std::int64_t begin = 0, count = 0;
   };
 
   void enter(Stage stage) { stage_.store(stage, std::memory_order_relaxed); }
   bool goes_beyond() const { return beyond_.shards > 0; }
   std::byte* values_of(const Peer& peer) const;
   std::size_t shards() const;
-  Range shard_of(std::size_t peer) const;
-  std::size_t bytes_of(const Range& range) const;
+  Slice shard(std::size_t peer) const;
   std::byte* place_of(std::size_t peer) const;
   void post();
   bool all_posted();
   bool all_folded() const;
   void check_headers() const;
   bool take_whole();
-  void fold(const Range& range, std::byte* root);
+  void fold(const Slice& slice, std::byte* root);
   void begin_beyond();
   void announce_shard();
   void collect();
@@ -86,7 +82,7 @@ class SharedLink final : public Link {
   std::vector<Peer> peers_;  // this rank included
   std::size_t me_ = 0;
   FoldPlan plan_;
-  int most_blocks_ = 1;
+  std::size_t most_nodes_ = 1;  // that any rank brings, also on other machines
   Beyond beyond_;
   std::shared_ptr<Buffer> from_beyond_;  // shared with messages that a failure may leave under way
 
@@ -96,7 +92,7 @@ class SharedLink final : public Link {
   Header header_;
   std::vector<std::byte*> blocks_;
   Target result_;
-  Range piece_;           // of the message
+  Slice piece_;           // of the message
   bool sharded_ = false;  // the present piece
   std::int64_t most_elements_ = 0;
   std::vector<const std::byte*> operands_;

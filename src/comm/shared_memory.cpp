@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -26,23 +25,14 @@ Name fresh_name() {
   return name;
 }
 
-/// The share of `rank` of so many bytes, in whole pages.
-std::pair<off_t, off_t> pages_of(int rank, int ranks, std::size_t bytes) {
-  constexpr std::size_t kPage = 4096;
-  const std::size_t pages = (bytes + kPage - 1) / kPage;
-  const auto begin = [&](int r) {
-    return static_cast<off_t>(
-        std::min(bytes, pages * static_cast<std::size_t>(r) / static_cast<std::size_t>(ranks) * kPage));
-  };
-  return {begin(rank), begin(rank + 1) - begin(rank)};
-}
+constexpr std::int64_t kPage = 4096;
 
 /// Makes sure that there are pages for a range of the file: those that are not there would only be missed later, by a
 /// signal.
-bool fill(int file, off_t begin, off_t count) {
+bool fill(int file, const Slice& bytes) {
   int code = 0;
   do {
-    code = count == 0 ? 0 : posix_fallocate(file, begin, count);
+    code = bytes.count == 0 ? 0 : posix_fallocate(file, bytes.begin, bytes.count);
   } while (code == EINTR);
   return code == 0;
 }
@@ -53,13 +43,6 @@ int create(const Name& name, std::size_t bytes) {
   if (file < 0 || ftruncate(file, static_cast<off_t>(bytes)) == 0) return file;
   close(file);
   return -1;
-}
-
-/// Whether it is so on all ranks.
-bool everywhere(MPI_Comm comm, bool here) {
-  int all = here;
-  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce");
-  return all != 0;
 }
 
 }  // namespace
@@ -77,14 +60,14 @@ SharedMemory::SharedMemory(MPI_Comm comm, std::size_t bytes, std::byte* at) : by
   if (rank != 0) file = shm_open(name.data(), O_RDWR, 0600);
   const bool opened = everywhere(comm, file >= 0);
   if (rank == 0) shm_unlink(name.data());
-  if (opened) map(file, at, pages_of(rank, ranks, bytes));
+  if (opened) map(file, at, shard_of(static_cast<std::int64_t>(bytes), rank, ranks, kPage));
   if (file >= 0) close(file);
   if (!opened || everywhere(comm, data_ != nullptr)) return;
   unmap(at);
 }
 
-void SharedMemory::map(int file, std::byte* at, const std::pair<off_t, off_t>& own) {
-  if (!fill(file, own.first, own.second)) return;
+void SharedMemory::map(int file, std::byte* at, const Slice& own) {
+  if (!fill(file, own)) return;
   void* data = mmap(at, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | (at ? MAP_FIXED : 0), file, 0);
   if (data != MAP_FAILED) data_ = static_cast<std::byte*>(data);
 }

@@ -1,10 +1,11 @@
 #pragma once
 
 #include <mpi.h>
-#include <sys/types.h>
 
 #include <cstddef>
 #include <utility>
+
+#include "comm/shards.hpp"
 
 namespace syncbn::detail {
 
@@ -27,7 +28,7 @@ class SharedMemory {
   std::byte* release() { return std::exchange(data_, nullptr); }
 
  private:
-  void map(int file, std::byte* at, const std::pair<off_t, off_t>& own);
+  void map(int file, std::byte* at, const Slice& own);
   void unmap(std::byte* at);
 
   std::byte* data_ = nullptr;

@@ -8,9 +8,9 @@ namespace {
 
 class SingleProcess final : public Transport {
  public:
-  std::unique_ptr<Link> connect(int, const WorkerRange&) override { return nullptr; }
+  std::unique_ptr<Link> connect(int, const IndexRange&) override { return nullptr; }
   std::unique_ptr<Transport> duplicate() override { return std::make_unique<SingleProcess>(); }
-  bool share(const WorkerRange&, std::byte*, std::size_t) override { return false; }
+  bool share(const IndexRange&, std::byte*, std::size_t) override { return false; }
   void announce(const RemoteFailure&) noexcept override {}
   std::optional<RemoteFailure> announced() override { return std::nullopt; }
   void abandon() noexcept override {}

@@ -42,11 +42,9 @@ struct Teams::Impl {
 Teams::Teams() : impl_(std::make_unique<Impl>()) {}
 
 Teams::Teams(int fortran_comm) : impl_(std::make_unique<Impl>()) {
-  MPI_Comm copy = MPI_COMM_NULL;
-  detail::check_mpi(MPI_Comm_dup(MPI_Comm_f2c(fortran_comm), &copy), "MPI_Comm_dup");
-  impl_->comm = detail::OwnedComm(copy);
-  detail::check_mpi(MPI_Comm_size(copy, &impl_->ranks), "MPI_Comm_size");
-  detail::check_mpi(MPI_Comm_rank(copy, &impl_->rank), "MPI_Comm_rank");
+  impl_->comm = detail::duplicate_of(MPI_Comm_f2c(fortran_comm));
+  detail::check_mpi(MPI_Comm_size(impl_->comm.get(), &impl_->ranks), "MPI_Comm_size");
+  detail::check_mpi(MPI_Comm_rank(impl_->comm.get(), &impl_->rank), "MPI_Comm_rank");
 }
 
 Teams::~Teams() = default;

@@ -26,7 +26,7 @@ class Link {
  public:
   virtual ~Link() = default;
   /// Begins the operation that `header` describes. `blocks`: values of the tree nodes that this rank brings (see
-  /// fold_plan), in ascending order; they are used as scratch and must live until poll() returns true. For a
+  /// fold_leaves), in ascending order; they are used as scratch and must live until poll() returns true. For a
   /// broadcast: the root's bytes on its rank, else empty. `result`: room for header.bytes(); in_memory() links write
   /// there from poll() only, and it may be the block itself.
   virtual void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) = 0;
@@ -59,12 +59,12 @@ class Transport {
   virtual ~Transport() = default;
   /// Message stream `channel` among the ranks that host `members`; null when they are all here. Collective over those
   /// ranks.
-  virtual std::unique_ptr<Link> connect(int channel, const WorkerRange& members) = 0;
+  virtual std::unique_ptr<Link> connect(int channel, const IndexRange& members) = 0;
   /// The same ranks with message streams of their own. Collective over ranks.
   virtual std::unique_ptr<Transport> duplicate() = 0;
   /// Maps the same zeroed memory at `at`, reserved addresses, on all of `ranks`, which are on this machine. False on
   /// all of them, and nothing has changed, if one of them does not get it. Collective over them.
-  virtual bool share(const WorkerRange& ranks, std::byte* at, std::size_t bytes) = 0;
+  virtual bool share(const IndexRange& ranks, std::byte* at, std::size_t bytes) = 0;
   /// Tells the other ranks that this one is lost, so that they need not wait for the time-out.
   virtual void announce(const RemoteFailure& failure) noexcept = 0;
   virtual std::optional<RemoteFailure> announced() = 0;

@@ -3,20 +3,18 @@
 #include <span>
 #include <vector>
 
+#include "comm/layout.hpp"
+
 namespace syncbn::detail {
 
-/// The fixed binary tree over n indices: the root covers [0, bit_ceil(n)), every node of size s > 1 splits into two of
+/// The fixed binary tree over n workers: the root covers [0, bit_ceil(n)), every node of size s > 1 splits into two of
 /// s/2, and a node whose right half lies beyond n is its left half. Values are combined left with right along it, so
 /// the result never depends on who holds which leaf.
+///
+/// Whoever holds the values of some neighbouring workers folds them into those of the largest nodes that lie within
+/// (fold_leaves); what several such parties then bring folds into the root (fold_parties).
 
-/// The value of the tree node that begins at `first`; `item` says where the caller keeps it.
-struct Block {
-  int first = 0;
-  int size = 1;  ///< a power of two; may reach beyond n
-  int item = 0;
-};
-
-/// value[into] = value[into] combined with value[from] (left with right). Items, not indices.
+/// value[into] = value[into] combined with value[from] (left with right). Items, not workers.
 struct Fold {
   int into = 0;
   int from = 0;
@@ -24,13 +22,18 @@ struct Fold {
 
 struct FoldPlan {
   std::vector<Fold> folds;  ///< in an order in which they can be done
-  std::vector<Block> rest;  ///< what is left: the maximal nodes that lie within the given blocks
+  std::vector<int> rest;    ///< items that hold the nodes which are left, in ascending order
 };
 
-/// Folds neighbouring blocks (in ascending order, without holes) of the tree over n indices as far as possible.
-FoldPlan fold_plan(int n, std::span<const Block> blocks);
+/// Folds the workers `some` of the tree over `all` as far as possible. Items are workers, counted from some.first.
+FoldPlan fold_leaves(const IndexRange& all, const IndexRange& some);
 
-/// The leaves [first, last); items count from 0.
-std::vector<Block> leaves(int first, int last);
+struct JointPlan {
+  std::vector<int> nodes;  ///< how many each party brings
+  FoldPlan plan;           ///< items are the nodes of all parties, in ascending order
+};
+
+/// Folds what parties bring, each its plan's rest, as far as possible. Their workers are neighbours in ascending order.
+JointPlan fold_parties(const IndexRange& all, std::span<const Party> parties);
 
 }  // namespace syncbn::detail

@@ -6,7 +6,6 @@ namespace syncbn {
 
 using detail::Header;
 using detail::Operation;
-using detail::WorkerRange;
 
 namespace {
 
@@ -56,7 +55,7 @@ const Communicator& Worker::all() const {
 
 Communicator Worker::duplicate() const {
   impl_->agree(Operation::duplicate, 0);
-  return impl_->join(impl_->context->open(impl_->local_index, {{0, impl_->context->layout().workers}}));
+  return impl_->join(impl_->context->open(impl_->local_index, {impl_->context->layout().all()}));
 }
 
 Communicator Worker::group(int workers_per_group) const {
@@ -66,9 +65,7 @@ Communicator Worker::group(int workers_per_group) const {
     throw Error(
         fmt::format("group of {} does not divide {} workers; use {}", workers_per_group, workers, divisors(workers)),
         ExitCode::usage);
-  std::vector<WorkerRange> groups;
-  for (int first = 0; first < workers; first += workers_per_group) groups.push_back({first, first + workers_per_group});
-  return impl_->join(impl_->context->open(impl_->local_index, groups));
+  return impl_->join(impl_->context->open(impl_->local_index, impl_->context->layout().groups(workers_per_group)));
 }
 
 Communicator Worker::node_group() const {

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace syncbn::detail {
+
+/// Consecutive values of a message or a gradient, or bytes of a file.
+struct Slice {
+  std::int64_t begin = 0;
+  std::int64_t count = 0;
+};
+
+/// Shards begin at multiples of this many values, so that they stay aligned and no two ranks write to the same cache
+/// line.
+inline constexpr std::int64_t kShardGrain = 16;
+
+template <class T>
+constexpr T round_up(T count, T grain) {
+  return (count + grain - 1) / grain * grain;
+}
+
+/// One of the `parts` shards of `count` values, from 0: as equal as multiples of `grain` allow. There may be empty
+/// ones.
+constexpr Slice shard_of(std::int64_t count, int part, int parts, std::int64_t grain = kShardGrain) {
+  const auto begin = [=](int p) { return std::min(round_up(count, grain) / grain * p / parts * grain, count); };
+  return {begin(part), begin(part + 1) - begin(part)};
+}
+
+}  // namespace syncbn::detail
