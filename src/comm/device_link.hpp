@@ -3,11 +3,11 @@
 #include <memory>
 #include <vector>
 
+#include "comm/exchange_device.hpp"
 #include "comm/rank_context.hpp"
 #include "comm/shards.hpp"
 #include "comm/transport.hpp"
 #include "comm/tree.hpp"
-#include "syncbn/comm/exchange_device.hpp"
 
 namespace syncbn::detail {
 

@@ -3,8 +3,8 @@
 #include <memory>
 #include <string>
 
+#include "comm/exchange_device.hpp"
 #include "comm/rank_context.hpp"
-#include "syncbn/comm/exchange_device.hpp"
 
 namespace syncbn::detail {
 

@@ -1,4 +1,4 @@
-#include "syncbn/comm/device_sums.hpp"
+#include "comm/device_sums.hpp"
 
 #include <fmt/format.h>
 
@@ -31,17 +31,17 @@ constexpr std::int64_t kRowGrain = 32;
 }  // namespace
 
 struct DeviceSums::Impl {
-  /// A block of the tree over a group: the rank that folds it, and its row.
+  /// A node of the tree over a group: the rank that brings it, and its row.
   struct Part {
     int rank;
     int row;
   };
-  /// A group with workers of this rank. Rows: those of its local workers, then the blocks of the other ranks.
+  /// A group with workers of this rank. Rows: those of its local workers, then the nodes of the other ranks.
   struct Group {
     IndexRange local;                               // members
     std::vector<std::pair<int, int>> here, across;  // rows to add, before and after the exchange with other ranks
     std::vector<Part> parts;
-    std::vector<int> others;  // ranks
+    std::vector<int> others;  // ranks with members
     int rows = 0, result = 0;
     // Two rounds are enough: when a worker brings its values of round s + 2, all have queued what reads those of s.
     std::array<double*, 2> values{};
@@ -211,7 +211,7 @@ DeviceSums::~DeviceSums() = default;
 
 std::unique_ptr<DeviceSums> DeviceSums::make(World& world, int workers_per_group,
                                              std::shared_ptr<ExchangeDevice> device, std::int64_t max_count) {
-  const std::shared_ptr<RankContext>& context = world.state_->context;
+  const std::shared_ptr<RankContext>& context = detail::WorldState::context_of(world);
   const detail::Layout& layout = context->layout();
   const std::vector<IndexRange> groups = workers_per_group > 0 ? layout.groups(workers_per_group) : layout.by_node();
   auto impl = std::make_unique<Impl>(context, groups, std::move(device), max_count);

@@ -1,4 +1,4 @@
-#include "syncbn/comm/gradient_exchange.hpp"
+#include "comm/gradient_exchange.hpp"
 
 #include <fmt/format.h>
 
@@ -38,8 +38,8 @@ struct GradientExchange::Impl {
     double waited_s = 0;
   };
 
-  Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list, std::int64_t values,
-       bool overlapped, std::shared_ptr<ExchangeDevice> exchange_device);
+  Impl(World& world, std::vector<Bucket> bucket_list, std::int64_t values, bool overlapped,
+       std::shared_ptr<ExchangeDevice> exchange_device);
   ~Impl();
   void prepare_device();
   void begin(int local, std::int64_t step);
@@ -99,9 +99,9 @@ struct GradientExchange::Impl {
   std::thread communicator;
 };
 
-GradientExchange::Impl::Impl(World& world, std::shared_ptr<RankContext> rank_context, std::vector<Bucket> bucket_list,
-                             std::int64_t values, bool overlapped, std::shared_ptr<ExchangeDevice> exchange_device)
-    : context(std::move(rank_context)),
+GradientExchange::Impl::Impl(World& world, std::vector<Bucket> bucket_list, std::int64_t values, bool overlapped,
+                             std::shared_ptr<ExchangeDevice> exchange_device)
+    : context(detail::WorldState::context_of(world)),
       buckets(std::move(bucket_list)),
       length(values),
       overlap(overlapped),
@@ -349,8 +349,7 @@ std::string GradientExchange::Impl::describe_exchange(int bucket) const {
 
 GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, std::int64_t length, bool overlap,
                                    std::shared_ptr<ExchangeDevice> device)
-    : impl_(std::make_unique<Impl>(world, world.state_->context, std::move(buckets), length, overlap,
-                                   std::move(device))) {}
+    : impl_(std::make_unique<Impl>(world, std::move(buckets), length, overlap, std::move(device))) {}
 
 GradientExchange::~GradientExchange() = default;
 

@@ -38,15 +38,15 @@ int Layout::ranks_on_this_node() const {
   return static_cast<int>(std::count(nodes.begin(), nodes.end(), nodes[static_cast<std::size_t>(rank)]));
 }
 
-bool Layout::machines_are_neighbourhoods() const {
+bool Layout::nodes_are_contiguous() const {
   for (std::size_t r = 1; r < nodes.size(); ++r)
     if (nodes[r] != nodes[r - 1] && nodes[r] != static_cast<int>(r)) return false;  // named by their first ranks
   return true;
 }
 
 IndexRange Layout::ranks_here() const {
-  IndexRange here{rank, rank + 1};
-  if (ranks == 1 || !machines_are_neighbourhoods()) return here;
+  IndexRange here = this_rank();
+  if (ranks == 1 || !nodes_are_contiguous()) return here;
   const auto node = [this](int r) { return nodes[static_cast<std::size_t>(r)]; };
   while (here.first > 0 && node(here.first - 1) == node(rank)) --here.first;
   while (here.last < ranks && node(here.last) == node(rank)) ++here.last;

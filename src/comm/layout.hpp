@@ -33,13 +33,14 @@ struct Layout {
   IndexRange of_rank(int r) const;
   IndexRange local() const { return of_rank(rank); }
   IndexRange all() const { return {0, workers}; }
+  IndexRange this_rank() const { return {rank, rank + 1}; }
   /// The ranks that host some of these workers, ascending.
   std::vector<Party> parties(const IndexRange& members) const;
   /// All workers in groups of so many neighbours.
   std::vector<IndexRange> groups(int workers_per_group) const;
   int ranks_on_this_node() const;
   /// Whether the ranks of every machine are neighbours.
-  bool machines_are_neighbourhoods() const;
+  bool nodes_are_contiguous() const;
   /// The ranks of this machine; this one alone unless those of every machine are neighbours.
   IndexRange ranks_here() const;
   /// The consecutive workers of each machine. Error(usage) when a machine's ranks are not consecutive.

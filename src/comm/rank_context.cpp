@@ -205,17 +205,17 @@ RemoteWait::RemoteWait(RankContext& context, double patience)
 
 void RemoteWait::check(const Link& link, const std::function<std::string()>& waiting) {
   check(
-      waiting, [&link] { return link.missing(); }, link.removes());
+      waiting, [&link] { return link.missing(); }, link.hops());
 }
 
 void RemoteWait::check(const std::function<std::string()>& waiting, const std::function<std::string()>& missing,
-                       int removes) {
+                       int hops) {
   context_.throw_if_failed();
   const double now_s = deadline_.elapsed_s();
   if (now_s < looked_at_s_ + kLookForFailuresEvery_s) return;
   looked_at_s_ = now_s;
   context_.check_remote_failure();
-  const double limit_s = deadline_.limit_s() + removes * let_others_speak_s_;
+  const double limit_s = deadline_.limit_s() + hops * let_others_speak_s_;
   if (now_s > limit_s)
     context_.fail_with(Error(
         fmt::format("{} has waited {:.3g} s for {}: dead, stuck or on another path", waiting(), limit_s, missing())));

@@ -69,7 +69,7 @@ class RankContext {
 
   /// What a local worker has called last, for messages about it.
   void note(int local_index, const Header& header);
-  /// "worker 3 (rank 0, host; last seen at layer 'bn1' step 4 (...))"
+  /// "worker 3 (rank 0, host) last seen at layer 'bn1' step 4 (...)"
   std::string describe_worker(int local_index) const;
 
   /// A worker that has returned from the body will not join any more collectives in this run.
@@ -126,8 +126,8 @@ class RemoteWait {
   /// To be called again and again while the operation is not complete. Throws Error on time-out (`waiting` says who
   /// waits for what), or when another rank has announced its failure; Aborted when this rank has failed.
   void check(const Link& link, const std::function<std::string()>& waiting);
-  /// The same where there is no link: `missing()` are the ranks, see Link::missing() and Link::removes().
-  void check(const std::function<std::string()>& waiting, const std::function<std::string()>& missing, int removes = 0);
+  /// The same where there is no link: `missing()` are the ranks, see Link::missing() and Link::hops().
+  void check(const std::function<std::string()>& waiting, const std::function<std::string()>& missing, int hops = 0);
   double elapsed_s() const { return deadline_.elapsed_s(); }
 
  private:

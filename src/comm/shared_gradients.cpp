@@ -41,7 +41,7 @@ SharedGradients::SharedGradients(const World& world, const RankContext& context,
   memory_.commit();
   for (int w = 0; w < memory_.workers(); ++w) gradients_.push_back(first + floats * at(w));
   complete_ = memory_.workers() == layout_.workers;
-  ranks_ = memory_.is_shared() ? layout_.ranks_here() : IndexRange{layout_.rank, layout_.rank + 1};
+  ranks_ = memory_.ranks();
   plan_additions();
   most_in_piece_ = std::clamp<std::int64_t>(
       kFoldBytes / static_cast<std::int64_t>(sizeof(float)) / (memory_.workers() + 1) / kShardGrain * kShardGrain,

@@ -6,12 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "comm/gradient_exchange.hpp"
 #include "comm/header.hpp"
+#include "comm/machine_memory.hpp"
 #include "comm/rank_context.hpp"
 #include "comm/shards.hpp"
 #include "comm/tree.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
-#include "syncbn/comm/machine_memory.hpp"
 
 namespace syncbn::detail {
 

@@ -231,10 +231,10 @@ std::string SharedLink::missing() const {
     if (!here) list += (list.empty() ? "" : ", ") + layout_.describe_rank(peer.rank);
   }
   if (list.empty()) return "nobody";
-  return list + (removes() > 0 ? ", or ranks of other machines for which it waits" : "");
+  return list + (hops() > 0 ? ", or ranks of other machines for which it waits" : "");
 }
 
-int SharedLink::removes() const {
+int SharedLink::hops() const {
   if (!goes_beyond()) return 0;
   return stage_ == Stage::collecting ? 2 : stage_ == Stage::beyond ? 1 : 0;
 }

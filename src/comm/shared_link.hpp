@@ -47,7 +47,7 @@ class SharedLink final : public Link {
     return 4 * pieces_ + static_cast<std::uint64_t>(stage_.load(std::memory_order_relaxed));
   }
   std::string missing() const override;
-  int removes() const override;
+  int hops() const override;
   bool in_memory() const override { return !goes_beyond(); }
 
  private:
@@ -88,7 +88,7 @@ class SharedLink final : public Link {
 
   std::size_t piece_bytes_ = 0;
   std::uint64_t pieces_ = 0;                // posted, since the beginning of time
-  std::atomic<Stage> stage_ = Stage::idle;  // others look at it for removes()
+  std::atomic<Stage> stage_ = Stage::idle;  // others look at it for hops()
   Header header_;
   std::vector<std::byte*> blocks_;
   Target result_;

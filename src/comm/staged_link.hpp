@@ -3,8 +3,8 @@
 #include <memory>
 #include <vector>
 
+#include "comm/exchange_device.hpp"
 #include "comm/transport.hpp"
-#include "syncbn/comm/exchange_device.hpp"
 
 namespace syncbn::detail {
 
@@ -19,7 +19,7 @@ class StagedLink final : public Link {
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
   bool poll() override;
   std::string missing() const override;
-  int removes() const override { return link_->removes(); }
+  int hops() const override { return link_->hops(); }
 
  private:
   enum class Stage { idle, downloading, exchanging };

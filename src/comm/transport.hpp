@@ -41,8 +41,8 @@ class Link {
   virtual std::uint64_t progress() const { return 0; }
   /// The ranks whose messages have not arrived ("rank 2 (node3, workers 4-5)").
   virtual std::string missing() const = 0;
-  /// Over how many other ranks it may have come that they are missing: a rank that is nearer knows better.
-  virtual int removes() const { return 0; }
+  /// By way of how many other ranks this one waits for those that are missing: a rank that is nearer knows better.
+  virtual int hops() const { return 0; }
 };
 
 /// A failure that another rank has announced.

@@ -10,6 +10,8 @@ namespace syncbn::detail {
 
 class WorldState {
  public:
+  static const std::shared_ptr<RankContext>& context_of(const World& world) { return world.state_->context; }
+
   std::shared_ptr<RankContext> context;
   const World* world = nullptr;  ///< set while it runs
 };

@@ -2,8 +2,8 @@
 
 #include <memory>
 
+#include "comm/device_sums.hpp"
 #include "ops/device.hpp"
-#include "syncbn/comm/device_sums.hpp"
 
 namespace syncbn {
 

@@ -5,10 +5,10 @@
 #include <span>
 #include <string>
 
+#include "comm/device_sums.hpp"
 #include "nn/model_state.hpp"
 #include "ops/backend.hpp"
 #include "syncbn/comm/communicator.hpp"
-#include "syncbn/comm/device_sums.hpp"
 
 namespace syncbn {
 

@@ -2,8 +2,8 @@
 
 #include <vector>
 
+#include "comm/gradient_exchange.hpp"
 #include "nn/model_state.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
 #include "syncbn/train/config.hpp"
 
 namespace syncbn {

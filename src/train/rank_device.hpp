@@ -3,8 +3,8 @@
 #include <memory>
 #include <vector>
 
+#include "comm/exchange_device.hpp"
 #include "nn/layer.hpp"
-#include "syncbn/comm/exchange_device.hpp"
 
 namespace syncbn {
 

@@ -8,10 +8,10 @@
 #include <optional>
 #include <string>
 
+#include "comm/device_sums.hpp"
+#include "comm/gradient_exchange.hpp"
+#include "comm/machine_memory.hpp"
 #include "nn/network.hpp"
-#include "syncbn/comm/device_sums.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
-#include "syncbn/comm/machine_memory.hpp"
 #include "syncbn/optim/optimizer.hpp"
 #include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/run_directory.hpp"

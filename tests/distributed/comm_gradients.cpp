@@ -5,9 +5,9 @@
 #include <csignal>
 #include <set>
 
+#include "comm/machine_memory.hpp"
 #include "distributed/mpi_world.hpp"
 #include "support/gradients.hpp"
-#include "syncbn/comm/machine_memory.hpp"
 
 namespace syncbn {
 namespace {

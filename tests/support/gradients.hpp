@@ -5,8 +5,8 @@
 #include <thread>
 #include <vector>
 
+#include "comm/gradient_exchange.hpp"
 #include "support/tree_oracle.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
 
 namespace syncbn::test {
 

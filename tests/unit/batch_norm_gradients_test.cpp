@@ -5,10 +5,10 @@
 
 #include <cmath>
 
+#include "comm/gradient_exchange.hpp"
 #include "nn/batch_norm_pass.hpp"
 #include "support/batch_norm_problem.hpp"
 #include "support/worlds.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
 
 namespace syncbn::test {
 

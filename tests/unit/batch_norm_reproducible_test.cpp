@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "comm/gradient_exchange.hpp"
 #include "support/batch_norm_problem.hpp"
 #include "support/tree_oracle.hpp"
 #include "support/worlds.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
 
 namespace syncbn::test {
 

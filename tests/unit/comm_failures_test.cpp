@@ -5,9 +5,9 @@
 #include <stdexcept>
 #include <thread>
 
+#include "comm/gradient_exchange.hpp"
 #include "support/disagreement.hpp"
 #include "support/failures.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
 
 namespace syncbn {
 namespace {

@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "comm/gradient_exchange.hpp"
 #include "support/tree_oracle.hpp"
-#include "syncbn/comm/gradient_exchange.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn {

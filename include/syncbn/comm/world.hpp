@@ -108,9 +108,7 @@ class World {
 
  private:
   explicit World(std::unique_ptr<detail::WorldState> state);
-  friend class DeviceSums;
-  friend class GradientExchange;
-  friend class MachineMemory;
+  friend class detail::WorldState;
   std::unique_ptr<detail::WorldState> state_;
 };
 

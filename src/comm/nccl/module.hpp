@@ -3,7 +3,7 @@
 // The C interface between the program and libsyncbn_nccl.so. Both come from one build: the version is compared before
 // anything else is called. All functions throw Error.
 
-#include "syncbn/comm/exchange_device.hpp"
+#include "comm/exchange_device.hpp"
 
 extern "C" {
 

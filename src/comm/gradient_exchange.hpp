@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "syncbn/comm/exchange_device.hpp"
+#include "comm/exchange_device.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn {

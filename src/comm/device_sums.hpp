@@ -4,8 +4,8 @@
 #include <exception>
 #include <memory>
 
+#include "comm/exchange_device.hpp"
 #include "syncbn/comm/communicator.hpp"
-#include "syncbn/comm/exchange_device.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn {

@@ -5,9 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "comm/layout.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn {
+
+namespace detail {
+class RankContext;
+}
 
 /// Memory that the ranks of a machine have in common: what each of them would keep a copy of is there once, and all
 /// their workers have it within reach. What one object is asked for is planned first and becomes real all at once; if
@@ -29,12 +34,14 @@ class MachineMemory {
   void commit();
 
   /// The consecutive workers that have this memory in common: all of this machine, or of this rank; as of commit().
-  int first_worker() const;
-  int workers() const;
-  /// Whether they are on several ranks.
-  bool is_shared() const;
+  int first_worker() const { return workers_.first; }
+  int workers() const { return workers_.size(); }
+  /// Their ranks.
+  const detail::IndexRange& ranks() const { return ranks_; }
+  bool is_shared() const { return ranks_.size() > 1; }
   /// Whether the ranks of some machine should have it in common, but could not. The same on all ranks.
-  bool lacks_room() const;
+  bool lacks_room() const { return lacks_room_; }
+
   /// Waits until all of them are here. Collective over them.
   class Barrier {
    public:
@@ -48,11 +55,16 @@ class MachineMemory {
   };
 
  private:
-  std::vector<std::string> gather(const std::string& mine, const std::string& what) const;
+  void set_ranks(const detail::IndexRange& ranks);
   void require_room(const std::vector<std::string>& answers, std::size_t bytes) const;
 
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  const std::shared_ptr<detail::RankContext> context_;
+  const bool may_be_shared_;  // on some machine; the same everywhere
+  detail::IndexRange ranks_, workers_;
+  std::byte* data_ = nullptr;
+  std::size_t reserved_ = 0;
+  std::size_t taken_ = 0;
+  bool committed_ = false, lacks_room_ = false;
 };
 
 }  // namespace syncbn
