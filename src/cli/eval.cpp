@@ -6,8 +6,8 @@
 #include "cli/commands.hpp"
 #include "cli/launch.hpp"
 #include "cli/log.hpp"
-#include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/checkpoint.hpp"
 #include "train/config_check.hpp"
 
 namespace syncbn::cli {

@@ -1,4 +1,4 @@
-#include "syncbn/train/checkpoint.hpp"
+#include "train/checkpoint.hpp"
 
 #include <fmt/format.h>
 

@@ -13,7 +13,7 @@
 #include <system_error>
 
 #include "syncbn/core/error.hpp"
-#include "syncbn/train/checkpoint.hpp"
+#include "train/checkpoint.hpp"
 
 namespace syncbn {
 

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "syncbn/train/checkpoint.hpp"
-#include "syncbn/train/safetensors.hpp"
+#include "train/checkpoint.hpp"
 #include "train/compute.hpp"
 #include "train/experiment.hpp"
+#include "train/safetensors.hpp"
 #include "train/state_io.hpp"
 
 namespace syncbn {

@@ -10,11 +10,11 @@
 #include <string>
 
 #include "syncbn/train/progress.hpp"
-#include "syncbn/train/run_directory.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/event_file.hpp"
 #include "train/experiment.hpp"
 #include "train/probes/probe.hpp"
+#include "train/run_directory.hpp"
 
 namespace syncbn {
 

@@ -1,4 +1,4 @@
-#include "syncbn/train/run_directory.hpp"
+#include "train/run_directory.hpp"
 
 #include <fmt/format.h>
 
@@ -11,8 +11,8 @@
 #include <system_error>
 
 #include "syncbn/core/error.hpp"
-#include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/config.hpp"
+#include "train/checkpoint.hpp"
 #include "train/durable_file.hpp"
 #include "train/environment.hpp"
 #include "train/folder_lock.hpp"

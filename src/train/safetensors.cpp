@@ -1,4 +1,4 @@
-#include "syncbn/train/safetensors.hpp"
+#include "train/safetensors.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

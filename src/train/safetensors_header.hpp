@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "syncbn/train/safetensors.hpp"
+#include "train/safetensors.hpp"
 
 namespace syncbn {
 

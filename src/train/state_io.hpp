@@ -2,7 +2,7 @@
 
 #include "nn/model_state.hpp"
 #include "syncbn/optim/optimizer.hpp"
-#include "syncbn/train/safetensors.hpp"
+#include "train/safetensors.hpp"
 
 namespace syncbn {
 

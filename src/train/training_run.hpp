@@ -13,16 +13,16 @@
 #include "comm/machine_memory.hpp"
 #include "nn/network.hpp"
 #include "syncbn/optim/optimizer.hpp"
-#include "syncbn/train/checkpoint.hpp"
-#include "syncbn/train/run_directory.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/buckets.hpp"
+#include "train/checkpoint.hpp"
 #include "train/evaluation.hpp"
 #include "train/experiment.hpp"
 #include "train/loss_scale.hpp"
 #include "train/probes/probes.hpp"
 #include "train/rank_device.hpp"
 #include "train/reporter.hpp"
+#include "train/run_directory.hpp"
 
 namespace syncbn {
 

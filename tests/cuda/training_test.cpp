@@ -15,8 +15,8 @@
 
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/checkpoint.hpp"
 
 namespace syncbn::test {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "syncbn/train/checkpoint.hpp"
+#include "train/checkpoint.hpp"
 
 namespace syncbn {
 

@@ -1,4 +1,4 @@
-#include "syncbn/train/run_directory.hpp"
+#include "train/run_directory.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "syncbn/train/safetensors.hpp"
+#include "train/safetensors.hpp"
 
 namespace syncbn {
 
