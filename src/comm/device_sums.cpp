@@ -69,7 +69,7 @@ struct DeviceSums::Impl {
 
 DeviceSums::Impl::Impl(std::shared_ptr<RankContext> rank_context, const std::vector<IndexRange>& all_groups,
                        std::shared_ptr<ExchangeDevice> on_device, std::int64_t max_count)
-    : context(std::move(rank_context)), device(std::move(on_device)), stride(detail::round_up(max_count, kRowGrain)) {
+    : context(std::move(rank_context)), device(std::move(on_device)), stride(round_up(max_count, kRowGrain)) {
   const IndexRange local = context->layout().local();
   first_mark = device->make_marks(local.size());
   for (const IndexRange& members : all_groups)

@@ -50,14 +50,14 @@ MachineMemory::~MachineMemory() {
 std::byte* MachineMemory::take(std::size_t bytes) {
   if (committed_) throw Error("memory of a machine is taken after commit()");
   std::byte* place = data_ ? data_ + taken_ : nullptr;
-  taken_ += detail::round_up(bytes, kGrain);
+  taken_ += round_up(bytes, kGrain);
   return place;  // commit() says whether there is room
 }
 
 void MachineMemory::commit() {
   if (committed_) throw Error("memory of a machine is committed twice");
   committed_ = true;
-  const std::size_t bytes = detail::round_up(taken_, kPage);
+  const std::size_t bytes = round_up(taken_, kPage);
   const bool fits = data_ && bytes <= reserved_;
   const std::vector<std::string> plans =
       context_->all_gather(fmt::format("{} {}", bytes, fits ? "" : "no room"), "planned memory");

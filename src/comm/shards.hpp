@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/round_up.hpp"
+
 namespace syncbn::detail {
 
 /// Consecutive values of a message or a gradient, or bytes of a file.
@@ -14,11 +16,6 @@ struct Slice {
 /// Shards begin at multiples of this many values, so that they stay aligned and no two ranks write to the same cache
 /// line.
 inline constexpr std::int64_t kShardGrain = 16;
-
-template <class T>
-constexpr T round_up(T count, T grain) {
-  return (count + grain - 1) / grain * grain;
-}
 
 /// One of the `parts` shards of `count` values, from 0: as equal as multiples of `grain` allow. There may be empty
 /// ones.
