@@ -5,20 +5,16 @@
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
-#include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <filesystem>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <utility>
 
 #include "core/console.hpp"
-#include "syncbn/core/text.hpp"
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/durable_file.hpp"
 #include "train/state_io.hpp"
+#include "train/summary.hpp"
 
 namespace syncbn {
 
@@ -30,22 +26,6 @@ std::string to_string(std::span<const std::byte> bytes) {
 
 std::span<const std::byte> as_bytes(const std::string& text) {
   return std::as_bytes(std::span(text));
-}
-
-/// As a checkpoint keeps it, to the bit.
-std::string write_result(const EvalResult& r) {
-  return fmt::format("{} {} {} {}", write_exact(r.accuracy), write_exact(r.loss), r.correct, r.samples);
-}
-
-EvalResult parse_result(const std::string& statistics, const std::string& text) {
-  std::istringstream in(text);
-  std::string accuracy, loss;
-  EvalResult r;
-  in >> accuracy >> loss >> r.correct >> r.samples;
-  r.statistics = statistics;
-  r.accuracy = read_exact(accuracy);
-  r.loss = read_exact(loss);
-  return r;
 }
 
 std::int64_t peak_rss_bytes() {
@@ -89,11 +69,10 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
   if (memory_.first_worker() == world.first_worker()) state_.initialize(experiment_.config.seed);
   if (!request.resume) start_from_weights();  // a file that cannot be read leaves no directory behind
   open_directory(request);
-  restore();
+  begin();
   state_.send();
   const std::int64_t position = first_step_ * experiment_.config.train.accumulate;
   loader_.seek(position / experiment_.batches_per_epoch, position % experiment_.batches_per_epoch);
-  steps_done_ = first_step_;
 }
 
 /// Does what only one rank may do; the others learn whether that went well, so that nobody waits in vain.
@@ -135,11 +114,11 @@ void TrainingRun::start_from_weights() {
   load_model(state_, SafetensorsFile::parse(as_bytes(weights), model.weights), model.weights_except);
 }
 
-void TrainingRun::restore() {
-  // All ranks go on from what one of them has read, so that they can never disagree.
-  std::string model, optimizer, scalars;
+/// The newest checkpoint, if there is one. All ranks go on from what one of them has read, so that they can never
+/// disagree.
+std::optional<TrainingState> TrainingRun::newest_checkpoint() {
+  std::string model, optimizer, rest;
   on_rank_zero([&] {
-    if (!request_.resume) return;
     std::vector<std::string> refused;
     const std::optional<TrainingState> saved = checkpoints_->load_newest(&refused);
     if (!saved && !refused.empty())  // starting anew would remove what may only need another disk or program
@@ -152,98 +131,107 @@ void TrainingRun::restore() {
       write_stderr(fmt::format("syncbn: {}; going back to the one before\n", reason));
       if (const auto log = spdlog::get("run")) log->warn("{}; going back to the one before", reason);
     }
-    if (saved) {
-      model = to_string(saved->model.serialize());
-      optimizer = to_string(saved->optimizer.serialize());
-      nlohmann::json json = saved->scalars;
-      json["step"] = std::to_string(saved->step);
-      scalars = json.dump();
-    }
+    if (!saved) return;
+    model = to_string(saved->model.serialize());
+    optimizer = to_string(saved->optimizer.serialize());
+    rest = nlohmann::json{{"step", saved->step}, {"scalars", saved->scalars}}.dump();
   });
-  scalars = world_.broadcast(scalars);
-  std::map<std::string, std::string> values;
-  if (!scalars.empty()) {
-    values = nlohmann::json::parse(scalars).get<std::map<std::string, std::string>>();
-    if (values.at("data") != experiment_.data_fingerprint) {
-      throw Error(fmt::format("the checkpoint in {} was made with other data ({}; now {}); point data.path at the same "
-                              "files, or start afresh with another output.dir",
-                              request_.run_dir, values.at("data"), experiment_.data_fingerprint),
-                  ExitCode::bad_data);
-    }
-    const std::string machines = fmt::format("{}", fmt::join(norm_groups(world_, experiment_.config.norm), "+"));
-    const auto before = values.find("machines");
-    if (before != values.end() && before->second != machines) {
-      throw Error(
-          fmt::format("the run in {} has shared statistics by machine (norm.group: node) among {} workers, which "
-                      "would now be {}: start it on as many ranks of as many machines",
-                      request_.run_dir, before->second, machines),
-          ExitCode::usage);
-    }
-    model = world_.broadcast(model);
-    optimizer = world_.broadcast(optimizer);
-    load_model(state_, SafetensorsFile::parse(as_bytes(model), "checkpoint"));
-    load_optimizer(state_, *optimizer_, SafetensorsFile::parse(as_bytes(optimizer), "checkpoint"));
-    first_step_ = std::stoll(values.at("step"));
-    optimizer_->set_updates(std::stoll(values.at("updates")));
-    loss_scale_.restore(values);
-    best_accuracy_ = read_exact(values.at("best_accuracy"));
-    last_evaluation_ = std::stoll(values.at("last_evaluation"));
-    for (const std::string& name : experiment_.eval_statistics()) {
-      const auto stored = values.find("evaluation." + name);
-      if (stored != values.end()) evaluations_.push_back(parse_result(name, stored->second));
-    }
-    for (const auto& [key, value] : values) {
-      if (key.starts_with("probe.")) probe_state_[key] = value;
-    }
+  rest = world_.broadcast(rest);
+  if (rest.empty()) return std::nullopt;
+  const nlohmann::json json = nlohmann::json::parse(rest);
+  TrainingState state;
+  json.at("step").get_to(state.step);
+  json.at("scalars").get_to(state.scalars);
+  model = world_.broadcast(model);
+  optimizer = world_.broadcast(optimizer);
+  state.model = SafetensorsFile::parse(as_bytes(model), "checkpoint");
+  state.optimizer = SafetensorsFile::parse(as_bytes(optimizer), "checkpoint");
+  return state;
+}
+
+/// Throws where going on from `saved` would give other results than going on where it was saved.
+void TrainingRun::require_same_surroundings(const RunProgress& saved) const {
+  if (saved.data != progress_.data)
+    throw Error(fmt::format("the checkpoint in {} was made with other data ({}; now {}); point data.path at the same "
+                            "files, or start afresh with another output.dir",
+                            request_.run_dir, saved.data, progress_.data),
+                ExitCode::bad_data);
+  if (saved.machines != progress_.machines && !saved.machines.empty())
+    throw Error(fmt::format("the run in {} has shared statistics by machine (norm.group: node) among {} workers, which "
+                            "would now be {}: start it on as many ranks of as many machines",
+                            request_.run_dir, saved.machines, progress_.machines),
+                ExitCode::usage);
+}
+
+void TrainingRun::go_on_from(const TrainingState& saved) {
+  RunProgress progress = RunProgress::of(saved, experiment_.eval_statistics());
+  require_same_surroundings(progress);
+  load_model(state_, saved.model);
+  load_optimizer(state_, *optimizer_, saved.optimizer);
+  optimizer_->set_updates(progress.updates);
+  loss_scale_.restore(saved.scalars);
+  progress_ = std::move(progress);
+}
+
+/// On the rank of worker 0: makes the reporter, and says where the training begins. `saved`: null at a start from the
+/// beginning.
+void TrainingRun::start_reporting(const TrainingState* saved) {
+  if (request_.resume) directory_->truncate_metrics(first_step_);
+  reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_, request_);
+  if (memory_.lacks_room() || exchange_.lacks_room())
+    reporter_->message(
+        "the ranks of a machine could not share their memory (too little room in /dev/shm?): slower, with the same "
+        "result");
+  if (saved) {
+    reporter_->restore(saved->scalars);
+    reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));
   } else if (request_.resume) {
-    start_from_weights();
-  }
-  if (directory_) {
-    if (request_.resume) directory_->truncate_metrics(first_step_);
-    reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_, request_);
-    if (memory_.lacks_room() || exchange_.lacks_room())
-      reporter_->message(
-          "the ranks of a machine could not share their memory (too little room in /dev/shm?): slower, with the same "
-          "result");
-    if (!values.empty()) {
-      reporter_->restore(values);
-      reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));
-    } else if (request_.resume) {
-      reporter_->message(fmt::format("nothing to resume in {}: starting at step 0", directory_->path()));
-    }
+    reporter_->message(fmt::format("nothing to resume in {}: starting at step 0", directory_->path()));
   }
 }
 
-void TrainingRun::save(std::int64_t steps_done, bool is_best, bool last) {
+void TrainingRun::begin() {
+  progress_.seed = experiment_.config.seed;
+  progress_.data = experiment_.data_fingerprint;
+  if (const Config::Norm& norm = experiment_.config.norm; norm.group == "node")
+    progress_.machines = fmt::format("{}", fmt::join(norm_groups(world_, norm), "+"));
+  const std::optional<TrainingState> saved = request_.resume ? newest_checkpoint() : std::nullopt;
+  if (saved) {
+    go_on_from(*saved);
+  } else if (request_.resume) {
+    start_from_weights();
+  }
+  first_step_ = progress_.steps_done;
+  if (directory_) start_reporting(saved ? &*saved : nullptr);
+}
+
+TrainingState TrainingRun::snapshot() {
+  progress_.updates = optimizer_->updates();
+  TrainingState state;
+  state.step = progress_.steps_done;
+  state.model = store_model(state_);
+  state.optimizer = store_optimizer(state_, *optimizer_);
+  state.scalars = progress_.scalars();
+  state.scalars.merge(loss_scale_.scalars());
+  state.scalars.merge(reporter_->scalars());
+  return state;
+}
+
+void TrainingRun::save(bool is_best, bool last) {
   using namespace std::chrono_literals;
   // The disk works while training goes on. Waiting for it would let the others run into their time limits.
   bool busy = saving_.valid() && saving_.wait_for(0s) != std::future_status::ready;
   if (busy && !last && !is_best)
     return reporter_->message(
-        fmt::format("no checkpoint of step {}: the one before is still being written", steps_done));
+        fmt::format("no checkpoint of step {}: the one before is still being written", progress_.steps_done));
   if (busy && !last && one_waits_) busy = false;  // or memory would fill with them
   if (saving_.valid() && !busy) saving_.get();    // rethrows what went wrong
   one_waits_ = busy;
-  TrainingState snapshot;
-  snapshot.step = steps_done;
-  snapshot.model = store_model(state_);
-  snapshot.optimizer = store_optimizer(state_, *optimizer_);
-  snapshot.scalars = reporter_->scalars();
-  snapshot.scalars.insert(probe_state_.begin(), probe_state_.end());
-  snapshot.scalars.merge(loss_scale_.scalars());
-  snapshot.scalars["seed"] = std::to_string(experiment_.config.seed);
-  snapshot.scalars["data"] = experiment_.data_fingerprint;
-  if (const Config::Norm& norm = experiment_.config.norm; norm.group == "node")
-    snapshot.scalars["machines"] = fmt::format("{}", fmt::join(norm_groups(world_, norm), "+"));
-  snapshot.scalars["updates"] = std::to_string(optimizer_->updates());
-  snapshot.scalars["best_accuracy"] = write_exact(best_accuracy_);
-  for (const EvalResult& r : evaluations_) snapshot.scalars["evaluation." + r.statistics] = write_result(r);
-  snapshot.scalars["last_evaluation"] = std::to_string(last_evaluation_);
   const auto write = [this, before = busy ? saving_ : std::shared_future<void>(),
-                      snapshot = std::make_shared<const TrainingState>(std::move(snapshot)), is_best]() mutable {
+                      state = std::make_shared<const TrainingState>(snapshot()), is_best]() mutable {
     if (before.valid()) before.get();
     before = {};
-    checkpoints_->save(*std::exchange(snapshot, nullptr), is_best, directory_->logs());
+    checkpoints_->save(*std::exchange(state, nullptr), is_best, directory_->logs());
   };
   saving_ = std::async(std::launch::async | std::launch::deferred, write);
   if (saving_.wait_for(0s) == std::future_status::deferred) saving_.get();  // no thread is to be had
@@ -252,13 +240,13 @@ void TrainingRun::save(std::int64_t steps_done, bool is_best, bool last) {
 TrainResult TrainingRun::finish() {
   TrainResult result;
   result.stopped = stopping_;
-  result.evaluations = evaluations_;
-  result.best_accuracy = best_accuracy_;
-  if (!evaluations_.empty()) {
-    result.accuracy = evaluations_.front().accuracy;
-    result.loss = evaluations_.front().loss;
+  result.evaluations = progress_.evaluations;
+  result.best_accuracy = progress_.best_accuracy;
+  if (!result.evaluations.empty()) {
+    result.accuracy = result.evaluations.front().accuracy;
+    result.loss = result.evaluations.front().loss;
   }
-  result.steps = steps_done_;
+  result.steps = progress_.steps_done;
   result.peak_rss_bytes = static_cast<std::int64_t>(world_.max_over_ranks(static_cast<double>(peak_rss_bytes())));
   if (!directory_) return result;
   if (saving_.valid()) saving_.get();
@@ -269,32 +257,7 @@ TrainResult TrainingRun::finish() {
   write_file_durably(directory_->file("final.safetensors"), store_model(state_).serialize());
   // Of a run that had ended before, the summary tells more than what this start has seen.
   if (first_step_ == experiment_.total_steps && path_exists(directory_->file("summary.json"))) return result;
-  const Config& c = experiment_.config;
-  const std::string accuracy = c.train.eval_split + "_accuracy", loss = c.train.eval_split + "_loss";
-  nlohmann::ordered_json summary{{"schema", 1},
-                                 {accuracy, result.accuracy},
-                                 {"best_" + accuracy, result.best_accuracy},
-                                 {loss, result.loss},
-                                 {"images_per_second", result.images_per_second},
-                                 {"steps", result.steps},
-                                 {"seconds", result.seconds},
-                                 {"peak_rss_bytes", result.peak_rss_bytes},
-                                 {"workers", c.workers},
-                                 {"ranks", world_.ranks()},
-                                 {"threads", world_.threads()},
-                                 {"samples_per_worker", c.batch_per_worker},
-                                 {"global_batch", c.workers * c.batch_per_worker * c.train.accumulate},
-                                 {"norm_group", c.norm.group},
-                                 {"parameters", experiment_.model.parameter_count()},
-                                 {"versions", {{"syncbn", SYNCBN_VERSION}, {"backend", backend_.description()}}},
-                                 {"hosts", world_.hosts()},
-                                 {"command", request_.command}};
-  for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
-    const EvalResult& further = result.evaluations[i];
-    summary[accuracy + "_" + further.statistics] = further.accuracy;
-    summary[loss + "_" + further.statistics] = further.loss;
-  }
-  directory_->write_summary(summary.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  directory_->write_summary(summary_json(result, experiment_, world_, backend_, request_.command));
   return result;
 }
 

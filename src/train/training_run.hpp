@@ -3,7 +3,6 @@
 #include <atomic>
 #include <functional>
 #include <future>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,6 +22,7 @@
 #include "train/rank_device.hpp"
 #include "train/reporter.hpp"
 #include "train/run_directory.hpp"
+#include "train/run_progress.hpp"
 
 namespace syncbn {
 
@@ -45,7 +45,12 @@ class TrainingRun {
   void on_rank_zero(const std::function<void()>& work);
   void start_from_weights();
   void open_directory(const TrainRequest& request);
-  void restore();
+  /// From the newest checkpoint, if the run is resumed and has one. Collective over ranks.
+  void begin();
+  std::optional<TrainingState> newest_checkpoint();
+  void require_same_surroundings(const RunProgress& saved) const;
+  void go_on_from(const TrainingState& saved);
+  void start_reporting(const TrainingState* saved);
   void train_step(WorkerState& w, std::int64_t step);
   void forward_backward(WorkerState& w, std::int64_t step, TrainStatistics& own);
   /// Waits until the gradients of all workers are summed; returns the sum of their statistics.
@@ -64,8 +69,9 @@ class TrainingRun {
   /// True if the accuracy is the best so far.
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
+  TrainingState snapshot();
   /// `last`: nothing follows it, so that it never waits for the disk.
-  void save(std::int64_t steps_done, bool is_best, bool last);
+  void save(bool is_best, bool last);
 
   World& world_;
   const ops::Backend& backend_;
@@ -90,7 +96,8 @@ class TrainingRun {
   LossScale loss_scale_;
   Loader loader_;
   Evaluator evaluator_;
-  std::map<std::string, std::string> probe_state_;  // as of the last checkpoint; later, on worker 0's rank, the newest
+  // As of the checkpoint that the run goes on from; later evaluations are known to all ranks, the rest to worker 0's.
+  RunProgress progress_;
   std::int64_t first_step_ = 0;
   std::atomic<bool> stopping_ = false;
 
@@ -100,10 +107,6 @@ class TrainingRun {
   std::unique_ptr<Reporter> reporter_;
   std::shared_future<void> saving_;
   bool one_waits_ = false;  // to be written after the one that is being written
-
-  std::vector<EvalResult> evaluations_;  // the last one's, as Evaluator::run() gives them
-  double best_accuracy_ = 0;
-  std::int64_t last_evaluation_ = -1, steps_done_ = 0;
 };
 
 }  // namespace syncbn

@@ -63,7 +63,7 @@ struct TrainingRun::WorkerState {
       if (!obstacle.empty()) run.reporter_->message(fmt::format("probe {} has nothing to measure: {}", name, obstacle));
     }
     const std::span<const float> shown = gradient_here.empty() ? gradient : std::span<const float>(gradient_here);
-    return Probes::make({run.state_, network, shown, metrics, group, groups, options}, run.probe_state_);
+    return Probes::make({run.state_, network, shown, metrics, group, groups, options}, run.progress_.of_probes);
   }
 
   /// Copies a part of a gradient on a device for the probes, without the loss's scale.
@@ -105,8 +105,8 @@ void TrainingRun::work(Worker& worker) {
       save_if_due(w, step + 1, improved);
     }
     // An older version may have meant to go on from the last checkpoint.
-    if (!stopping_ && last_evaluation_ != experiment_.total_steps) {
-      worker.local_barrier({"evaluation", step});  // last_evaluation_ has been read by all
+    if (!stopping_ && progress_.last_evaluation != experiment_.total_steps) {
+      worker.local_barrier({"evaluation", step});  // progress_.last_evaluation has been read by all
       evaluate_if_due(w, experiment_.total_steps);
     }
     return;
@@ -141,11 +141,11 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
     const std::vector<Measurement> rows = w.probes->measure();
     if (w.is_first()) {
       reporter_->probes(step + 1, rows);
-      probe_state_ = w.probes->state();
+      progress_.of_probes = w.probes->state();
     }
   }
   if (w.is_first()) {
-    steps_done_ = step + 1;
+    progress_.steps_done = step + 1;
     reporter_->step(step + 1, learning_rate(experiment_.schedule, step, experiment_.total_steps), all, w.times);
   }
 }
@@ -339,14 +339,14 @@ bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {
   const std::vector<EvalResult> results = evaluator_.run(
       w.network, experiment_.split(experiment_.config.train.eval_split), w.worker, w.metrics, steps_done);
   const double accuracy = results.front().accuracy;
-  const bool improved = accuracy > best_accuracy_;
+  const bool improved = accuracy > progress_.best_accuracy;
   w.worker.local_barrier({"evaluation", steps_done});  // everybody has compared
   if (w.is_first_here()) {
-    evaluations_ = results;
-    last_evaluation_ = steps_done;
-    if (improved) best_accuracy_ = accuracy;
+    progress_.evaluations = results;
+    progress_.last_evaluation = steps_done;
+    if (improved) progress_.best_accuracy = accuracy;
   }
-  if (w.is_first()) reporter_->evaluation(steps_done, results, best_accuracy_, final);
+  if (w.is_first()) reporter_->evaluation(steps_done, results, progress_.best_accuracy, final);
   w.worker.local_barrier({"evaluation", steps_done});
   return improved;
 }
@@ -356,7 +356,7 @@ void TrainingRun::save_if_due(WorkerState& w, std::int64_t steps_done, bool impr
   const bool is_best = improved && when.keep_best;
   const bool final = steps_done == experiment_.total_steps;
   if (!final && !stopping_ && !is_best && !experiment_.due(when.every, steps_done)) return;
-  if (w.is_first()) save(steps_done, is_best, final || stopping_);
+  if (w.is_first()) save(is_best, final || stopping_);
   w.worker.local_barrier({"checkpoint", steps_done});  // nobody changes the weights while they are copied
 }
 
