@@ -23,13 +23,9 @@ constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kManifest = "manifest.json";
 constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
 
-std::string text_of(const std::vector<std::byte>& bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
 Manifest read_manifest(const std::string& folder) {
   const std::string path = folder + "/" + kManifest;
-  return Manifest::parse(text_of(read_file(path, kMaxManifestBytes)), path);
+  return Manifest::parse(read_text(path, kMaxManifestBytes), path);
 }
 
 std::optional<Manifest> committed_manifest(const std::string& folder) {
@@ -93,13 +89,8 @@ std::vector<std::int64_t> folders_in(const std::string& path) {
   return result;
 }
 
-bool exists(const std::string& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
-
 void unlink_if_present(FileSystem& files, const std::string& path) {
-  if (exists(path) && files.unlink(path) < 0 && errno != ENOENT) throw_io_error("remove", path, errno);
+  if (path_exists(path) && files.unlink(path) < 0 && errno != ENOENT) throw_io_error("remove", path, errno);
 }
 
 }  // namespace
@@ -120,7 +111,7 @@ std::string CheckpointStore::folder_of(std::int64_t step) const {
 
 std::vector<std::int64_t> CheckpointStore::steps() const {
   std::vector<std::int64_t> result = folders_in(dir_);
-  std::erase_if(result, [this](std::int64_t step) { return !exists(folder_of(step) + "/" + kManifest); });
+  std::erase_if(result, [this](std::int64_t step) { return !path_exists(folder_of(step) + "/" + kManifest); });
   return result;
 }
 
@@ -140,7 +131,7 @@ void CheckpointStore::save(const TrainingState& state, bool is_best, const std::
 
   try {
     for (const std::string& log : logs) sync_file(*files_, log);
-    if (!same && exists(folder)) remove(folder);
+    if (!same && path_exists(folder)) remove(folder);
     make_folder_durably(*files_, dir_);
     make_folder_durably(*files_, folder);
     write_file_durably(*files_, folder + "/" + kModel, model);
@@ -161,7 +152,7 @@ void CheckpointStore::save(const TrainingState& state, bool is_best, const std::
 
 void CheckpointStore::remove(const std::string& folder) {
   // Without its manifest a checkpoint does not exist; that must be durable before its files go.
-  if (exists(folder + "/" + kManifest)) {
+  if (path_exists(folder + "/" + kManifest)) {
     unlink_if_present(*files_, folder + "/" + kManifest);
     sync_folder(*files_, folder);
   }
@@ -176,7 +167,7 @@ void CheckpointStore::remove(const std::string& folder) {
 void CheckpointStore::remove_debris() {
   for (const std::int64_t step : folders_in(dir_)) {
     const std::string folder = folder_of(step);
-    if (!exists(folder + "/" + kManifest)) {
+    if (!path_exists(folder + "/" + kManifest)) {
       remove(folder);
       continue;
     }
@@ -217,7 +208,7 @@ std::optional<TrainingState> CheckpointStore::load_newest(std::vector<std::strin
 }
 
 void CheckpointStore::require_ended(const std::string& run_dir) {
-  if (exists(run_dir + "/final.safetensors")) return;
+  if (path_exists(run_dir + "/final.safetensors")) return;
   const CheckpointStore checkpoints(run_dir, 1, false);
   const std::vector<std::int64_t> steps = checkpoints.steps();
   throw Error(
@@ -229,8 +220,8 @@ void CheckpointStore::require_ended(const std::string& run_dir) {
 
 TrainingState CheckpointStore::load(const std::string& path) {
   std::error_code error;
-  if (exists(path + "/checkpoints")) require_ended(path);
-  if (fs::is_directory(path, error) && !exists(path + "/final.safetensors")) return load_folder(path);
+  if (fs::exists(path + "/checkpoints", error)) require_ended(path);
+  if (fs::is_directory(path, error) && !path_exists(path + "/final.safetensors")) return load_folder(path);
   TrainingState state;
   const std::string file = fs::is_directory(path, error) ? path + "/final.safetensors" : path;
   state.model = SafetensorsFile::parse(read_file(file, kNoLimit), file);

@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
 #include <system_error>
 
 #include "syncbn/core/error.hpp"
@@ -169,8 +168,11 @@ void write_text(const std::string& path, const std::string& text) {
   write_file_durably(path, std::as_bytes(std::span(text)));
 }
 
-std::string read_text(const std::string& path) {
-  const std::vector<std::byte> bytes = read_file(path, std::numeric_limits<std::size_t>::max());
+std::string read_text(const std::string& path, std::size_t limit) {
+  return text_of(read_file(path, limit));
+}
+
+std::string text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 

@@ -20,12 +20,8 @@ namespace syncbn {
 
 namespace {
 
-std::string to_string(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-std::span<const std::byte> as_bytes(const std::string& text) {
-  return std::as_bytes(std::span(text));
+SafetensorsFile parse(const std::string& text, const std::string& origin) {
+  return SafetensorsFile::parse(std::as_bytes(std::span(text)), origin);
 }
 
 std::int64_t peak_rss_bytes() {
@@ -109,9 +105,9 @@ void TrainingRun::start_from_weights() {
   const Config::Model& model = experiment_.config.model;
   if (model.weights.empty()) return;
   std::string weights;
-  on_rank_zero([&] { weights = to_string(CheckpointStore::load(model.weights).model.serialize()); });
+  on_rank_zero([&] { weights = text_of(CheckpointStore::load(model.weights).model.serialize()); });
   weights = world_.broadcast(weights);
-  load_model(state_, SafetensorsFile::parse(as_bytes(weights), model.weights), model.weights_except);
+  load_model(state_, parse(weights, model.weights), model.weights_except);
 }
 
 /// The newest checkpoint, if there is one. All ranks go on from what one of them has read, so that they can never
@@ -132,8 +128,8 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
       if (const auto log = spdlog::get("run")) log->warn("{}; going back to the one before", reason);
     }
     if (!saved) return;
-    model = to_string(saved->model.serialize());
-    optimizer = to_string(saved->optimizer.serialize());
+    model = text_of(saved->model.serialize());
+    optimizer = text_of(saved->optimizer.serialize());
     rest = nlohmann::json{{"step", saved->step}, {"scalars", saved->scalars}}.dump();
   });
   rest = world_.broadcast(rest);
@@ -144,8 +140,8 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
   json.at("scalars").get_to(state.scalars);
   model = world_.broadcast(model);
   optimizer = world_.broadcast(optimizer);
-  state.model = SafetensorsFile::parse(as_bytes(model), "checkpoint");
-  state.optimizer = SafetensorsFile::parse(as_bytes(optimizer), "checkpoint");
+  state.model = parse(model, "checkpoint");
+  state.optimizer = parse(optimizer, "checkpoint");
   return state;
 }
 
