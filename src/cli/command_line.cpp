@@ -270,9 +270,7 @@ class CommandLine {
 
   [[noreturn]] static void throw_unknown(const char* what, const std::string& word,
                                          const std::vector<std::string>& known, const std::string& path) {
-    const std::string close = nearest(word, known);
-    throw Error(fmt::format("unknown {} '{}'{} (see {} --help)", what, word,
-                            close.empty() ? "" : fmt::format("; did you mean '{}'?", close), path),
+    throw Error(fmt::format("unknown {} '{}'{} (see {} --help)", what, word, did_you_mean(word, known), path),
                 ExitCode::usage);
   }
 

@@ -29,10 +29,9 @@ ShippedConfig find(const std::string& name) {
     if (shipped.name == name || shipped.name + ".yaml" == name) return shipped;
     names.push_back(shipped.name);
   }
-  const std::string close = nearest(name, names);
-  throw Error(fmt::format("no shipped configuration '{}'{}", name,
-                          close.empty() ? "; see syncbn configs list" : fmt::format("; did you mean '{}'?", close)),
-              ExitCode::usage);
+  throw Error(
+      fmt::format("no shipped configuration '{}'{}", name, did_you_mean(name, names, "; see syncbn configs list")),
+      ExitCode::usage);
 }
 
 /// The comment's first line.

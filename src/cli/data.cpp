@@ -23,9 +23,7 @@ std::vector<const RemoteDataset*> select(const std::vector<std::string>& kinds) 
   for (const std::string& kind : kinds) {
     const auto at = std::find(names.begin(), names.end(), kind);
     if (at == names.end()) {
-      const std::string close = nearest(kind, names);
-      throw Error(fmt::format("unknown data set '{}'{}", kind,
-                              close.empty() ? "; see syncbn data list" : fmt::format("; did you mean '{}'?", close)),
+      throw Error(fmt::format("unknown data set '{}'{}", kind, did_you_mean(kind, names, "; see syncbn data list")),
                   ExitCode::usage);
     }
     selected.push_back(&remote_datasets()[static_cast<std::size_t>(at - names.begin())]);

@@ -12,7 +12,7 @@ Model make_mlp(const ModelOptions& options);
 Model make_lenet(const ModelOptions& options);
 /// depth: 11 or 16
 Model make_vgg(const ModelOptions& options, int depth);
-/// depth: 20, 32, 44, 56 or 110
+/// depth: 8, 20, 32, 44, 56 or 110
 Model make_cifar_resnet(const ModelOptions& options, int depth);
 /// depth: 18, 34 or 50
 Model make_resnet(const ModelOptions& options, int depth);
@@ -22,7 +22,7 @@ Model make_from_layers(const ModelOptions& options);
 /// options.activation as a layer type. Throws Error(usage).
 LayerType activation_of(const ModelOptions& options);
 
-/// "'<word>' is not one of <choices>", or the nearest of them, for messages.
+/// "unknown '<word>'; did you mean '<the nearest choice>'?", or "'<word>' is not one of <choices>" if none is close.
 std::string unknown(const std::string& word, const std::vector<std::string>& choices);
 
 /// The builder of `options`, with its override of the initialization.

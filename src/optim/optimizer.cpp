@@ -1,14 +1,11 @@
 #include "syncbn/optim/optimizer.hpp"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <map>
 
 #include "optim/flat_optimizer.hpp"
+#include "optim/options.hpp"
 #include "optim/ranges.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 namespace {
@@ -25,28 +22,20 @@ std::shared_ptr<float> memory_here(std::int64_t count) {
   return {buffer, buffer->as<float>()};
 }
 
-void require(const char* key, double value, const Range& range) {
-  if (range.contains(value)) return;
-  throw Error(fmt::format("optimizer.{} = {} must be a number {}", key, value, range.str()), ExitCode::usage);
-}
-
 }  // namespace
 
 void validate(const OptimizerOptions& options) {
   if (!factories().contains(options.name)) {
     std::vector<std::string> names;
     for (const auto& [name, factory] : factories()) names.push_back(name);
-    const std::string near = nearest(options.name, names);
-    throw Error(fmt::format("optimizer.name = {} is unknown; {}one of: {}", options.name,
-                            near.empty() ? "" : fmt::format("did you mean {}? ", near), fmt::join(names, ", ")),
-                ExitCode::usage);
+    refuse_name("optimizer.name", options.name, names);
   }
-  require("momentum", options.momentum, ranges::kMomentum);
-  require("beta1", options.beta1, ranges::kBeta);
-  require("beta2", options.beta2, ranges::kBeta);
-  require("eps", options.eps, ranges::kEps);
-  require("weight_decay", options.weight_decay, ranges::kWeightDecay);
-  require("trust_coefficient", options.trust_coefficient, ranges::kTrustCoefficient);
+  require_in_range("optimizer.momentum", options.momentum, ranges::kMomentum);
+  require_in_range("optimizer.beta1", options.beta1, ranges::kBeta);
+  require_in_range("optimizer.beta2", options.beta2, ranges::kBeta);
+  require_in_range("optimizer.eps", options.eps, ranges::kEps);
+  require_in_range("optimizer.weight_decay", options.weight_decay, ranges::kWeightDecay);
+  require_in_range("optimizer.trust_coefficient", options.trust_coefficient, ranges::kTrustCoefficient);
   if (options.nesterov && (options.name != "sgd" || options.momentum == 0)) {
     throw Error("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum > 0", ExitCode::usage);
   }

@@ -1,27 +1,17 @@
 #include "syncbn/optim/schedule.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
+#include "optim/options.hpp"
 #include "optim/ranges.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 namespace {
-
-[[noreturn]] void unknown(const char* key, const std::string& value, const std::vector<std::string>& names) {
-  const std::string near = nearest(value, names);
-  throw Error(fmt::format("{} = {} is unknown; {}one of: {}", key, value,
-                          near.empty() ? "" : fmt::format("did you mean {}? ", near), fmt::join(names, ", ")),
-              ExitCode::usage);
-}
-
-const std::vector<std::string> kSchedules = {"constant", "step", "cosine", "one_cycle", "polynomial"};
 
 double cosine_between(double from, double to, double t) {
   return to + (from - to) / 2 * (1 + std::cos(std::numbers::pi * t));
@@ -54,36 +44,41 @@ double schedule_factor(const ScheduleOptions& options, double step, double total
     return options.final_fraction + (1 - options.final_fraction) * std::pow(1 - t, options.power);
   }
   if (options.name == "one_cycle") return one_cycle_factor(options, after, span);
-  unknown("schedule.name", options.name, kSchedules);
-}
-
-void require(const char* key, double value, const Range& range) {
-  if (range.contains(value)) return;
-  throw Error(fmt::format("{} = {} must be a number {}", key, value, range.str()), ExitCode::usage);
+  refuse_name("schedule.name", options.name, schedule_names());
 }
 
 }  // namespace
 
+const std::vector<std::string>& schedule_names() {
+  static const std::vector<std::string> names = {"constant", "step", "cosine", "one_cycle", "polynomial"};
+  return names;
+}
+
+const std::vector<std::string>& lr_scaling_names() {
+  static const std::vector<std::string> names = {"none", "linear", "sqrt"};
+  return names;
+}
+
 void validate(const ScheduleOptions& options) {
-  if (std::find(kSchedules.begin(), kSchedules.end(), options.name) == kSchedules.end()) {
-    unknown("schedule.name", options.name, kSchedules);
-  }
-  require("optimizer.lr", options.lr, ranges::kLearningRate);
+  const std::vector<std::string>& names = schedule_names();
+  if (std::find(names.begin(), names.end(), options.name) == names.end())
+    refuse_name("schedule.name", options.name, names);
+  require_in_range("optimizer.lr", options.lr, ranges::kLearningRate);
   if (options.name == "step" && options.milestones.empty()) {
     throw Error("schedule.name = step needs schedule.milestones, for example [0.5, 0.75]", ExitCode::usage);
   }
   for (const double m : options.milestones) {
-    require("schedule.milestones", m, ranges::kMilestone);
+    require_in_range("schedule.milestones", m, ranges::kMilestone);
     if (m == 1) throw Error("schedule.milestones: 1 is neither a fraction below 1 nor a later step", ExitCode::usage);
   }
-  require("schedule.gamma", options.gamma, ranges::kGamma);
-  require("schedule.power", options.power, ranges::kPower);
-  require("schedule.final_fraction", options.final_fraction, ranges::kFinalFraction);
-  require("schedule.one_cycle_start", options.one_cycle_start, ranges::kOneCycleStart);
-  require("schedule.one_cycle_div", options.one_cycle_div, ranges::kOneCycleDiv);
-  require("schedule.one_cycle_final_div", options.one_cycle_final_div, ranges::kOneCycleDiv);
-  require("schedule.warmup_steps", options.warmup_steps, ranges::kWarmupSteps);
-  require("schedule.warmup_start", options.warmup_start, ranges::kWarmupStart);
+  require_in_range("schedule.gamma", options.gamma, ranges::kGamma);
+  require_in_range("schedule.power", options.power, ranges::kPower);
+  require_in_range("schedule.final_fraction", options.final_fraction, ranges::kFinalFraction);
+  require_in_range("schedule.one_cycle_start", options.one_cycle_start, ranges::kOneCycleStart);
+  require_in_range("schedule.one_cycle_div", options.one_cycle_div, ranges::kOneCycleDiv);
+  require_in_range("schedule.one_cycle_final_div", options.one_cycle_final_div, ranges::kOneCycleDiv);
+  require_in_range("schedule.warmup_steps", options.warmup_steps, ranges::kWarmupSteps);
+  require_in_range("schedule.warmup_start", options.warmup_start, ranges::kWarmupStart);
 }
 
 double learning_rate(const ScheduleOptions& options, std::int64_t step, std::int64_t total_steps) {
@@ -106,7 +101,7 @@ double scaled_learning_rate(double lr, const std::string& rule, std::int64_t glo
   const double ratio = static_cast<double>(global_batch) / static_cast<double>(reference_batch);
   if (rule == "linear") return lr * ratio;
   if (rule == "sqrt") return lr * std::sqrt(ratio);
-  unknown("optimizer.lr_scaling", rule, {"none", "linear", "sqrt"});
+  refuse_name("optimizer.lr_scaling", rule, lr_scaling_names());
 }
 
 }  // namespace syncbn

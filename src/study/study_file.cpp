@@ -56,9 +56,7 @@ class Section {
       if (!entry.first.IsScalar()) fail(fmt::format("{}: a key must be plain text", place));
       const std::string name = entry.first.Scalar();
       if (!known.empty() && std::find(known.begin(), known.end(), name) == known.end()) {
-        const std::string close = nearest(name, known);
-        fail(fmt::format("{}: unknown key '{}' in {}{}", place, name, path,
-                         close.empty() ? "" : fmt::format("; did you mean '{}'?", close)));
+        fail(fmt::format("{}: unknown key '{}' in {}{}", place, name, path, did_you_mean(name, known)));
       }
       for (const auto& other : entries) {
         if (other.name == name) fail(fmt::format("{}: duplicate key '{}' (first at {})", place, name, other.place));
@@ -385,9 +383,8 @@ Study load_study(const std::string& path, const std::vector<std::string>& overri
     if (path != shipped.name) continue;
     fail(fmt::format("{0}: is a configuration, not a study; train it with: syncbn train {0}", path));
   }
-  const std::string close = nearest(std::filesystem::path(path).stem().string(), names);
   fail(fmt::format("{}: no such file, nor a shipped study of this name{}", path,
-                   close.empty() ? " (syncbn configs list)" : fmt::format("; did you mean '{}'?", close)));
+                   did_you_mean(std::filesystem::path(path).stem().string(), names, " (syncbn configs list)")));
 }
 
 }  // namespace syncbn

@@ -12,7 +12,7 @@
 namespace syncbn {
 
 // What ranks write each other. From rank 0:
-//   {"do": "train", "job": n, "ranks": [...], "threads": t, "config": YAML, "folder": path, "command": [...],
+//   {"do": "train", "job": n, "ranks": [...], "config": YAML, "folder": path, "command": [...],
 //    "settings": [[key, value], ...]}
 //   {"do": "stop"}              save and stop all trainings
 //   {"do": "quit", "code": n}   nothing more will come; leave with this exit code

@@ -188,9 +188,7 @@ class Reader {
       if (key == nullptr) {
         std::vector<std::string> names;
         for (const auto& known : layer_schema()) names.push_back(known.name);
-        const std::string close = nearest(name, names);
-        fail(fmt::format("{}: unknown key '{}.{}'{}", place, path, name,
-                         close.empty() ? "" : fmt::format("; did you mean '{}'?", close)));
+        fail(fmt::format("{}: unknown key '{}.{}'{}", place, path, name, did_you_mean(name, names)));
       }
       if (!seen.emplace(name, place).second) fail(fmt::format("{}: duplicate key '{}.{}'", place, path, name));
       assign(path + "." + name, key->rule, key->field(result), entry.second, origin);
@@ -282,12 +280,11 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
     names.push_back(shipped.name);
   }
   if (directory) fail(fmt::format("{0}: is a directory; name a YAML file, such as {0}/config.yaml", path));
-  const std::string close = nearest(std::filesystem::path(path).stem().string(), names);
   if (path.starts_with("study/")) {
     fail(fmt::format("{0}: not a configuration; studies are started with: syncbn study {0}", path));
   }
   fail(fmt::format("{}: no such file, nor a shipped configuration of this name{}", path,
-                   close.empty() ? " (syncbn configs list)" : fmt::format("; did you mean '{}'?", close)));
+                   did_you_mean(std::filesystem::path(path).stem().string(), names, " (syncbn configs list)")));
 }
 
 }  // namespace syncbn

@@ -94,9 +94,8 @@ std::vector<Key<Config>> make_config_schema() {
        "share of the target that is spread over all classes"},
 
       {"norm.type", [](C& c) -> Field { return &c.norm.type; }, one_of(norm_types()),
-       "normalization layer: by statistics of the batch (batch, renorm, whitening) of single samples (group, layer, "
-       "instance), "
-       "or of the weights instead (weight)"},
+       "normalization layer: by statistics of the batch (batch, renorm, whitening) or of single samples (group, layer, "
+       "instance), or of the weights instead (weight)"},
       {"norm.group", [](C& c) -> Field { return &c.norm.group; }, integer(1, kMaxWorkers, {"all", "node"}),
        "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host",
        with_shared_statistics()},
@@ -192,7 +191,7 @@ std::vector<Key<Config>> make_config_schema() {
        one_of({"sgd", "adagrad", "adam", "adamw", "lars", "lamb"}), "update rule"},
       {"optimizer.lr", [](C& c) -> Field { return &c.lr; }, number(ranges::kLearningRate),
        "learning rate (the peak of the schedule)"},
-      {"optimizer.lr_scaling", [](C& c) -> Field { return &c.lr_scaling; }, one_of({"none", "linear", "sqrt"}),
+      {"optimizer.lr_scaling", [](C& c) -> Field { return &c.lr_scaling; }, one_of(lr_scaling_names()),
        "with global batch / lr_reference_batch"},
       {"optimizer.lr_reference_batch", [](C& c) -> Field { return &c.lr_reference_batch; }, integer(1),
        "global batch for which optimizer.lr is meant", with("optimizer.lr_scaling", {"linear", "sqrt"})},
@@ -216,8 +215,8 @@ std::vector<Key<Config>> make_config_schema() {
       {"optimizer.clip_norm", [](C& c) -> Field { return &c.clip_norm; }, number(0),
        "largest global norm of the gradient; 0: off"},
 
-      {"schedule.name", [](C& c) -> Field { return &c.schedule.name; },
-       one_of({"constant", "step", "cosine", "one_cycle", "polynomial"}), "course of the learning rate"},
+      {"schedule.name", [](C& c) -> Field { return &c.schedule.name; }, one_of(schedule_names()),
+       "course of the learning rate"},
       {"schedule.milestones", [](C& c) -> Field { return &c.schedule.milestones; }, number(ranges::kMilestone),
        "step: fractions of the run below 1, or numbers of steps", with("schedule.name", {"step"})},
       {"schedule.gamma", [](C& c) -> Field { return &c.schedule.gamma; }, number(ranges::kGamma),

@@ -58,8 +58,7 @@ struct Scalar {
     std::string message =
         fmt::format("{}: {}: expected {}, got '{}'", place_of(node, origin), key, describe(rule), text());
     if (quoted() && rule.form != Form::word && rule.form != Form::text) message += " in quotes";
-    const std::string close = nearest(text(), rule.words);
-    if (!close.empty() && rule.words.size() > 1) message += fmt::format("; did you mean '{}'?", close);
+    if (rule.words.size() > 1) message += did_you_mean(text(), rule.words);
     fail(message);
   }
 

@@ -27,8 +27,7 @@ std::shared_ptr<const Descriptor> lock_folder(const std::string& path) {
   if (file->get() < 0) throw_io_error("create", name, errno);
   if (::flock(file->get(), LOCK_EX | LOCK_NB) < 0) {
     if (errno != EWOULDBLOCK) throw_io_error("lock", name, errno);
-    const std::vector<std::byte> bytes = read_file(name, 4096);
-    std::string holder(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    std::string holder = read_text(name, 4096);
     if (holder.empty()) holder = "another process";
     throw Error(fmt::format("{} is in use by {}; wait until it ends, or choose another output.dir", path, holder),
                 ExitCode::usage);

@@ -19,4 +19,8 @@ double read_exact(const std::string& text);
 /// two neighbours; upper and lower case are the same. The first of equals wins.
 std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
 
+/// "; did you mean 'CANDIDATE'?", the end of a message about an unknown word; `otherwise` if none is close.
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates,
+                         const std::string& otherwise = "");
+
 }  // namespace syncbn

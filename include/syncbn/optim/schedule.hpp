@@ -20,6 +20,9 @@ struct ScheduleOptions {
   double warmup_start = 0;
 };
 
+/// What ScheduleOptions::name may be.
+const std::vector<std::string>& schedule_names();
+
 /// Throws Error(usage) for an unknown name (with the nearest valid one) and for values out of range.
 void validate(const ScheduleOptions& options);
 
@@ -28,6 +31,9 @@ void validate(const ScheduleOptions& options);
 /// what the warm-up leaves of it. Sources: cosine - Loshchilov & Hutter
 /// 2017; one cycle - Smith & Topin 2018 (cosine form, as PyTorch's OneCycleLR); warm-up - Goyal et al. 2017.
 double learning_rate(const ScheduleOptions& options, std::int64_t step, std::int64_t total_steps);
+
+/// The rules of scaled_learning_rate().
+const std::vector<std::string>& lr_scaling_names();
 
 /// lr times (global_batch / reference)^power: linear (power 1; Goyal et al. 2017), sqrt (1/2; Krizhevsky 2014), none.
 double scaled_learning_rate(double lr, const std::string& rule, std::int64_t global_batch,

@@ -82,8 +82,8 @@ struct StudyResult {
 /// its experiment; finished ones are never run again. Trials are spread over the ranks, several at once; their results
 /// do not depend on how. Writes DIR/study.json, trials.csv, trials.jsonl and report.html. DIR must be the same folder
 /// on all hosts. A trial that diverges or fails is a row; one that failed is tried again by the next run_study().
-/// Called by every rank; the request is rank 0's. Throws Error on rank 0 (and Aborted on the others) when the study's
-/// own files cannot be written; finished trials stay.
+/// Called by every rank; the request is rank 0's. Throws Error when the study's own files cannot be written, on rank 0
+/// with the reason and on the others with the same exit code; finished trials stay.
 StudyResult run_study(const StudyRequest& request, Teams& teams);
 
 }  // namespace syncbn

@@ -150,8 +150,8 @@ ModelOptions model_options(const Config& config, const Shape& image, std::int64_
 /// Complete YAML of a configuration; parse_config(to_yaml(c)) == c. Stable text: ranks and resumes compare it.
 std::string to_yaml(const Config& config);
 
-/// The part that defines the result (without data.path, output, threads, overlap, time-outs, log and checkpoint
-/// frequency): what a resume must match.
+/// The part that defines the result, without the keys that only say how the run is done (data.path, data.threads,
+/// train.log_every, probes, checkpoint, output, threads, timeout_s, ...): what a resume must match.
 std::string experiment_yaml(const Config& config);
 
 /// The keys of it that do not have their default value: a name of the experiment that stays the same when a later

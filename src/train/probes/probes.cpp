@@ -49,11 +49,9 @@ std::vector<int> select_layers(const Model& model, const std::vector<std::string
     if (found) continue;
     std::vector<std::string> names;
     for (std::size_t l = 1; l < model.layers.size(); ++l) names.push_back(model.layers[l].name);
-    const std::string close = nearest(pattern, names);
-    throw Error(
-        fmt::format("probes.layers: no layer of the network is named '{}'{}", pattern,
-                    close.empty() ? " (syncbn explain lists them)" : fmt::format("; did you mean '{}'?", close)),
-        ExitCode::usage);
+    throw Error(fmt::format("probes.layers: no layer of the network is named '{}'{}", pattern,
+                            did_you_mean(pattern, names, " (syncbn explain lists them)")),
+                ExitCode::usage);
   }
   std::vector<int> layers;
   for (std::size_t l = 1; l < chosen.size(); ++l) {
