@@ -133,12 +133,15 @@ class CommandLine {
     CLI::App* c = add(&app_, "eval", "Accuracy and loss of stored weights",
                       "Examples:\n"
                       "  syncbn eval runs/quickstart\n"
+                      "  syncbn eval runs/quickstart --weights best    of its best checkpoint\n"
                       "  syncbn eval cifar10_resnet20 --weights model.safetensors --split test\n"
                       "  mpirun -n 4 syncbn eval runs/mine --weights runs/mine/checkpoints/step-000001000",
                       [this] { return run_eval(eval_); });
     add_config(c, eval_.config, eval_.overrides);
     c->get_option("CONFIG")->description("configuration or run directory");
-    c->add_option("--weights", eval_.weights, "safetensors file or checkpoint; default: those of the run directory")
+    c->add_option(
+         "--weights", eval_.weights,
+         "safetensors file or checkpoint; best, last: that checkpoint of the run directory; default: its final weights")
         ->type_name("FILE");
     c->add_option("--split", eval_.split, "images to evaluate on")
         ->check(CLI::IsMember({"test", "train"}))

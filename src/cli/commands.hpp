@@ -37,7 +37,7 @@ ExitCode run_report(const ReportOptions& options);
 
 struct EvalOptions {
   std::string config;   ///< configuration or run directory
-  std::string weights;  ///< empty: final.safetensors of the run directory
+  std::string weights;  ///< also "best" or "last" of the run directory; empty: its final.safetensors
   std::string split = "test";
   std::vector<std::string> overrides;
   bool log_ranks = false;

@@ -17,7 +17,6 @@ ExitCode run_eval(const EvalOptions& options) {
   start_logging(job.rank(), options.log_ranks);
   std::error_code ignored;
   const bool run_dir = std::filesystem::exists(options.config + "/config.yaml", ignored);
-  std::string weights = options.weights;
   const Config config = job.load([&] {
     std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
     Config read = load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides, {},
@@ -27,15 +26,22 @@ ExitCode run_eval(const EvalOptions& options) {
       if (std::find(unread.begin(), unread.end(), key) == unread.end()) continue;
       throw Error(fmt::format("command line: {}: {}", key, detail::why_unread(key, read)), ExitCode::usage);
     }
-    if (weights.empty() && !run_dir) {
+    if (options.weights.empty() && !run_dir) {
       throw Error(
           fmt::format("{} is not a run directory, so the weights must be named: --weights FILE", options.config),
           ExitCode::usage);
     }
-    if (weights.empty()) CheckpointStore::require_ended(options.config);
     return read;
   });
-  if (weights.empty()) weights = options.config + "/final.safetensors";
+  // On one rank, because the run may go on meanwhile.
+  const std::string weights = job.on_rank_zero([&] {
+    if (options.weights.empty()) {
+      CheckpointStore::require_ended(options.config);
+      return options.config + "/final.safetensors";
+    }
+    const bool word = run_dir && (options.weights == "best" || options.weights == "last");
+    return CheckpointStore::resolve(word ? options.config + "/" + options.weights : options.weights);
+  });
 
   World world = job.make_world(config);
   std::vector<EvalResult> results;

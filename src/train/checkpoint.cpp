@@ -178,18 +178,23 @@ void CheckpointStore::remove_debris() {
 }
 
 void CheckpointStore::prune(std::int64_t saved) {
-  std::vector<std::int64_t> all = steps();
-  std::int64_t best = -1;
-  for (const std::int64_t step : all) {
-    const auto manifest = keep_best_ && step <= saved ? committed_manifest(folder_of(step)) : std::nullopt;
-    if (manifest && manifest->best) best = step;
-  }
+  const std::vector<std::int64_t> all = steps();
   const auto newest = std::upper_bound(all.begin(), all.end(), saved);
+  const std::int64_t best = keep_best_ ? best_of({all.begin(), newest}) : -1;
   const auto first_kept = newest - std::min<std::ptrdiff_t>(newest - all.begin(), keep_last_);
   for (auto it = all.begin(); it != all.end(); ++it) {
     const bool keep = (it >= first_kept && it < newest) || *it == best;
     if (!keep) remove(folder_of(*it));
   }
+}
+
+/// The last of them that is marked as the best; -1: none is.
+std::int64_t CheckpointStore::best_of(const std::vector<std::int64_t>& steps) const {
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const auto manifest = committed_manifest(folder_of(*step));
+    if (manifest && manifest->best) return *step;
+  }
+  return -1;
 }
 
 std::optional<TrainingState> CheckpointStore::load_newest(std::vector<std::string>* refused) const {
@@ -218,7 +223,25 @@ void CheckpointStore::require_ended(const std::string& run_dir) {
       ExitCode::bad_data);
 }
 
-TrainingState CheckpointStore::load(const std::string& path) {
+std::string CheckpointStore::resolve(const std::string& path) {
+  const std::string name = fs::path(path).filename().string(), run = parent_of(path);
+  std::error_code error;
+  if ((name != "best" && name != "last") || fs::exists(path, error) || !fs::exists(run + "/checkpoints", error))
+    return path;
+  const CheckpointStore checkpoints(run, 1, true);
+  const std::vector<std::int64_t> steps = checkpoints.steps();
+  const std::int64_t step = steps.empty() ? -1 : name == "last" ? steps.back() : checkpoints.best_of(steps);
+  if (step >= 0) return checkpoints.folder_of(step);
+  throw Error(fmt::format("{} has no {}", run,
+                          steps.empty() ? "checkpoint yet: go on with it: train --resume"
+                                        : "checkpoint that is marked as the best (none is before the first evaluation, "
+                                          "nor with checkpoint.keep_best: false); take another: " +
+                                              checkpoints.folder_of(steps.back())),
+              ExitCode::bad_data);
+}
+
+TrainingState CheckpointStore::load(const std::string& named) {
+  const std::string path = resolve(named);
   std::error_code error;
   if (fs::exists(path + "/checkpoints", error)) require_ended(path);
   if (fs::is_directory(path, error) && !path_exists(path + "/final.safetensors")) return load_folder(path);

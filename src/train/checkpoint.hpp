@@ -46,8 +46,12 @@ class CheckpointStore {
   /// the one before is used. nullopt if there is none at all.
   std::optional<TrainingState> load_newest(std::vector<std::string>* refused) const;
   /// What a user names: a checkpoint's folder, or a .safetensors file or the folder of a run that has ended (these fill
-  /// `model` only).
+  /// `model` only), or what resolve() knows.
   static TrainingState load(const std::string& path);
+  /// The folder of a run's checkpoint: RUN/best is the one that is marked as the best, RUN/last the newest. Other
+  /// paths, and what has such a name itself, stay as they are. Throws Error(bad_data) if the run has no such
+  /// checkpoint.
+  static std::string resolve(const std::string& path);
   /// Throws Error(bad_data), which names the newest checkpoint, for a run's folder without the weights of its end.
   static void require_ended(const std::string& run_dir);
   std::vector<std::int64_t> steps() const;  ///< committed, ascending
@@ -59,6 +63,7 @@ class CheckpointStore {
  private:
   void remove(const std::string& folder);
   void prune(std::int64_t saved);
+  std::int64_t best_of(const std::vector<std::int64_t>& steps) const;
 
   std::string dir_;
   int keep_last_;

@@ -181,6 +181,32 @@ TEST(Checkpoint, LoadsWhatTheUserNames) {
   EXPECT_NE(message(dir / "bad.safetensors").find("bad.safetensors: "), std::string::npos);
 }
 
+TEST(Checkpoint, TheBestAndTheLastHaveNames) {
+  const TempDir dir;
+  const auto resolve = [](const std::string& path) -> std::string {
+    try {
+      return CheckpointStore::resolve(path);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::bad_data);
+      return e.what();
+    }
+  };
+  EXPECT_EQ(resolve(dir / "best"), dir / "best");  // there is no run
+  CheckpointStore store(dir.path(), 3, true);
+  store.save(training_state(4), false);
+  EXPECT_NE(resolve(dir / "best").find("has no checkpoint that is marked as the best"), std::string::npos);
+  store.save(training_state(5), true);
+  store.save(training_state(6), false);
+  EXPECT_EQ(resolve(dir / "best"), dir / "checkpoints/step-000000005");
+  EXPECT_EQ(resolve(dir / "last"), dir / "checkpoints/step-000000006");
+  EXPECT_EQ(resolve(dir / "worst"), dir / "worst");
+  EXPECT_TRUE(same_state(CheckpointStore::load(dir / "best"), training_state(5)));
+  spit(dir / "best", "somebody's own");
+  EXPECT_EQ(resolve(dir / "best"), dir / "best");
+  for (const int step : {4, 5, 6}) fs::remove_all(store.folder_of(step));
+  EXPECT_NE(resolve(dir / "last").find("has no checkpoint yet"), std::string::npos);
+}
+
 TEST(Checkpoint, SparesWhatOthersPutThere) {
   const TempDir dir;
   CheckpointStore store(dir.path(), 1, false);
