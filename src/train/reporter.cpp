@@ -170,4 +170,11 @@ void Reporter::restore(const std::map<std::string, std::string>& scalars) {
   images_ = number("images");
 }
 
+std::int64_t Reporter::recorded_to() const {
+  std::int64_t step = first_step_;
+  for (std::int64_t samples = interval_.samples; samples > 0 && step > 0; --step)
+    samples -= experiment_.samples_in_step(step - 1);
+  return step;
+}
+
 }  // namespace syncbn

@@ -58,6 +58,8 @@ class Reporter {
   /// Sums since the last line of metrics.jsonl, and times and images so far; part of a checkpoint.
   std::map<std::string, std::string> scalars() const;
   void restore(const std::map<std::string, std::string>& scalars);
+  /// After restore(): the step of the last training line that metrics.jsonl had by then.
+  std::int64_t recorded_to() const;
 
   /// Both of all starts of the run; what was trained behind the checkpoint of a resume is left out.
   double seconds() const;

@@ -111,23 +111,25 @@ void remove_temporary_files(const std::string& path) {
   for (const auto& file : left) fs::remove(file, error);
 }
 
-/// Whether a line belongs to the run up to `step`.
-bool keeps(std::string_view line, std::int64_t step) {
-  const auto json = nlohmann::json::parse(line, nullptr, false);
-  if (!json.is_object()) return false;
-  const auto found = json.find("step");
-  return found == json.end() || !found->is_number_integer() || found->get<std::int64_t>() <= step;
-}
-
-void truncate_lines(const std::string& path, std::int64_t step) {
-  if (!path_exists(path)) return;
+/// Keeps the lines of a log that belong to the run up to `step`. The greatest step among them; 0: none.
+std::int64_t truncate_lines(const std::string& path, std::int64_t step) {
+  if (!path_exists(path)) return 0;
   const std::string text = read_text(path);
   std::string kept;
+  std::int64_t greatest = 0;
   for (std::string_view rest = text; !rest.empty();) {
     const std::string_view line = take_line(rest);
-    if (keeps(line, step)) kept += std::string(line) + "\n";
+    const auto json = nlohmann::json::parse(line, nullptr, false);
+    if (!json.is_object()) continue;  // torn
+    const auto found = json.find("step");
+    const bool has_step = found != json.end() && found->is_number_integer();
+    const std::int64_t at = has_step ? found->get<std::int64_t>() : 0;
+    if (at > step) continue;
+    kept += std::string(line) + "\n";
+    greatest = std::max(greatest, at);
   }
   if (kept != text) write_text(path, kept);
+  return greatest;
 }
 
 }  // namespace
@@ -186,8 +188,9 @@ void RunDirectory::append_probes(const std::string& json_lines) {
   append_to_file(file(kProbes), json_lines);
 }
 
-void RunDirectory::truncate_metrics(std::int64_t step) {
-  for (const std::string& log : logs()) truncate_lines(log, step);
+std::int64_t RunDirectory::truncate_metrics(std::int64_t step) {
+  truncate_lines(file(kProbes), step);
+  return truncate_lines(file(kMetrics), step);
 }
 
 std::vector<std::string> RunDirectory::logs() const {

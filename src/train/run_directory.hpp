@@ -33,7 +33,8 @@ class RunDirectory {
   /// Appends whole lines, each a JSON object, to probes.jsonl.
   void append_probes(const std::string& json_lines);
   /// Drops lines of metrics.jsonl and probes.jsonl with "step" greater than this (resume after a crash), and torn ones.
-  void truncate_metrics(std::int64_t step);
+  /// The greatest step that is left in metrics.jsonl, 0 if there is none.
+  std::int64_t truncate_metrics(std::int64_t step);
   /// Paths of metrics.jsonl and probes.jsonl, whether they are there or not.
   std::vector<std::string> logs() const;
   /// Writes summary.json durably.

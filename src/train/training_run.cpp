@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -172,7 +173,7 @@ void TrainingRun::go_on_from(const TrainingState& saved) {
 /// On the rank of worker 0: makes the reporter, and says where the training begins. `saved`: null at a start from the
 /// beginning.
 void TrainingRun::start_reporting(const TrainingState* saved) {
-  if (request_.resume) directory_->truncate_metrics(first_step_);
+  const std::int64_t recorded = request_.resume ? directory_->truncate_metrics(first_step_) : 0;
   reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_, request_);
   if (memory_.lacks_room() || exchange_.lacks_room())
     reporter_->message(
@@ -181,6 +182,11 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
   if (saved) {
     reporter_->restore(saved->scalars);
     reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));
+    const std::int64_t wanted = std::max(reporter_->recorded_to(), progress_.last_evaluation);
+    if (recorded < wanted)
+      reporter_->message(fmt::format(
+          "{} {}: what it said of steps {} to {} is lost; it goes on from there", directory_->file("metrics.jsonl"),
+          recorded == 0 ? "is missing or empty" : fmt::format("ends at step {}", recorded), recorded + 1, wanted));
   } else if (request_.resume) {
     reporter_->message(fmt::format("nothing to resume in {}: starting at step 0", directory_->path()));
   }

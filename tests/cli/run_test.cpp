@@ -41,5 +41,36 @@ TEST(CliRun, ItsBestAndItsLastCheckpointHaveNames) {
   EXPECT_TRUE(contains(none.err, "runs/tiny has no checkpoint yet")) << none.err;
 }
 
+TEST(CliRun, AResumeSaysWhatIsLostOfTheMetrics) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const auto resume = [&](const std::string& log_every) {
+    return s.syncbn({"train", "tiny.yaml", "--resume", "train.eval_every=0", "checkpoint.every=15", log_every});
+  };
+  ASSERT_EQ(resume("train.log_every=4").code, 0);
+  // As after a crash behind step 15, which is no step of a line.
+  std::filesystem::remove_all(s.file("runs/tiny/checkpoints/step-000000018"));
+  const std::string metrics = s.read("runs/tiny/metrics.jsonl");
+  for (const char* log_every : {"train.log_every=4", "train.log_every=1"}) {
+    s.write("runs/tiny/metrics.jsonl", metrics);
+    const Outcome whole = resume(log_every);
+    ASSERT_EQ(whole.code, 0) << whole.err;
+    EXPECT_TRUE(contains(whole.err, "resumed at step 15 of 18\n")) << whole.err;
+    EXPECT_FALSE(contains(whole.err, "lost")) << whole.err;
+    std::filesystem::remove_all(s.file("runs/tiny/checkpoints/step-000000018"));
+  }
+  s.write("runs/tiny/metrics.jsonl", metrics.substr(0, metrics.find('\n') + 1));
+  const Outcome shorter = resume("train.log_every=4");
+  EXPECT_TRUE(contains(shorter.err,
+                       "runs/tiny/metrics.jsonl ends at step 4: what it said of steps 5 to 12 is lost; it "
+                       "goes on from there\n"))
+      << shorter.err;
+  std::filesystem::remove_all(s.file("runs/tiny/checkpoints/step-000000018"));
+  std::filesystem::remove(s.file("runs/tiny/metrics.jsonl"));
+  resume("train.log_every=4");
+  const std::string missing = "runs/tiny/metrics.jsonl is missing or empty: what it said of steps 1 to 12 is lost";
+  EXPECT_TRUE(contains(s.read("runs/tiny/log.txt"), missing)) << s.read("runs/tiny/log.txt");
+}
+
 }  // namespace
 }  // namespace syncbn::test

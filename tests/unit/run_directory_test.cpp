@@ -171,7 +171,7 @@ TEST(RunDirectory, OfManyStartsAtOnceExactlyOneWins) {
 TEST(RunDirectory, AppendsAndTruncatesMetrics) {
   const TempDir dir;
   RunDirectory run = create(dir / "run");
-  run.truncate_metrics(5);
+  EXPECT_EQ(run.truncate_metrics(5), 0);
   EXPECT_FALSE(std::filesystem::exists(run.file("metrics.jsonl")));
   const std::string header = R"({"schema":1})", one = R"({"step":1,"loss":2.5})", two = R"({"step":2,"loss":2.25})",
                     three = R"({"step":3,"loss":2})";
@@ -179,18 +179,18 @@ TEST(RunDirectory, AppendsAndTruncatesMetrics) {
   EXPECT_EQ(slurp(run.file("metrics.jsonl")), header + "\n" + one + "\n" + two + "\n" + three + "\n");
 
   // A line that is whole but for its end, one that was torn, and what a power failure leaves.
-  run.truncate_metrics(2);
+  EXPECT_EQ(run.truncate_metrics(2), 2);
   EXPECT_EQ(slurp(run.file("metrics.jsonl")), header + "\n" + one + "\n" + two + "\n");
   spit(run.file("metrics.jsonl"), header + "\n" + one + "\n" + two);
-  run.truncate_metrics(2);
+  EXPECT_EQ(run.truncate_metrics(2), 2);
   EXPECT_EQ(slurp(run.file("metrics.jsonl")), header + "\n" + one + "\n" + two + "\n");
   spit(run.file("metrics.jsonl"), header + "\n" + one + "\n" + two.substr(0, 9));
-  run.truncate_metrics(2);
+  EXPECT_EQ(run.truncate_metrics(2), 1);
   EXPECT_EQ(slurp(run.file("metrics.jsonl")), header + "\n" + one + "\n");
   spit(run.file("metrics.jsonl"), one + "\n" + std::string(20, '\0'));
-  run.truncate_metrics(2);
+  EXPECT_EQ(run.truncate_metrics(2), 1);
   EXPECT_EQ(slurp(run.file("metrics.jsonl")), one + "\n");
-  run.truncate_metrics(0);
+  EXPECT_EQ(run.truncate_metrics(0), 0);
   EXPECT_EQ(slurp(run.file("metrics.jsonl")), "");
 }
 
