@@ -112,6 +112,7 @@ ExitCode run_explain(const ExplainOptions& options) {
   const int threads = config.threads > 0 ? config.threads : std::min(workers, cores_each);
   fmt::print("\nsizes                  {}\n", sizes_line(config, e.ranks, threads));
   fmt::print("length                 {} batches per epoch, {} updates in all\n", e.batches_per_epoch, e.steps);
+  for (const std::string& line : e.unreached) fmt::print("warning                {}\n", line);
   fmt::print("\nmessages and bytes that a worker gives in one update:\n");
   print_traffic("statistics, forward", e.statistics_forward);
   print_traffic("statistics, backward", e.statistics_backward);

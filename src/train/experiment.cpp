@@ -135,6 +135,30 @@ std::int64_t update_count(const Config::Train& train, std::int64_t batches_per_e
   return static_cast<std::int64_t>(updates);
 }
 
+std::vector<std::string> unreached_points(const Config& config, std::int64_t batches_per_epoch,
+                                          std::int64_t total_steps) {
+  const ScheduleOptions& schedule = config.schedule;
+  const auto total = static_cast<double>(total_steps), accumulate = static_cast<double>(config.train.accumulate),
+             batches = static_cast<double>(batches_per_epoch);
+  const std::string end = fmt::format("the training ends after {} step{}, {:.4g} epochs", total_steps,
+                                      total_steps == 1 ? "" : "s", total * accumulate / batches);
+  std::vector<std::string> lines;
+  std::vector<double> late;  // fractions of the run are never
+  for (const double milestone : schedule.name == "step" ? schedule.milestones : std::vector<double>{}) {
+    if (milestone > 1 && milestone >= total) late.push_back(milestone);
+  }
+  if (!late.empty())
+    lines.push_back(fmt::format("schedule.milestones: {} {} never reached: {}", fmt::join(late, ", "),
+                                late.size() == 1 ? "is" : "are", end));
+  const auto warm_up = [&](const char* key, double value, double steps) {
+    if (value > 0 && steps >= total)
+      lines.push_back(fmt::format("{}: {}: the learning rate never gets to optimizer.lr: {}", key, value, end));
+  };
+  warm_up("schedule.warmup_steps", schedule.warmup_steps, schedule.warmup_steps);
+  warm_up("schedule.warmup_epochs", config.warmup_epochs, config.warmup_epochs * batches / accumulate);
+  return lines;
+}
+
 Model make_model(const Config& config, const Shape& image, int classes) {
   return make_model(model_options(config, image, classes));
 }

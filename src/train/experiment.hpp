@@ -51,6 +51,11 @@ LoaderOptions loader_options(const World& world, const Experiment& experiment);
 /// Updates of a training with epochs of so many global micro-batches. Throws Error(usage) for absurdly many.
 std::int64_t update_count(const Config::Train& train, std::int64_t batches_per_epoch);
 
+/// Points of the learning rate's schedule that a training of so many updates does not reach, a line each: key, value,
+/// and where the training ends.
+std::vector<std::string> unreached_points(const Config& config, std::int64_t batches_per_epoch,
+                                          std::int64_t total_steps);
+
 /// The model of a configuration for images of this shape ([1, C, H, W]).
 Model make_model(const Config& config, const Shape& image, int classes);
 

@@ -87,6 +87,7 @@ void add_length(Explanation& e, const Config& config, std::int64_t images) {
   if (config.data.train_limit > 0) images = std::min(images, config.data.train_limit);
   e.batches_per_epoch = config.data.drop_last ? images / batch : (images + batch - 1) / batch;
   e.steps = update_count(config.train, e.batches_per_epoch);
+  e.unreached = unreached_points(config, e.batches_per_epoch, e.steps);
 }
 
 /// A million files take seconds to list.

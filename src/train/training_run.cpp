@@ -179,6 +179,9 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
     reporter_->message(
         "the ranks of a machine could not share their memory (too little room in /dev/shm?): slower, with the same "
         "result");
+  for (const std::string& line :
+       unreached_points(experiment_.config, experiment_.batches_per_epoch, experiment_.total_steps))
+    reporter_->message("warning: " + line);
   if (saved) {
     reporter_->restore(saved->scalars);
     reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));

@@ -72,5 +72,17 @@ TEST(CliRun, AResumeSaysWhatIsLostOfTheMetrics) {
   EXPECT_TRUE(contains(s.read("runs/tiny/log.txt"), missing)) << s.read("runs/tiny/log.txt");
 }
 
+TEST(CliRun, WarnsOfAScheduleThatGoesOnBehindTheEnd) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const std::string late = "schedule.milestones: 40 is never reached: the training ends after 18 steps, 2 epochs\n";
+  const Outcome o = s.mpirun(2, {"train", "tiny.yaml", "schedule.name=step", "schedule.milestones=[6, 40]"});
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "warning: " + late)) << o.err;
+  EXPECT_TRUE(contains(s.read("runs/tiny/log.txt"), late)) << s.read("runs/tiny/log.txt");
+  const Outcome explained = s.syncbn({"explain", "tiny.yaml", "schedule.name=step", "schedule.milestones=[6, 40]"});
+  EXPECT_TRUE(contains(explained.out, "warning                " + late)) << explained.out;
+}
+
 }  // namespace
 }  // namespace syncbn::test

@@ -93,6 +93,27 @@ TEST(Explain, CountsUpdates) {
   EXPECT_THROW(updates("steps: 1000000000000000, accumulate: 2"), Error);
 }
 
+TEST(Explain, NamesPointsOfTheScheduleBehindTheEnd) {
+  using Lines = std::vector<std::string>;
+  const auto unreached = [](const std::string& schedule, const std::string& train) {  // 50 batches an epoch
+    return explain_text("{workers: 4, batch_per_worker: 32, data: {train_limit: 6400}, schedule: {" + schedule +
+                        "}, train: {" + train + "}}")
+        .unreached;
+  };
+  EXPECT_EQ(unreached("name: step, milestones: [99, 100, 150]", "epochs: 2"),
+            (Lines{"schedule.milestones: 100, 150 are never reached: the training ends after 100 steps, 2 epochs"}));
+  EXPECT_EQ(unreached("name: step, milestones: [0.5, 0.999]", "steps: 3"), Lines{});
+  EXPECT_EQ(unreached("name: step, milestones: [99]", "epochs: 2"), Lines{});
+  EXPECT_EQ(
+      unreached("warmup_epochs: 5", "epochs: 4.5, accumulate: 2"),
+      (Lines{"schedule.warmup_epochs: 5: the learning rate never gets to optimizer.lr: the training ends after 113 "
+             "steps, 4.52 epochs"}));
+  EXPECT_EQ(unreached("warmup_epochs: 5", "epochs: 5.1, accumulate: 2"), Lines{});
+  EXPECT_EQ(unreached("warmup_steps: 2", "steps: 1"),
+            (Lines{"schedule.warmup_steps: 2: the learning rate never gets to optimizer.lr: the training ends after 1 "
+                   "step, 0.02 epochs"}));
+}
+
 TEST(Explain, RefusesMoreRanksThanWorkers) {
   EXPECT_THROW(explain_text("workers: 2", 3), Error);
   EXPECT_THROW(explain_text("workers: 2", 0), Error);
@@ -114,6 +135,7 @@ TEST(Explain, EveryShippedConfigurationCanBeExplained) {
     Config config = parse_config(shipped.text, shipped.name, {});
     if (config.workers == 0) config.workers = 4;
     EXPECT_GT(explain(config, 1).parameters, 0) << shipped.name;
+    EXPECT_TRUE(explain(config, 1).unreached.empty()) << shipped.name;
   }
 }
 
