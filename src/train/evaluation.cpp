@@ -1,10 +1,15 @@
 #include "train/evaluation.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
 
+#include "core/console.hpp"
+#include "syncbn/train/checkpoint.hpp"
+#include "syncbn/train/safetensors.hpp"
 #include "train/checkpoint.hpp"
 #include "train/compute.hpp"
 #include "train/experiment.hpp"
@@ -113,7 +118,9 @@ std::vector<EvalResult> evaluate(World& world, const Config& config, const std::
   const auto backend = make_backend(world, config);
   const Experiment experiment = make_experiment(world, config, *backend);
   ModelState state(experiment.model, experiment.norm, *backend);
-  load_model(state, CheckpointStore::load(weights_path).model);
+  const std::string left_off = load_model(state, CheckpointStore::load(weights_path).model);
+  if (!left_off.empty() && world.rank() == 0)
+    write_stderr(fmt::format("syncbn: {}\n", left_off_text(left_off, weights_path)));
   Evaluator evaluator(world, experiment);
   std::vector<EvalResult> results;
   world.run([&](Worker& worker) {

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -46,14 +48,36 @@ std::string header_of(const SafetensorsFile& file, const std::vector<const std::
   return header;
 }
 
-const StoredTensor& find(const SafetensorsFile& file, const std::string& name, const std::string& dtype) {
+float from_f16(std::uint16_t bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  float magnitude = std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
+  if (exponent == 0) magnitude = std::ldexp(static_cast<float>(fraction), -24);
+  if (exponent == 31) magnitude = fraction == 0 ? std::numeric_limits<float>::infinity() : std::nanf("");
+  return bits >> 15 ? -magnitude : magnitude;
+}
+
+/// All of them are exact in f32.
+std::vector<float> widen(const StoredTensor& tensor) {
+  const bool brain = tensor.dtype == "BF16";
+  std::vector<float> values(tensor.data.size() / sizeof(std::uint16_t));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, &tensor.data[i * sizeof bits], sizeof bits);
+    values[i] = brain ? std::bit_cast<float>(std::uint32_t{bits} << 16) : from_f16(bits);
+  }
+  return values;
+}
+
+/// The tensor, of this type or one of those that `others` names, too.
+const StoredTensor& find(const SafetensorsFile& file, const std::string& name, const std::string& dtype,
+                         std::initializer_list<const char*> others = {}) {
   const auto found = file.tensors.find(name);
   if (found == file.tensors.end()) {
     throw Error(fmt::format("tensor {} is missing: the file belongs to another model", name), ExitCode::bad_data);
   }
-  if (found->second.dtype != dtype) {
-    throw Error(fmt::format("tensor {} has type {} instead of {}", name, found->second.dtype, dtype),
-                ExitCode::bad_data);
+  const std::string& has = found->second.dtype;
+  if (has != dtype && std::find(others.begin(), others.end(), has) == others.end()) {
+    throw Error(fmt::format("tensor {} has type {} instead of {}", name, has, dtype), ExitCode::bad_data);
   }
   return found->second;
 }
@@ -79,12 +103,13 @@ void SafetensorsFile::put_i64(const std::string& name, std::int64_t value) {
 }
 
 std::vector<float> SafetensorsFile::f32(const std::string& name, const std::vector<std::int64_t>& shape) const {
-  const StoredTensor& tensor = find(*this, name, "F32");
+  const StoredTensor& tensor = find(*this, name, "F32", {"F16", "BF16"});
   if (tensor.shape != shape) {
     throw Error(fmt::format("tensor {} has shape [{}] instead of [{}]: the file belongs to another model", name,
                             fmt::join(tensor.shape, ", "), fmt::join(shape, ", ")),
                 ExitCode::bad_data);
   }
+  if (tensor.dtype != "F32") return widen(tensor);
   std::vector<float> values(tensor.data.size() / sizeof(float));
   if (!values.empty()) std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
   return values;

@@ -8,7 +8,7 @@
 
 namespace syncbn {
 
-/// A tensor inside a safetensors file. Types used here: F32, F64, I64, U8.
+/// A tensor inside a safetensors file. Types used here: F32, F16, BF16, F64, I64, U8.
 struct StoredTensor {
   std::string dtype;
   std::vector<std::int64_t> shape;
@@ -25,8 +25,8 @@ struct SafetensorsFile {
 
   void put_f32(const std::string& name, std::vector<std::int64_t> shape, std::span<const float> values);
   void put_i64(const std::string& name, std::int64_t value);  ///< shape []
-  std::vector<float> f32(const std::string& name,
-                         const std::vector<std::int64_t>& shape) const;  ///< throws Error(bad_data) if absent or other
+  /// The values of an F32, F16 or BF16 tensor. Throws Error(bad_data) if it is absent or other.
+  std::vector<float> f32(const std::string& name, const std::vector<std::int64_t>& shape) const;
   std::int64_t i64(const std::string& name) const;
 
   std::vector<std::byte> serialize() const;

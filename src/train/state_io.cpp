@@ -43,6 +43,26 @@ void require_statistics(ModelState& state, const NormState& s, const std::string
   check(s.var_name, s.var, s.var_dims.size() > 1);
 }
 
+/// "module." (DistributedDataParallel), "_orig_mod." (torch.compile) or both, if all names of the file start with it
+/// and none of the model's.
+std::string wrapper_of(ModelState& state, const SafetensorsFile& file) {
+  if (file.tensors.empty()) return "";
+  std::string prefix;
+  const auto longer = [&](const std::string& wrapper) {
+    const auto starts = [&](const auto& tensor) { return tensor.first.starts_with(prefix + wrapper); };
+    if (!std::all_of(file.tensors.begin(), file.tensors.end(), starts)) return false;
+    prefix += wrapper;
+    return true;
+  };
+  while (longer("module.") || longer("_orig_mod.")) {
+  }
+  bool own = false;
+  for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>&, FlatRange) {
+    own = own || name.starts_with("module.") || name.starts_with("_orig_mod.");
+  });
+  return own ? "" : prefix;
+}
+
 std::string buffer_name(const std::string& buffer, const std::string& parameter) {
   return "optimizer." + buffer + "." + parameter;
 }
@@ -60,7 +80,8 @@ SafetensorsFile store_model(ModelState& state) {
   return file;
 }
 
-void load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except) {
+std::string load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except) {
+  const std::string prefix = wrapper_of(state, file);
   std::set<std::string> idle(except.begin(), except.end()), unknown;
   const auto excepted = [&](const std::string& name) {
     bool found = false;
@@ -71,19 +92,20 @@ void load_model(ModelState& state, const SafetensorsFile& file, const std::vecto
     }
     return found;
   };
-  for (const auto& [name, tensor] : file.tensors) {
+  for (const auto& [stored, tensor] : file.tensors) {
+    const std::string name = stored.substr(prefix.size());
     if (!excepted(name)) unknown.insert(name);
   }
   for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>& shape, FlatRange range) {
     unknown.erase(name);
     if (excepted(name)) return;
-    const std::vector<float> values = file.f32(name, shape);
+    const std::vector<float> values = file.f32(prefix + name, shape);
     std::copy(values.begin(), values.end(), state.values(range).begin());
   });
   for (NormState& s : state.norm_states()) {
     const std::string name = s.name + ".num_batches_tracked";
     unknown.erase(name);
-    if (!excepted(name)) s.batches_tracked = file.i64(name);
+    if (!excepted(name)) s.batches_tracked = file.i64(prefix + name);
     require_statistics(state, s, file.origin);
   }
   if (!idle.empty())
@@ -96,6 +118,11 @@ void load_model(ModelState& state, const SafetensorsFile& file, const std::vecto
                     *unknown.begin(), unknown.size() - 1),
         ExitCode::bad_data);
   state.send();
+  return prefix;
+}
+
+std::string left_off_text(const std::string& prefix, const std::string& weights) {
+  return fmt::format("the names of all tensors in {} start with '{}': read without it", weights, prefix);
 }
 
 SafetensorsFile store_optimizer(const ModelState& state, Optimizer& optimizer) {

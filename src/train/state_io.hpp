@@ -10,8 +10,12 @@ namespace syncbn {
 SafetensorsFile store_model(ModelState& state);
 /// The reverse, but for tensors, of the model or the file, whose name matches one of `except` (names or glob patterns).
 /// Throws Error(bad_data) naming the tensor that is missing, has another shape, or is not of this model; Error(usage)
-/// for a pattern that matches none. Brings packed forms up to date.
-void load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except = {});
+/// for a pattern that matches none. Brings packed forms up to date. Returns what it has left off the front of the
+/// file's names, because all have it and none of the model's has: what PyTorch's wrappers put there; usually empty.
+std::string load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except = {});
+
+/// For the user, of what load_model() returned.
+std::string left_off_text(const std::string& prefix, const std::string& weights);
 
 /// Optimizer buffers as "optimizer.<buffer>.<parameter>".
 SafetensorsFile store_optimizer(const ModelState& state, Optimizer& optimizer);

@@ -108,7 +108,8 @@ void TrainingRun::start_from_weights() {
   std::string weights;
   on_rank_zero([&] { weights = text_of(CheckpointStore::load(model.weights).model.serialize()); });
   weights = world_.broadcast(weights);
-  load_model(state_, parse(weights, model.weights), model.weights_except);
+  const std::string left_off = load_model(state_, parse(weights, model.weights), model.weights_except);
+  if (!left_off.empty()) about_weights_ = left_off_text(left_off, model.weights);
 }
 
 /// The newest checkpoint, if there is one. All ranks go on from what one of them has read, so that they can never
@@ -182,6 +183,7 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
   for (const std::string& line :
        unreached_points(experiment_.config, experiment_.batches_per_epoch, experiment_.total_steps))
     reporter_->message("warning: " + line);
+  if (!about_weights_.empty()) reporter_->message(about_weights_);
   if (saved) {
     reporter_->restore(saved->scalars);
     reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));

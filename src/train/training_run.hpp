@@ -100,6 +100,7 @@ class TrainingRun {
   RunProgress progress_;
   std::int64_t first_step_ = 0;
   std::atomic<bool> stopping_ = false;
+  std::string about_weights_;  // for the user, once there is a reporter
 
   // On the rank of worker 0 only.
   std::optional<RunDirectory> directory_;

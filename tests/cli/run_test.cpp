@@ -84,5 +84,27 @@ TEST(CliRun, WarnsOfAScheduleThatGoesOnBehindTheEnd) {
   EXPECT_TRUE(contains(explained.out, "warning                " + late)) << explained.out;
 }
 
+TEST(CliRun, TakesWeightsUnderTheNamesOfPyTorchsWrappersAndSaysSo) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  ASSERT_EQ(s.syncbn({"train", "tiny.yaml", "train.steps=2"}).code, 0);
+  std::string file = s.read("runs/tiny/final.safetensors"), header = file.substr(8, file.find("}}") + 2 - 8);
+  const std::string tensors =
+      file.substr(8 + static_cast<unsigned char>(file[0]) + 256 * static_cast<unsigned char>(file[1]));
+  for (std::size_t at = 0; (at = header.find("\":{\"dtype\"", at)) != std::string::npos; at += 10)
+    header.insert(header.rfind('"', at - 1) + 1, "module.");
+  std::string length(8, '\0');
+  for (int i = 0; i < 2; ++i) length[static_cast<std::size_t>(i)] = static_cast<char>(header.size() >> 8 * i);
+  s.write("ddp.safetensors", length + header + tensors);
+  const std::string said = "the names of all tensors in ddp.safetensors start with 'module.': read without it\n";
+  const Outcome eval = s.mpirun(2, {"eval", "runs/tiny", "--weights", "ddp.safetensors"});
+  EXPECT_EQ(eval.out, s.syncbn({"eval", "runs/tiny"}).out);
+  EXPECT_EQ(eval.err, "syncbn: " + said);
+  const Outcome train = s.syncbn({"train", "tiny.yaml", "--output", "second", "model.weights=ddp.safetensors"});
+  EXPECT_EQ(train.code, 0);
+  EXPECT_TRUE(contains(train.err, said)) << train.err;
+  EXPECT_TRUE(contains(s.read("second/log.txt"), said)) << s.read("second/log.txt");
+}
+
 }  // namespace
 }  // namespace syncbn::test

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <optional>
 
 #include "syncbn/core/error.hpp"
@@ -105,6 +108,32 @@ TEST(Safetensors, ReadsWhatItIsAskedForOrSaysWhy) {
   EXPECT_NE(message([&] { file.i64("conv1.weight"); }).find("type F32 instead of I64"), std::string::npos);
   SafetensorsFile wrong;
   EXPECT_THROW(wrong.put_f32("x", {3}, std::vector<float>{1, 2}), Error);
+}
+
+TEST(Safetensors, WidensHalfPrecisionExactly) {
+  const auto values = [](const std::string& dtype, const std::vector<std::uint16_t>& bits) {
+    SafetensorsFile file;
+    const auto bytes = std::as_bytes(std::span(bits));
+    file.tensors["x"] = {dtype, {std::ssize(bits)}, {bytes.begin(), bytes.end()}};
+    return SafetensorsFile::parse(file.serialize(), "half").f32("x", {std::ssize(bits)});
+  };
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(values("F16", {0x3c00, 0xc000, 0x3555, 0x7bff, 0x0400, 0x03ff, 0x0001, 0x7c00, 0xfc00}),
+            (std::vector<float>{1, -2, 0x1.554p-2f, 65504, 0x1p-14f, 0x3ffp-24f, 0x1p-24f, kInfinity, -kInfinity}));
+  EXPECT_EQ(values("BF16", {0x3f80, 0xc000, 0x7f7f, 0x0001, 0xff80}),
+            (std::vector<float>{1, -2, 0x1.fep127f, 0x1p-133f, -kInfinity}));
+  for (const std::string type : {"F16", "BF16"}) {
+    EXPECT_TRUE(std::isnan(values(type, {0x7fc1})[0]));
+    EXPECT_TRUE(std::signbit(values(type, {0x8000})[0]));
+  }
+#ifdef __FLT16_MAX__
+  for (int bits = 0; bits < 1 << 16; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    const auto expected = static_cast<float>(std::bit_cast<_Float16>(half));
+    if (std::isnan(expected)) continue;
+    EXPECT_EQ(values("F16", {half})[0], expected) << bits;
+  }
+#endif
 }
 
 TEST(Safetensors, AcceptsAnyOrderOfEntriesAndKeys) {

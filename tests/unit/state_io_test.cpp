@@ -41,5 +41,29 @@ TEST(StateIo, RefusesStatisticsThatAreNone) {
   }
 }
 
+TEST(StateIo, LeavesOffWhatPyTorchsWrappersPutInFront) {
+  const auto backend = ops::make_cpu_backend();
+  const test::NetworkRun run{.counts = {1}};
+  ModelState state = test::small_network_state(run, *backend);
+  const SafetensorsFile plain = store_model(state);
+  const auto renamed = [&](const std::string& prefix) {
+    SafetensorsFile file;
+    for (const auto& [name, tensor] : plain.tensors) file.tensors[prefix + name] = tensor;
+    return file;
+  };
+  for (const std::string prefix : {"", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."}) {
+    ModelState other = test::small_network_state(run, *backend);
+    for (float& v : other.values(other.parameter(0))) v = 0;
+    EXPECT_EQ(load_model(other, renamed(prefix)), prefix);
+    EXPECT_EQ(store_model(other).serialize(), plain.serialize()) << prefix;
+  }
+  const std::string first = plain.tensors.begin()->first;
+  EXPECT_EQ(load_model(state, renamed("module."), {first}), "module.");  // by the model's names
+  SafetensorsFile some = renamed("module.");
+  some.tensors["module_of_mine"] = plain.tensors.begin()->second;
+  EXPECT_THROW(load_model(state, some), Error);
+  EXPECT_THROW(load_model(state, renamed("model.")), Error);
+}
+
 }  // namespace
 }  // namespace syncbn
