@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <array>
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 
@@ -91,6 +92,26 @@ std::vector<fs::path> locate_files(const SetLayout& layout, const std::string& p
       fmt::format("no {} found; looked in {}; fetch it: syncbn data get {}, or name its folder: data.path=FOLDER",
                   layout.kind, fmt::join(looked, ", "), layout.kind),
       ExitCode::bad_data);
+}
+
+std::string unpacking_hint(const std::string& kind, const std::string& path) {
+  constexpr std::uintmax_t kLarge = 50'000'000;  // those of CIFAR, not those of MNIST
+  if (kind == "builtin" || kind == "image-folder") return "";
+  const SetLayout& layout = layout_of(kind);
+  std::uintmax_t bytes = 0;
+  fs::path packed;
+  for (const auto* names : {&layout.train_files, &layout.test_files}) {
+    for (const fs::path& file : locate_files(layout, path, *names)) {
+      if (file.extension() != ".gz" && file.extension() != ".xz") continue;
+      std::error_code ignored;
+      if (const auto size = fs::file_size(file, ignored); !ignored) bytes += size;
+      packed = file;
+    }
+  }
+  if (bytes < kLarge) return "";
+  return fmt::format("the files of {} are packed, and every rank unpacks them at every start; do it once: {} -dk {}",
+                     kind, packed.extension() == ".gz" ? "gzip" : "xz",
+                     (packed.parent_path() / ("*" + packed.extension().string())).string());
 }
 
 fs::path cache_root() {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/console.hpp"
+#include "data/folders.hpp"
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/durable_file.hpp"
@@ -183,6 +184,8 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
   for (const std::string& line :
        unreached_points(experiment_.config, experiment_.batches_per_epoch, experiment_.total_steps))
     reporter_->message("warning: " + line);
+  const Config::Data& data = experiment_.config.data;
+  if (const std::string hint = unpacking_hint(data.kind, data.path); !hint.empty()) reporter_->message(hint);
   if (!about_weights_.empty()) reporter_->message(about_weights_);
   if (saved) {
     reporter_->restore(saved->scalars);
