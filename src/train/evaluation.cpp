@@ -8,8 +8,6 @@
 #include <vector>
 
 #include "core/console.hpp"
-#include "syncbn/train/checkpoint.hpp"
-#include "syncbn/train/safetensors.hpp"
 #include "train/checkpoint.hpp"
 #include "train/compute.hpp"
 #include "train/experiment.hpp"

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "syncbn/train/checkpoint.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/checkpoint.hpp"
 
 namespace syncbn {
 
