@@ -91,11 +91,11 @@ void download(const RemoteFile& file, const std::string& folder,
   if (started != CURLE_OK) throw Error("libcurl cannot be started", ExitCode::unavailable);
   std::error_code error;
   fs::create_directories(folder, error);
-  if (error) throw Error(fmt::format("{} cannot be created: {}; set SYNCBN_DATA", folder, error.message()));
+  if (error) throw Error(fmt::format("{} cannot be created: {}; name another folder", folder, error.message()));
 
   const fs::path target = fs::path(folder) / file.name;
   const fs::path part = target.string() + ".part";
-  fetch(file.url, part, file.bytes, progress);
+  const auto locked = fetch(file.url, part, file.bytes, progress);
   const std::string found = md5_of(*ByteSource::open_packed(part, "fetch it again"));
   if (found != file.md5) {
     fs::remove(part, error);

@@ -185,9 +185,11 @@ class Transfer {
 
 }  // namespace
 
-void fetch(const std::string& url, const std::filesystem::path& part_path, std::uint64_t bytes,
-           const std::function<void(std::uint64_t, std::uint64_t)>& progress, const FetchPolicy& policy) {
-  PartFile part(part_path);
+std::shared_ptr<const void> fetch(const std::string& url, const std::filesystem::path& part_path, std::uint64_t bytes,
+                                  const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                  const FetchPolicy& policy) {
+  const auto locked = std::make_shared<PartFile>(part_path);
+  PartFile& part = *locked;
   if (bytes && part.size() > bytes) part.clear();
   if (!bytes || part.size() < bytes) {
     Transfer transfer(url, part, bytes, progress, policy);
@@ -207,6 +209,7 @@ void fetch(const std::string& url, const std::filesystem::path& part_path, std::
     }
   }
   part.sync();
+  return locked;
 }
 
 }  // namespace syncbn

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 
 namespace syncbn {
@@ -21,8 +22,9 @@ struct FetchPolicy {
 /// that. `bytes`: size of the whole (0 = unknown); more than that is refused. Throws Error(unavailable) on network
 /// failure or if somebody else is fetching to the same `part`, Error(bad_data) if there is more than there should be,
 /// Error(failure) if `part` cannot be written.
-void fetch(const std::string& url, const std::filesystem::path& part, std::uint64_t bytes,
-           const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
-           const FetchPolicy& policy = {});
+/// As long as the result lives, nobody else fetches to `part`.
+std::shared_ptr<const void> fetch(const std::string& url, const std::filesystem::path& part, std::uint64_t bytes,
+                                  const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
+                                  const FetchPolicy& policy = {});
 
 }  // namespace syncbn

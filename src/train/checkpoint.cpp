@@ -244,7 +244,13 @@ TrainingState CheckpointStore::load(const std::string& named) {
   const std::string path = resolve(named);
   std::error_code error;
   if (fs::exists(path + "/checkpoints", error)) require_ended(path);
-  if (fs::is_directory(path, error) && !path_exists(path + "/final.safetensors")) return load_folder(path);
+  if (fs::is_directory(path, error) && !path_exists(path + "/final.safetensors")) {
+    if (path_exists(path + "/" + kManifest)) return load_folder(path);
+    throw Error(fmt::format("{} holds no weights: name the folder of a run that has ended, a checkpoint in it, or a "
+                            ".safetensors file",
+                            path),
+                ExitCode::bad_data);
+  }
   TrainingState state;
   const std::string file = fs::is_directory(path, error) ? path + "/final.safetensors" : path;
   state.model = SafetensorsFile::parse(read_file(file, kNoLimit), file);

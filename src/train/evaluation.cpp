@@ -8,10 +8,9 @@
 #include <vector>
 
 #include "core/console.hpp"
-#include "train/checkpoint.hpp"
 #include "train/compute.hpp"
 #include "train/experiment.hpp"
-#include "train/safetensors.hpp"
+#include "train/rank_zero.hpp"
 #include "train/state_io.hpp"
 
 namespace syncbn {
@@ -116,7 +115,7 @@ std::vector<EvalResult> evaluate(World& world, const Config& config, const std::
   const auto backend = make_backend(world, config);
   const Experiment experiment = make_experiment(world, config, *backend);
   ModelState state(experiment.model, experiment.norm, *backend);
-  const std::string left_off = load_model(state, CheckpointStore::load(weights_path).model);
+  const std::string left_off = load_model(state, read_weights(world, weights_path));
   if (!left_off.empty() && world.rank() == 0)
     write_stderr(fmt::format("syncbn: {}\n", left_off_text(left_off, weights_path)));
   Evaluator evaluator(world, experiment);

@@ -29,7 +29,7 @@ std::shared_ptr<const Descriptor> lock_folder(const std::string& path) {
     if (errno != EWOULDBLOCK) throw_io_error("lock", name, errno);
     std::string holder = read_text(name, 4096);
     if (holder.empty()) holder = "another process";
-    throw Error(fmt::format("{} is in use by {}; wait until it ends, or choose another output.dir", path, holder),
+    throw Error(fmt::format("{} is in use by {}; wait until it ends, or choose another folder", path, holder),
                 ExitCode::usage);
   }
   const std::string me = fmt::format("process {} on {}", ::getpid(), host_name());

@@ -15,16 +15,13 @@
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/durable_file.hpp"
+#include "train/rank_zero.hpp"
 #include "train/state_io.hpp"
 #include "train/summary.hpp"
 
 namespace syncbn {
 
 namespace {
-
-SafetensorsFile parse(const std::string& text, const std::string& origin) {
-  return SafetensorsFile::parse(std::as_bytes(std::span(text)), origin);
-}
 
 std::int64_t peak_rss_bytes() {
   rusage usage{};
@@ -73,28 +70,8 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
   loader_.seek(position / experiment_.batches_per_epoch, position % experiment_.batches_per_epoch);
 }
 
-/// Does what only one rank may do; the others learn whether that went well, so that nobody waits in vain.
-void TrainingRun::on_rank_zero(const std::function<void()>& work) {
-  std::string failure;
-  ExitCode code = ExitCode::ok;
-  if (world_.rank() == 0) {
-    try {
-      work();
-    } catch (const Error& e) {
-      failure = e.what();
-      code = e.code();
-    } catch (const std::exception& e) {
-      failure = e.what();
-      code = ExitCode::failure;
-    }
-  }
-  failure = world_.broadcast(failure);
-  if (!failure.empty())
-    throw Error(failure, static_cast<ExitCode>(std::stoi(world_.broadcast(std::to_string(static_cast<int>(code))))));
-}
-
 void TrainingRun::open_directory(const TrainRequest& request) {
-  on_rank_zero([&] {
+  on_rank_zero(world_, [&] {
     const std::string yaml = to_yaml(request.config);
     directory_ = request.resume ? RunDirectory::resume(request.run_dir, yaml, experiment_yaml(request.config),
                                                        request.overrides, request.command)
@@ -106,20 +83,18 @@ void TrainingRun::open_directory(const TrainRequest& request) {
 void TrainingRun::start_from_weights() {
   const Config::Model& model = experiment_.config.model;
   if (model.weights.empty()) return;
-  std::string weights;
-  on_rank_zero([&] { weights = text_of(CheckpointStore::load(model.weights).model.serialize()); });
-  weights = world_.broadcast(weights);
-  const std::string left_off = load_model(state_, parse(weights, model.weights), model.weights_except);
+  const std::string left_off = load_model(state_, read_weights(world_, model.weights), model.weights_except);
   if (!left_off.empty()) about_weights_ = left_off_text(left_off, model.weights);
 }
 
 /// The newest checkpoint, if there is one. All ranks go on from what one of them has read, so that they can never
 /// disagree.
 std::optional<TrainingState> TrainingRun::newest_checkpoint() {
-  std::string model, optimizer, rest;
-  on_rank_zero([&] {
+  std::optional<TrainingState> saved;
+  std::string rest;
+  on_rank_zero(world_, [&] {
     std::vector<std::string> refused;
-    const std::optional<TrainingState> saved = checkpoints_->load_newest(&refused);
+    saved = checkpoints_->load_newest(&refused);
     if (!saved && !refused.empty())  // starting anew would remove what may only need another disk or program
       throw Error(
           fmt::format("no checkpoint in {} can be read, the newest because: {}; repair it, remove {}/checkpoints, "
@@ -130,10 +105,7 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
       write_stderr(fmt::format("syncbn: {}; going back to the one before\n", reason));
       if (const auto log = spdlog::get("run")) log->warn("{}; going back to the one before", reason);
     }
-    if (!saved) return;
-    model = text_of(saved->model.serialize());
-    optimizer = text_of(saved->optimizer.serialize());
-    rest = nlohmann::json{{"step", saved->step}, {"scalars", saved->scalars}}.dump();
+    if (saved) rest = nlohmann::json{{"step", saved->step}, {"scalars", saved->scalars}}.dump();
   });
   rest = world_.broadcast(rest);
   if (rest.empty()) return std::nullopt;
@@ -141,10 +113,8 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
   TrainingState state;
   json.at("step").get_to(state.step);
   json.at("scalars").get_to(state.scalars);
-  model = world_.broadcast(model);
-  optimizer = world_.broadcast(optimizer);
-  state.model = parse(model, "checkpoint");
-  state.optimizer = parse(optimizer, "checkpoint");
+  state.model = broadcast(world_, saved ? saved->model : SafetensorsFile(), "checkpoint");
+  state.optimizer = broadcast(world_, saved ? saved->optimizer : SafetensorsFile(), "checkpoint");
   return state;
 }
 

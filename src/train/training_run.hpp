@@ -42,7 +42,6 @@ class TrainingRun {
  private:
   struct WorkerState;
 
-  void on_rank_zero(const std::function<void()>& work);
   void start_from_weights();
   void open_directory(const TrainRequest& request);
   /// From the newest checkpoint, if the run is resumed and has one. Collective over ranks.

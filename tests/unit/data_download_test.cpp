@@ -141,6 +141,16 @@ TEST_F(Download, GoesOnAfterAStall) {
   EXPECT_EQ(read_file(folder.path() / "p"), body());
 }
 
+// Nobody else touches the part before its owner has done with it.
+TEST_F(Download, KeepsOthersAwayUntilItIsReleased) {
+  server.serve("/file.gz", {body()});
+  const auto once = [&] { return fetch(server.url() + "/file.gz", folder.path() / "p", body().size(), {}, hasty); };
+  auto held = once();
+  EXPECT_THAT(message_of(ExitCode::unavailable, once), HasSubstr("is being fetched by another process"));
+  held.reset();
+  EXPECT_NE(once(), nullptr);
+}
+
 TEST_F(Download, NamesAnUnreachableServer) {
   const std::string url = server.url() + "/file.gz";
   server.stop();
