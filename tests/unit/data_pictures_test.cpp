@@ -107,7 +107,8 @@ TEST(Pictures, StrayBytesAreNoDamage) {
   Bytes stray = jpeg(p);
   const Bytes tables = {0xFF, 0xDB};
   stray.insert(std::search(stray.begin(), stray.end(), tables.begin(), tables.end()), {0, 0});
-  EXPECT_EQ(decode_image(stray, "a.jpg").pixels(), decode_image(jpeg(p), "a.jpg").pixels());
+  const Image odd = decode_image(stray, "a.jpg"), plain = decode_image(jpeg(p), "a.jpg");
+  EXPECT_TRUE(std::ranges::equal(odd.pixels(), plain.pixels()));
   const auto half = [](const Bytes& whole) {
     return Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(whole.size() / 2));
   };
