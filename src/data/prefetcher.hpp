@@ -29,7 +29,7 @@ class Prefetcher {
   Prefetcher& operator=(const Prefetcher&) = delete;
 
   /// The next batch of `consumer`, valid until its next call. Waits for it; rethrows what `fill` threw, once the
-  /// batches before that are used up. One thread per consumer.
+  /// batches before that are used up. One call per consumer at a time.
   const Batch& next(int consumer);
 
  private:

@@ -32,10 +32,10 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
     auto& index = is_weight ? weight_of_ : p.kind == ParameterKind::weight_gain ? gain_of_ : bias_of_;
     index[static_cast<std::size_t>(p.layer)] = static_cast<int>(i);
   }
-  const auto is_norm = [&](std::size_t l) { return shares_statistics(model_.layers[l].type); };
+  const auto shares = [&](std::size_t l) { return shares_statistics(model_.layers[l].type); };
   for (std::size_t l = 0; l < layers; ++l) {
     const std::int64_t begin = flat_size_;
-    if (is_norm(l)) {
+    if (shares(l)) {
       if (!norm_.whole_world) place_norm(static_cast<int>(l));
     } else {
       place_parameter(weight_of_[l]);
@@ -45,7 +45,7 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
   }
   exchanged_size_ = flat_size_;
   for (std::size_t l = 0; l < layers; ++l) {
-    if (is_norm(l) && norm_.whole_world) place_norm(static_cast<int>(l));
+    if (shares(l) && norm_.whole_world) place_norm(static_cast<int>(l));
   }
   known_size_ = flat_size_;
   for (std::size_t l = 0; l < layers; ++l) place_parameter(gain_of_[l]);

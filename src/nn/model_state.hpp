@@ -48,10 +48,9 @@ struct NormSettings {
 /// the backend's memory in common; then what changes them is a matter of all these workers. Flat f32 buffers:
 ///
 ///   | exchanged: layer by layer, weights, biases, and (unless the group is all workers) gamma, beta, statistics |
-///   reduced |
+///   | known: gamma, beta and statistics that every worker has from the statistics messages | gains |
 ///
-/// The second part holds the gamma, beta and statistics that every worker knows already from the statistics messages,
-/// and the gains of normalized weights, whose gradients follow from those of the weights.
+/// The gradients of gains of normalized weights follow from those of the weights.
 class ModelState {
  public:
   ModelState(Model model, const NormSettings& norm, const ops::Backend& backend);

@@ -55,8 +55,8 @@ class Network {
   /// Of a layer whose type shares_statistics(), as of the last finish_population().
   const PopulationStatistics& population(int layer) const { return norm(layer).population(); }
 
-  /// Index into the model's layers of the first batch norm that met a value that is not a finite number on this worker
-  /// in the last training forward; -1 if there is none.
+  /// Index into the model's layers of the first that shares_statistics() and met a value that is not a finite number on
+  /// this worker since begin_update(); -1 if there is none.
   int first_nonfinite_layer() const;
   /// A layer's input in the last forward(), in the backend's memory and activation_type(), until the next one.
   const Tensor& input(int layer) const { return tensors_[static_cast<std::size_t>(spec(layer).input)]; }

@@ -20,7 +20,7 @@ enum class Purpose : std::uint32_t {
 
 /// Counter-based random numbers (Philox4x32-10; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 /// The stream is a pure function of (seed, purpose, a, b): never of rank, thread or call history. Examples:
-/// shuffle (seed, epoch), augmentation (seed, epoch, sample), dropout (seed, step, hash(layer) ^ sample),
+/// shuffle (seed, epoch), augmentation (seed, epoch, sample), dropout (seed, step, of layer and sample),
 /// initialization (seed, hash(parameter name)).
 class Random {
  public:

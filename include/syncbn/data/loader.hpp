@@ -72,8 +72,9 @@ class Loader {
   /// Starts the stream at global batch `index` of `epoch` (resume). Not while workers are calling next() or reading
   /// what it gave them.
   void seek(std::int64_t epoch, std::int64_t index);
-  /// The next batch of this rank's local worker, epoch after epoch without end. Each local worker calls it from its own
-  /// thread; the reference stays valid until its next call. Rethrows what failed in the background.
+  /// The next batch of this rank's local worker, epoch after epoch without end. One call per local
+  /// worker at a time; the reference stays valid until its next call. Waits, and holds up the other workers of its
+  /// thread meanwhile. Rethrows what failed in the background.
   const Batch& next(int local_worker);
 
  private:

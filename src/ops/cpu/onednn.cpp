@@ -78,10 +78,6 @@ void Task::set(int argument, const void* data) {
   memories_[index].set_data_handle(const_cast<void*>(data), stream_);
 }
 
-void Task::set(int argument, const memory& memory) {
-  find(argument).memory = memory.get();
-}
-
 void Task::run() {
   const OneThread one_thread;
   dnnl::error::wrap_c_api(

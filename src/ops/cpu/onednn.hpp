@@ -49,8 +49,6 @@ class Task {
 
   explicit operator bool() const { return static_cast<bool>(primitive_); }
   void set(int argument, const void* data);
-  /// `memory` must outlive the next run.
-  void set(int argument, const dnnl::memory& memory);
   void run();
 
  private:

@@ -31,7 +31,7 @@ __global__ void loss_kernel(const T* logits, const int* labels, int classes, dou
   const std::int64_t n = blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x), label = labels[n];
   const T* z = logits + n * classes;
-  // The largest, and of equals the first; a NaN is never the largest.
+  // The largest, and of equals the first; a NaN is the largest only where it comes first of a lane.
   float top = -INFINITY;
   int best = classes;
   for (int k = lane; k < classes; k += kWarp) {
