@@ -213,7 +213,11 @@ void Planner::add_point(int point, const ErrorOf& error_of, std::vector<Trial>& 
     const bool narrow = errors.size() >= kLeastToStop && mean_interval(errors).half < study_.interval_below;
     if (narrow) continue;
     std::uint64_t next = *std::max_element(seeds.begin(), seeds.end()) + 1;  // 0 after the last one that there is
-    while (std::find(seeds.begin(), seeds.end(), next) != seeds.end()) ++next;
+    const auto taken = [&] {
+      const bool of_search = !candidates.empty() && next == study_.lr_seed;
+      return of_search || std::find(seeds.begin(), seeds.end(), next) != seeds.end();
+    };
+    while (taken()) ++next;
     seeds.push_back(next);
   }
 }

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <map>
 #include <set>
 
 #include "study/plan.hpp"
+#include "study/yaml_section.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
 #include "train/config_schema.hpp"
@@ -22,6 +22,7 @@ using detail::fail;
 using detail::place_of;
 
 constexpr std::uint64_t kMaxSeeds = 1000;
+constexpr const char* kCommandLine = "command line";
 
 /// Text that an override reads back: scalars as they are, lists in YAML's flow style.
 std::string text_of(const YAML::Node& node) {
@@ -33,52 +34,6 @@ std::string text_of(const YAML::Node& node) {
   return out.c_str();
 }
 
-template <class T>
-T number_of(const YAML::Node& node, const std::string& place, const std::string& key, const char* expected,
-            bool (*valid)(T)) {
-  T value{};
-  const std::string text = node.IsScalar() ? node.Scalar() : "";
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || error != std::errc{} || end != text.data() + text.size() || !valid(value)) {
-    fail(fmt::format("{}: {}: expected {}, got '{}'", place, key, expected, text));
-  }
-  return value;
-}
-
-/// Keys of a map in the order of the file; duplicates and keys other than the known ones are refused.
-class Section {
- public:
-  Section(const YAML::Node& map, const std::string& path, const std::string& origin,
-          const std::vector<std::string>& known = {}) {
-    if (!map.IsMap()) fail(fmt::format("{}: {}: expected 'key: value' lines", place_of(map, origin), path));
-    for (const auto& entry : map) {
-      const std::string place = place_of(entry.first, origin);
-      if (!entry.first.IsScalar()) fail(fmt::format("{}: a key must be plain text", place));
-      const std::string name = entry.first.Scalar();
-      if (!known.empty() && std::find(known.begin(), known.end(), name) == known.end()) {
-        fail(fmt::format("{}: unknown key '{}' in {}{}", place, name, path, did_you_mean(name, known)));
-      }
-      for (const auto& other : entries) {
-        if (other.name == name) fail(fmt::format("{}: duplicate key '{}' (first at {})", place, name, other.place));
-      }
-      entries.push_back({name, place, entry.second});
-    }
-  }
-
-  struct Entry {
-    std::string name, place;
-    YAML::Node node;
-  };
-  std::vector<Entry> entries;
-
-  const Entry* find(const std::string& name) const {
-    for (const Entry& entry : entries) {
-      if (entry.name == name) return &entry;
-    }
-    return nullptr;
-  }
-};
-
 void refuse_seed(const std::string& place, const std::string& key) {
   if (key == "seed") fail(fmt::format("{}: seed: a study has `seeds: N` or `seeds: [a, b, ...]` instead", place));
 }
@@ -88,6 +43,11 @@ detail::Use use_of(const std::string& key) {
     if (known.name == key) return known.use;
   }
   return {};
+}
+
+/// Whether the one that is given last counts alone.
+bool contend(const std::string& a, const std::string& b) {
+  return a == b || use_of(a).replaces == b || use_of(b).replaces == a;
 }
 
 /// Only what can change a result may differ between trials.
@@ -129,6 +89,18 @@ class Reader {
     if (const auto* repeat = s.find("repeat")) repetitions(repeat->node);
   }
 
+  /// Once the seeds are known: a search has one of its own. Chosen by what it did with a seed, a learning rate would
+  /// make that seed's result look better than it is.
+  void choose_search_seed() {
+    const auto taken = [&] { return std::count(study_.seeds.begin(), study_.seeds.end(), study_.lr_seed) > 0; };
+    if (study_.lr_factors.empty()) return;
+    if (!search_seed_place_.empty() && taken()) {
+      fail(fmt::format("{}: learning_rate.search_seed: {} is one of the seeds; give another, or leave it out",
+                       search_seed_place_, study_.lr_seed));
+    }
+    while (taken()) ++study_.lr_seed;
+  }
+
   std::vector<std::uint64_t> seeds(const YAML::Node& node, const std::string& place) const {
     std::vector<std::uint64_t> list;
     if (!node.IsSequence()) {
@@ -138,10 +110,11 @@ class Reader {
       return list;
     }
     for (const YAML::Node& item : node) {
-      list.push_back(number_of<std::uint64_t>(item, place_of(item, origin_), "seeds", "an integer >= 0",
-                                              [](std::uint64_t) { return true; }));
+      const std::string at = place == kCommandLine ? place : place_of(item, origin_);
+      list.push_back(
+          number_of<std::uint64_t>(item, at, "seeds", "an integer >= 0", [](std::uint64_t) { return true; }));
       if (std::count(list.begin(), list.end(), list.back()) > 1) {
-        fail(fmt::format("{}: seeds: {} stands there twice", place_of(item, origin_), list.back()));
+        fail(fmt::format("{}: seeds: {} stands there twice", at, list.back()));
       }
     }
     if (list.empty()) fail(fmt::format("{}: seeds: an empty list; give at least one", place));
@@ -158,7 +131,11 @@ class Reader {
 
   static std::string text(const Section::Entry& entry, const char* key) {
     if (!entry.node.IsScalar()) fail(fmt::format("{}: {}: expected text", entry.place, key));
-    return entry.node.Scalar();
+    const std::string& value = entry.node.Scalar();
+    if (value.find_first_of("\n\r") != std::string::npos) {  // tables have a line for it
+      fail(fmt::format("{}: {}: expected one line, got several", entry.place, key));
+    }
+    return value;
   }
 
   void settings(const std::string& prefix, const YAML::Node& map) {
@@ -168,9 +145,16 @@ class Reader {
         settings(key + ".", entry.node);
       } else {
         require_free_key(entry.place, key);
-        study_.settings.push_back(setting(key, entry.node, entry.place));
+        set(key, entry.node, entry.place);
       }
     }
+  }
+
+  /// For all trials; a key stands in one place only, however it is written.
+  void set(const std::string& key, const YAML::Node& node, const std::string& place) {
+    const auto [it, fresh] = set_.emplace(key, place);
+    if (!fresh) fail(fmt::format("{}: {} is set already at {}", place, key, it->second));
+    study_.settings.push_back(setting(key, node, place));
   }
 
   Setting setting(const std::string& key, const YAML::Node& node, const std::string& place) const {
@@ -181,10 +165,10 @@ class Reader {
   void learning_rate(const YAML::Node& node) {
     const Section s(node, "learning_rate", origin_, {"rule", "reference_batch", "search", "search_seed"});
     if (const auto* rule = s.find("rule")) {
-      study_.settings.push_back(setting("optimizer.lr_scaling", rule->node, rule->place));
+      set("optimizer.lr_scaling", rule->node, rule->place);
     }
     if (const auto* batch = s.find("reference_batch")) {
-      study_.settings.push_back(setting("optimizer.lr_reference_batch", batch->node, batch->place));
+      set("optimizer.lr_reference_batch", batch->node, batch->place);
     }
     if (const auto* search = s.find("search")) {
       if (!search->node.IsSequence() || search->node.size() < 2) {
@@ -192,11 +176,16 @@ class Reader {
                          search->place));
       }
       for (const YAML::Node& item : search->node) {
-        study_.lr_factors.push_back(number_of<double>(item, place_of(item, origin_), "learning_rate.search",
-                                                      "a factor > 0", [](double v) { return v > 0 && v < 1e6; }));
+        const auto factor = number_of<double>(item, place_of(item, origin_), "learning_rate.search", "a factor > 0",
+                                              [](double v) { return v > 0 && v < 1e6; });
+        if (std::count(study_.lr_factors.begin(), study_.lr_factors.end(), factor) > 0) {
+          fail(fmt::format("{}: learning_rate.search: {} stands there twice", place_of(item, origin_), factor));
+        }
+        study_.lr_factors.push_back(factor);
       }
     }
     if (const auto* seed = s.find("search_seed")) {
+      search_seed_place_ = seed->place;
       study_.lr_seed = number_of<std::uint64_t>(seed->node, seed->place, "learning_rate.search_seed", "an integer >= 0",
                                                 [](std::uint64_t) { return true; });
     }
@@ -251,7 +240,7 @@ class Reader {
     for (const YAML::Node& item : key.node) {
       values.push_back(setting(key.name, item, place_of(item, origin_)));
       for (std::size_t i = 0; i + 1 < values.size(); ++i) {
-        if (values[i].value == values.back().value && single_column_) {
+        if (single_column_ && same_value(values[i].value, values.back().value)) {
           fail(fmt::format("{}: {}: '{}' stands there twice", values.back().place, key.name, values.back().value));
         }
       }
@@ -318,9 +307,14 @@ class Reader {
     value.settings.push_back(setting);
   }
 
-  /// A key belongs to one dimension.
+  /// A key belongs to one dimension, and is not set for all trials beside.
   void claim(Dimension& d, const std::string& key, const std::string& place) {
     require_experiment_key(place, key);
+    for (const auto& [other, there] : set_) {
+      if (contend(other, key)) {
+        fail(fmt::format("{}: {} is varied, but {} is set for all trials at {}; remove one", place, key, other, there));
+      }
+    }
     const auto [it, fresh] = claimed_.emplace(key, place);
     if (!fresh) fail(fmt::format("{}: {} is varied already at {}", place, key, it->second));
     d.keys.push_back(key);
@@ -329,7 +323,8 @@ class Reader {
   Study& study_;
   std::string origin_;
   bool single_column_ = true;
-  std::map<std::string, std::string> claimed_;
+  std::map<std::string, std::string> set_, claimed_;  // key -> place
+  std::string search_seed_place_;                     // "": not given
 };
 
 void override_study(Study& study, const Reader& reader, const std::string& assignment) {
@@ -340,15 +335,15 @@ void override_study(Study& study, const Reader& reader, const std::string& assig
   }
   if (!is_utf8(assignment)) fail(fmt::format("command line: '{}' is not in UTF-8; use other letters", assignment));
   if (key == "seeds") {
-    study.seeds = reader.seeds(detail::parse_yaml(assignment.substr(equals + 1), "command line"), "command line");
+    study.seeds = reader.seeds(detail::parse_yaml(assignment.substr(equals + 1), kCommandLine), kCommandLine);
     study.max_seeds = std::max(study.max_seeds, study.interval_below > 0 ? static_cast<int>(study.seeds.size()) : 0);
     return;
   }
-  require_free_key("command line", key);
+  require_free_key(kCommandLine, key);
   for (const Dimension& d : study.dimensions) {
     for (const std::string& varied : d.keys) {
-      if (varied != key && varied != use_of(key).replaces && use_of(varied).replaces != key) continue;
-      fail(fmt::format("command line: {} is what the study varies; change it in the file", varied));
+      if (contend(varied, key))
+        fail(fmt::format("command line: {} is what the study varies; change it in the file", varied));
     }
   }
   study.overrides.push_back(assignment);
@@ -364,6 +359,7 @@ Study parse_study(const std::string& yaml, const std::string& origin, const std:
   Reader reader(study, origin);
   reader.document(detail::parse_yaml(yaml, origin));
   for (const std::string& assignment : overrides) override_study(study, reader, assignment);
+  reader.choose_search_seed();
   return study;
 }
 
@@ -374,7 +370,8 @@ Study load_study(const std::string& path, const std::vector<std::string>& overri
   }
   std::vector<std::string> names;
   for (const ShippedConfig& shipped : shipped_studies()) {
-    for (const std::string& name : {shipped.name, shipped.name + ".yaml", "study/" + shipped.name}) {
+    for (const std::string& name :
+         {shipped.name, shipped.name + ".yaml", "study/" + shipped.name, "study/" + shipped.name + ".yaml"}) {
       if (path == name) return parse_study(shipped.text, shipped.name + ".yaml", overrides);
     }
     names.push_back(shipped.name);

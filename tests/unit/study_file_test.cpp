@@ -123,6 +123,10 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("vary: {grid: {norm.group: [1]}}", {"norm.group=all"}), HasSubstr("is what the study varies"));
   EXPECT_EQ(refusal("title: [a]"), "my.yaml:2: title: expected text");
   EXPECT_EQ(refusal("vary: {list: [{label: {a: b}, norm.group: 1}]}"), "my.yaml:2: vary.list.label: expected text");
+  EXPECT_EQ(refusal("title: \"a\\nb\""), "my.yaml:2: title: expected one line, got several");
+  EXPECT_THAT(refusal("vary: {list: [{label: \"a\\nb\", norm.group: 1}]}"), HasSubstr("label: expected one line"));
+  EXPECT_EQ(refusal("seeds: 2", {"seeds=[1, 1]"}), "command line: seeds: 1 stands there twice");
+  EXPECT_EQ(refusal("", {"seeds=[1, x]"}), "command line: seeds: expected an integer >= 0, got 'x'");
   EXPECT_THROW(parse("title: lat\xe9"), Error);
   EXPECT_THROW(parse("", {"model.weights=lat\xe9"}), Error);
   EXPECT_THROW(parse_study("vary: {grid: {norm.group: [1]}}", "my.yaml", {}), Error);  // no base
@@ -148,6 +152,31 @@ TEST(StudyFile, AKeyMustBeReadByOneOfThePoints) {
   EXPECT_NE(trials[2].hash, trials[3].hash);
 }
 
+TEST(StudyFile, NothingIsSaidTwiceInTwoWays) {
+  EXPECT_EQ(refusal("set: {train: {epochs: 1},\n  train.epochs: 2}"),
+            "my.yaml:3: train.epochs is set already at my.yaml:2");
+  EXPECT_THAT(refusal("set: {optimizer.lr_scaling: none}\nlearning_rate: {rule: linear}"),
+              HasSubstr("my.yaml:3: optimizer.lr_scaling is set already at my.yaml:2"));
+  EXPECT_EQ(refusal("set: {norm: {group: 1}}\nvary: {grid: {norm.group: [1, all]}}"),
+            "my.yaml:3: norm.group is varied, but norm.group is set for all trials at my.yaml:2; remove one");
+  EXPECT_THAT(refusal("set: {train.epochs: 1}\nvary: {grid: {train.steps: [1, 2]}}"),
+              HasSubstr("train.steps is varied, but train.epochs is set for all trials"));
+  EXPECT_EQ(refusal("learning_rate: {search: [0.5, 5e-1]}"), "my.yaml:2: learning_rate.search: 0.5 stands there twice");
+  EXPECT_EQ(refusal("vary: {grid: {optimizer.lr: [0.1, 1e-1]}}"), "my.yaml:2: optimizer.lr: '1e-1' stands there twice");
+}
+
+TEST(StudyFile, ASearchHasASeedOfItsOwn) {
+  const auto search_seed = [](const std::string& seeds) {
+    return parse("learning_rate: {search: [1, 2]}\nseeds: " + seeds).lr_seed;
+  };
+  EXPECT_EQ(search_seed("3"), 0u);
+  EXPECT_EQ(search_seed("[0, 1]"), 2u);
+  EXPECT_EQ(search_seed("[1, 0, 3]"), 2u);
+  EXPECT_EQ(refusal("learning_rate:\n  search: [1, 2]\n  search_seed: 2\nseeds: 2"),
+            "my.yaml:4: learning_rate.search_seed: 2 is one of the seeds; give another, or leave it out");
+  EXPECT_THAT(refusal("learning_rate: {search: [1, 2], search_seed: 5}", {"seeds=[5]"}), HasSubstr("one of the seeds"));
+}
+
 TEST(StudyFile, ShippedStudiesResolve) {
   EXPECT_FALSE(shipped_studies().empty());
   for (const ShippedConfig& shipped : shipped_studies()) {
@@ -155,7 +184,9 @@ TEST(StudyFile, ShippedStudiesResolve) {
     EXPECT_NE(study.title, study.name) << shipped.name;
     EXPECT_NO_THROW(resolve(study)) << shipped.name;
   }
-  EXPECT_EQ(load_study("study/quick", {"seeds=5"}).seeds.size(), 5u);
+  for (const char* name : {"quick", "quick.yaml", "study/quick", "study/quick.yaml"}) {
+    EXPECT_EQ(load_study(name, {"seeds=5"}).seeds.size(), 5u) << name;
+  }
   EXPECT_THROW(load_study("quikc", {}), Error);
 }
 
@@ -244,6 +275,15 @@ TEST(StudyPlan, SeedsAreAddedUntilTheIntervalIsNarrow) {
   std::vector<std::uint64_t> seeds;
   for (const Trial& t : around.trials([](const Trial& t) { return t.seed == 0 ? 10 : 20; })) seeds.push_back(t.seed);
   EXPECT_EQ(seeds, (std::vector<std::uint64_t>{18446744073709551615u, 0, 1}));
+  // The seed of a search is none of them.
+  const Study searched = parse(
+      "seeds: 2\nlearning_rate: {search: [1, 2], search_seed: 3}\nrepeat: {until_interval_below: 1, max_seeds: 4}");
+  Planner beside(searched, points);
+  seeds.clear();
+  for (const Trial& t : beside.trials([](const Trial& t) { return t.seed == 1 ? 10 : 20; })) {
+    if (!t.search) seeds.push_back(t.seed);
+  }
+  EXPECT_EQ(seeds, (std::vector<std::uint64_t>{1, 2, 4, 5}));
 }
 
 }  // namespace

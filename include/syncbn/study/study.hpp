@@ -37,7 +37,7 @@ struct Study {
   /// Not empty: each point is first trained with these multiples of its learning rate, with a seed of their own, and
   /// goes on with the one of the lowest error, or the smallest where all diverge.
   std::vector<double> lr_factors;
-  std::uint64_t lr_seed = 0;
+  std::uint64_t lr_seed = 0;  ///< none of the seeds
 };
 
 /// Reads a study file (or, if no such file exists, one shipped in the program, by name). Overrides are a.b=v for all
