@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "cli/commands.hpp"
+#include "cli/launch.hpp"
 #include "syncbn/core/text.hpp"
 #include "syncbn/train/config.hpp"
 
@@ -28,6 +29,20 @@ std::string keys_text() {
     text += fmt::format("  {:<{}}  {}\n", fmt::format("{} ({})", key.key, key.default_value), width, key.meaning);
   }
   return text;
+}
+
+/// A figure of a machine. Beyond these no unit is meant, and no table is readable.
+std::string check_figure(const std::string& text) {
+  constexpr double kLeast = 1e-9, kMost = 1e12;
+  double value = 0;
+  const bool number = CLI::detail::lexical_cast(text, value);
+  if (number && value >= kLeast && value <= kMost) return "";  // not for NaN
+  return fmt::format("expected a number from 1e-9 to 1e12, got '{}'", text);
+}
+
+/// For a command that one process does: under mpirun the other ranks would do the same, and write the same files.
+std::function<ExitCode()> on_first_rank(std::function<ExitCode()> action) {
+  return [action = std::move(action)] { return detect_launcher().rank == 0 ? action() : ExitCode::ok; };
 }
 
 /// All subcommands, their options and what they run.
@@ -116,7 +131,8 @@ class CommandLine {
     c->add_option("--jobs", study_.jobs, "trials at once, at most; default: as many as cores and memory allow")
         ->check(CLI::Range(1, 65536))
         ->type_name("N");
-    c->add_flag("--dry-run", study_.dry_run, "check everything and show the trials, but train nothing");
+    c->add_flag("--dry-run", study_.dry_run,
+                "check the study file and show the trials, but look for no data and train nothing");
   }
 
   void add_report() {
@@ -124,7 +140,7 @@ class CommandLine {
                       "Examples:\n"
                       "  syncbn report studies/quick\n"
                       "  syncbn report studies/monday studies/tuesday --output both.html",
-                      [this] { return run_report(report_); });
+                      on_first_rank([this] { return run_report(report_); }));
     c->add_option("DIR", report_.dirs, "folders of studies")->required();
     c->add_option("--output", report_.output, "HTML file; default: report.html in the first folder")->type_name("FILE");
   }
@@ -167,7 +183,7 @@ class CommandLine {
                 "between the ranks of an mpirun");
     const auto figure = [&](const char* name, double& value, const char* meaning) {
       c->add_option(name, value, std::string("for that prediction: ") + meaning)
-          ->check(CLI::PositiveNumber)
+          ->check(check_figure)
           ->capture_default_str()
           ->each([this](const std::string&) { explain_.predict = true; });
     };
@@ -179,7 +195,8 @@ class CommandLine {
     figure("--skew-us", explain_.skew_us, "standard deviation of the ranks' arrival at an exchange");
     c->add_option("--threads", explain_.threads, "for that prediction: cores of a rank")
         ->check(CLI::Range(1, 4096))
-        ->capture_default_str();
+        ->capture_default_str()
+        ->each([this](const std::string&) { explain_.predict = true; });
   }
 
   void add_doctor() {
@@ -201,7 +218,7 @@ class CommandLine {
                          nullptr);
     data->require_subcommand(1);
     const auto sub = [&](const char* name, const char* about, const char* examples, bool needs_kind, auto action) {
-      CLI::App* c = add(data, name, about, examples, [this, action] { return action(data_); });
+      CLI::App* c = add(data, name, about, examples, on_first_rank([this, action] { return action(data_); }));
       CLI::Option* kinds = c->add_option("NAME", data_.kinds, "mnist, fashion-mnist, cifar10, cifar100");
       if (needs_kind) kinds->required();
       c->add_option("--path", data_.path, "folder for or with the data sets; default: $SYNCBN_DATA or the cache")
@@ -226,12 +243,12 @@ class CommandLine {
                             nullptr);
     configs->require_subcommand(1);
     add(configs, "list", "Names and what they are", "Examples:\n  syncbn configs list",
-        [] { return run_configs_list(); });
+        on_first_rank([] { return run_configs_list(); }));
     CLI::App* show = add(configs, "show", "Print one", "Examples:\n  syncbn configs show quickstart",
-                         [this] { return run_configs_show(name_); });
+                         on_first_rank([this] { return run_configs_show(name_); }));
     CLI::App* copy = add(configs, "copy", "Copy one, to be changed",
                          "Examples:\n  syncbn configs copy quickstart\n  syncbn configs copy quickstart mine.yaml",
-                         [this] { return run_configs_copy(name_, file_); });
+                         on_first_rank([this] { return run_configs_copy(name_, file_); }));
     for (CLI::App* c : {show, copy}) c->add_option("NAME", name_, "as in syncbn configs list")->required();
     copy->add_option("FILE", file_, "default: NAME.yaml here");
   }

@@ -65,6 +65,8 @@ ExitCode run_data_list(const DataOptions& options);
 ExitCode run_data_get(const DataOptions& options);
 ExitCode run_data_check(const DataOptions& options);
 
+/// "study/NAME", as the configurations' commands call the shipped study of this name; "" if there is none.
+std::string shipped_study(const std::string& name);
 ExitCode run_configs_list();
 ExitCode run_configs_show(const std::string& name);
 /// Never overwrites. An empty `file` means NAME.yaml here.

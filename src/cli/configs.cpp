@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 
 #include "cli/commands.hpp"
@@ -29,9 +28,10 @@ ShippedConfig find(const std::string& name) {
     if (shipped.name == name || shipped.name + ".yaml" == name) return shipped;
     names.push_back(shipped.name);
   }
-  throw Error(
-      fmt::format("no shipped configuration '{}'{}", name, did_you_mean(name, names, "; see syncbn configs list")),
-      ExitCode::usage);
+  const std::string study = shipped_study(name);
+  const std::string hint =
+      study.empty() ? did_you_mean(name, names, "; see syncbn configs list") : did_you_mean(study, names);
+  throw Error(fmt::format("no shipped configuration '{}'{}", name, hint), ExitCode::usage);
 }
 
 /// The comment's first line.
@@ -41,6 +41,13 @@ std::string about(const ShippedConfig& config) {
 }
 
 }  // namespace
+
+std::string shipped_study(const std::string& name) {
+  for (const ShippedConfig& study : shipped_studies()) {
+    if (name == study.name || name == study.name + ".yaml") return "study/" + study.name;
+  }
+  return "";
+}
 
 ExitCode run_configs_list() {
   std::size_t width = 0;
@@ -62,9 +69,8 @@ ExitCode run_configs_copy(const std::string& name, const std::string& file) {
   const std::string path = file.empty() ? std::filesystem::path(shipped.name).filename().string() + ".yaml" : file;
   const int out = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (out < 0) {
-    throw Error(errno == EEXIST ? fmt::format("{} exists already; name another file", path)
-                                : fmt::format("cannot create {}: {}", path, std::strerror(errno)),
-                ExitCode::usage);
+    if (errno != EEXIST) throw_io_error("create", path, errno);
+    throw Error(fmt::format("{} exists already; name another file", path), ExitCode::usage);
   }
   ::close(out);
   try {

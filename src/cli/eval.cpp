@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 
 #include "cli/commands.hpp"
 #include "cli/launch.hpp"
@@ -9,15 +8,16 @@
 #include "syncbn/train/trainer.hpp"
 #include "train/checkpoint.hpp"
 #include "train/config_check.hpp"
+#include "train/durable_file.hpp"
 
 namespace syncbn::cli {
 
 ExitCode run_eval(const EvalOptions& options) {
   const Job job;
   start_logging(job.rank(), options.log_ranks);
-  std::error_code ignored;
-  const bool run_dir = std::filesystem::exists(options.config + "/config.yaml", ignored);
+  bool run_dir = false;  // known to rank 0
   const Config config = job.load([&] {
+    run_dir = path_exists(options.config + "/config.yaml");
     std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
     Config read = load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides, {},
                               run_dir ? &unread : nullptr);

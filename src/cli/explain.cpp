@@ -50,7 +50,8 @@ void print_traffic(const char* what, const Traffic& traffic) {
   if (traffic.messages == 0) {
     fmt::print("  {:<22} none\n", what);
   } else {
-    fmt::print("  {:<22} {} messages, {}\n", what, traffic.messages, bytes_text(traffic.bytes));
+    fmt::print("  {:<22} {} message{}, {}\n", what, traffic.messages, traffic.messages == 1 ? "" : "s",
+               bytes_text(traffic.bytes));
   }
 }
 

@@ -9,22 +9,18 @@
 #include "cli/run_path.hpp"
 #include "cli/signals.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/durable_file.hpp"
+#include "train/run_directory.hpp"
 
 namespace syncbn::cli {
 namespace {
 
-/// Creating the directory fails as well if it is in use; here the refusal comes before any other work.
-void require_usable(const std::string& run_dir, bool resume) {
-  require_utf8(run_dir, "output.dir");
-  std::error_code error;
-  if (!std::filesystem::exists(run_dir, error)) return;
-  if (!std::filesystem::is_directory(run_dir, error)) {
-    throw Error(fmt::format("{} is a file; choose another output.dir", run_dir), ExitCode::usage);
-  }
-  if (resume || std::filesystem::is_empty(run_dir, error)) return;
-  throw Error(
-      fmt::format("{} is not empty; add --resume to go on with the run in it, or choose another output.dir", run_dir),
-      ExitCode::usage);
+/// A study's name without its folder is no configuration, but says what is meant.
+void require_no_study(const std::string& config) {
+  const std::string study = shipped_study(config);
+  if (study.empty() || path_exists(config)) return;
+  throw Error(fmt::format("{}: not a configuration; studies are started with: syncbn study {}", config, study),
+              ExitCode::usage);
 }
 
 /// What `workers: auto` means where a run goes on: as many as it has. 0 where there is no run yet.
@@ -56,9 +52,12 @@ ExitCode run_train(const TrainOptions& options) {
   start_logging(job.rank(), options.log_ranks);
   TrainRequest request;
   request.config = job.load([&] {
+    require_no_study(options.config);
     Config config = load_config(options.config, options.overrides);
     config.output.dir = run_path(config, options.config);
-    require_usable(config.output.dir, options.resume);
+    require_utf8(config.output.dir, "output.dir");
+    // Creating it fails as well if it is in use; here the refusal comes before any other work.
+    RunDirectory::require_usable(config.output.dir, options.resume);
     if (options.resume && config.workers == 0) config.workers = workers_of_run(config.output.dir);
     return config;
   });

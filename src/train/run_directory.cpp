@@ -41,12 +41,6 @@ bool is_fresh(const std::string& path) {
   return true;
 }
 
-[[noreturn]] void throw_not_empty(const std::string& path) {
-  throw Error(
-      fmt::format("{} is not empty; add --resume to go on with the run in it, or choose another output.dir", path),
-      ExitCode::usage);
-}
-
 std::string_view take_line(std::string_view& text) {
   const std::size_t end = std::min(text.find('\n'), text.size());
   const std::string_view line = text.substr(0, end);
@@ -134,13 +128,24 @@ std::int64_t truncate_lines(const std::string& path, std::int64_t step) {
 
 }  // namespace
 
+void RunDirectory::require_usable(const std::string& path, bool resume) {
+  if (!path_exists(path)) return;
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    throw Error(fmt::format("{} is a file; choose another output.dir", path), ExitCode::usage);
+  }
+  if (resume || is_fresh(path)) return;
+  throw Error(
+      fmt::format("{} is not empty; add --resume to go on with the run in it, or choose another output.dir", path),
+      ExitCode::usage);
+}
+
 RunDirectory RunDirectory::create(const std::string& path, const std::string& config_yaml,
                                   const std::vector<std::string>& overrides, const std::vector<std::string>& command) {
+  require_usable(path, false);
   make_folder(path);
-  if (!is_fresh(path)) throw_not_empty(path);
   auto lock = lock_folder(path);
-  // Another process may have run to its end since.
-  if (!is_fresh(path)) throw_not_empty(path);
+  require_usable(path, false);  // another process may have run to its end since
   return start(path, std::move(lock), config_yaml, overrides, command);
 }
 

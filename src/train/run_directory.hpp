@@ -16,8 +16,10 @@ class Descriptor;
 /// process and its host.
 class RunDirectory {
  public:
-  /// Creates the folder exclusively; an existing non-empty one is Error(usage) with the remedy (--resume, or another
-  /// output.dir).
+  /// Throws Error(usage) with the remedy where create() or resume() would: for a file, and for a folder that is not
+  /// empty unless a run in it may go on. What a start leaves that failed at once does not count.
+  static void require_usable(const std::string& path, bool resume);
+  /// Creates the folder exclusively; an existing one must be usable.
   static RunDirectory create(const std::string& path, const std::string& config_yaml,
                              const std::vector<std::string>& overrides, const std::vector<std::string>& command);
   /// Opens an existing one to go on. Error(usage) if it holds another experiment (experiment_yaml differs from that of

@@ -130,6 +130,29 @@ TEST(Cli, ExplainsKnownNetworks) {
                  "syncbn: 8 workers cannot be spread over 9 ranks; every rank hosts at least one worker");
 }
 
+TEST(Cli, ExplainTakesFiguresThatMeanSomething) {
+  const Sandbox s;
+  for (const char* figure : {"nan", "1e308", "-1", "0", "inf"}) {
+    expect_refusal(s.syncbn({"explain", "quickstart", "--sample-us", figure}), 2,
+                   std::string("syncbn: --sample-us: expected a number from 1e-9 to 1e12, got '") + figure +
+                       "' (see syncbn explain --help)");
+  }
+  for (const std::vector<std::string>& figure : {std::vector<std::string>{"--sample-us", "500"}, {"--threads", "4"}}) {
+    const Outcome o = s.syncbn({"explain", "quickstart", figure[0], figure[1]});
+    EXPECT_TRUE(contains(o.out, "estimated time of an update")) << o.out << o.err;
+  }
+  const Outcome one = s.syncbn({"explain", "quickstart", "train.steps=1"});
+  EXPECT_FALSE(contains(one.out, " 1 messages")) << one.out;
+}
+
+TEST(Cli, OneRankDoesWhatNeedsNoRanks) {
+  const Sandbox s;
+  const Outcome show = s.mpirun(3, {"configs", "show", "quickstart"});
+  EXPECT_EQ(show.code, 0) << show.err;
+  EXPECT_EQ(show.out, s.syncbn({"configs", "show", "quickstart"}).out);
+  EXPECT_EQ(s.mpirun(3, {"configs", "copy", "quickstart"}).code, 0);
+}
+
 TEST(Cli, ListsShowsAndCopiesConfigurations) {
   const Sandbox s;
   EXPECT_TRUE(contains(s.syncbn({"configs", "list"}).out, "quickstart"));
@@ -145,6 +168,13 @@ TEST(Cli, ListsShowsAndCopiesConfigurations) {
   EXPECT_EQ(s.read("quickstart.yaml"), "mine");
   expect_refusal(s.syncbn({"configs", "show", "quickstrat"}), 2,
                  "syncbn: no shipped configuration 'quickstrat'; did you mean 'quickstart'?");
+  expect_refusal(s.syncbn({"configs", "show", "quick"}), 2,
+                 "syncbn: no shipped configuration 'quick'; did you mean 'study/quick'?");
+  expect_refusal(s.syncbn({"train", "quick"}), 2,
+                 "syncbn: quick: not a configuration; studies are started with: syncbn study study/quick");
+  const Outcome nowhere = s.syncbn({"configs", "copy", "quickstart", "absent/mine.yaml"});
+  EXPECT_EQ(nowhere.code, 1);
+  EXPECT_TRUE(contains(nowhere.err, "create its folder, or choose another\n")) << nowhere.err;
 }
 
 TEST(Cli, ListsAndChecksDataSets) {

@@ -54,6 +54,21 @@ TEST(RunDirectory, RecordsTheStart) {
   EXPECT_TRUE(environment.at("versions").contains("compiler"));
 }
 
+TEST(RunDirectory, IsUsableWhereNothingWasStarted) {
+  const TempDir dir;
+  RunDirectory::require_usable(dir / "absent", false);
+  std::filesystem::create_directory(dir / "run");
+  RunDirectory::require_usable(dir / "run", false);
+  spit(dir / "run/.lock", "process 1 on here");  // a start that failed
+  RunDirectory::require_usable(dir / "run", false);
+  spit(dir / "run/config.yaml", "");
+  RunDirectory::require_usable(dir / "run", true);
+  EXPECT_EQ(usage_error([&] { RunDirectory::require_usable(dir / "run", false); }),
+            dir / "run is not empty; add --resume to go on with the run in it, or choose another output.dir");
+  EXPECT_EQ(usage_error([&] { RunDirectory::require_usable(dir / "run/.lock", true); }),
+            dir / "run/.lock is a file; choose another output.dir");
+}
+
 TEST(RunDirectory, RecordsTheLaunchersVariablesButNoSecrets) {
   ::setenv("OMP_NUM_THREADS", "3\xff", 1);
   ::setenv("SLURM_JWT", "secret", 1);
