@@ -4,7 +4,9 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
+#include <new>
 #include <set>
 
 #include "cli/commands.hpp"
@@ -51,6 +53,7 @@ std::int64_t available_memory() {
 void print_plan(const Study& study, int cores) {
   const std::vector<Point> points = resolve(study);
   const auto per_point = study.seeds.size() + study.lr_factors.size();
+  std::set<std::string> distinct;  // points that differ in nothing that is read are trained once
   std::size_t width = 6;
   double seconds = 0, longest = 0;
   std::int64_t memory = 0;
@@ -62,19 +65,38 @@ void print_plan(const Study& study, int cores) {
     const std::string span = shares_statistics(p.config.norm.type) ? std::to_string(e.bn_span) : "-";
     fmt::print("{:<{}}  {:>7}  {:>10}  {:>12}  {:>7}  {:>8.4g}  {:>8}  {:>9}\n", p.label, width, e.workers,
                e.batch_per_worker, e.global_batch, span, p.lr, e.steps, time_text(p.seconds));
-    seconds += p.seconds * static_cast<double>(per_point);
+    if (distinct.insert(experiment_yaml(p.config)).second) seconds += p.seconds * static_cast<double>(per_point);
     longest = std::max(longest, p.seconds);
     memory = std::max(memory, p.memory_bytes);
   }
-  fmt::print("\n{} points, {} trials", points.size(), points.size() * per_point);
+  fmt::print("\n{} point{}", points.size(), points.size() == 1 ? "" : "s");
+  if (distinct.size() < points.size()) fmt::print(" ({} different)", distinct.size());
+  fmt::print(", {} trial{}", distinct.size() * per_point, distinct.size() * per_point == 1 ? "" : "s");
   if (!study.lr_factors.empty())
-    fmt::print(" ({} of them to choose learning rates)", points.size() * study.lr_factors.size());
+    fmt::print(" ({} of them to choose learning rates)", distinct.size() * study.lr_factors.size());
   if (study.interval_below > 0) {
     fmt::print(", more seeds (up to {}) until half of a point's interval is below {:g} points of error",
                study.max_seeds, study.interval_below);
   }
   fmt::print("\nroughly {} of one core's time; {} on {} cores; up to {:.1f} GiB a trial\n", time_text(seconds),
              time_text(std::max(longest, seconds / cores)), cores, static_cast<double>(memory) / (1 << 30));
+}
+
+/// Of what is being handled: the message is out before MPI ends, because mpirun ends all ranks when the first one has
+/// left.
+[[noreturn]] void leave(const Job& job, const char* what, ExitCode code) {
+  if (job.ranks() == 1) throw;
+  if (job.first()) spdlog::error(what);
+  throw ReportedByRankZero(code);
+}
+
+/// The report takes the place of what has its name, which must not be a device, a link or a folder.
+void require_report_file(const std::string& path) {
+  std::error_code ignored;
+  const auto type = std::filesystem::symlink_status(path, ignored).type();
+  if (type == std::filesystem::file_type::not_found || type == std::filesystem::file_type::regular) return;
+  if (type == std::filesystem::file_type::none) return;  // cannot be told: writing it says why
+  throw Error(fmt::format("{} is not a regular file; choose another --output", path), ExitCode::usage);
 }
 
 }  // namespace
@@ -105,8 +127,11 @@ ExitCode run_study(const StudyOptions& options) {
   try {
     result = syncbn::run_study(request, *teams);
   } catch (const Error& e) {
-    if (!job.first()) throw ReportedByRankZero(e.code());
-    throw;
+    leave(job, e.what(), e.code());
+  } catch (const std::bad_alloc&) {
+    leave(job, "out of memory; run fewer trials at once (--jobs)", ExitCode::failure);
+  } catch (const std::exception& e) {
+    leave(job, e.what(), ExitCode::failure);
   }
   if (!job.first()) return result.stopped ? ExitCode::stopped : ExitCode::ok;
   if (result.stopped) {
@@ -124,6 +149,7 @@ ExitCode run_study(const StudyOptions& options) {
 
 ExitCode run_report(const ReportOptions& options) {
   const std::string file = options.output.empty() ? options.dirs.front() + "/report.html" : options.output;
+  require_report_file(file);
   write_report(options.dirs, file);
   for (const std::string& dir : options.dirs) fmt::print("{}", summary_text(dir));
   fmt::print("report  {}\n", file);

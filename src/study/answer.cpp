@@ -66,8 +66,8 @@ std::string along(const ErrorChart& chart, const Series& series) {
                        chart.at(p->x), middle.mean > 0 ? "higher" : "lower", from, plus_minus(middle),
                        chart.at(start.x), from);
   }
-  return fmt::format("{}no difference between {} and {} can be shown ({:+.1f} ± {} points).", who, chart.at(start.x),
-                     from, d.mean, points_text(d.half, d.half));
+  return fmt::format("{}no difference between {} and {} can be shown ({}{} ± {} points).", who, chart.at(start.x), from,
+                     std::signbit(d.mean) ? "" : "+", points_text(d.mean, d.half), points_text(d.half, d.half));
 }
 
 struct Entry {
@@ -130,24 +130,21 @@ void append(std::vector<std::string>& lines, std::string line) {
 }
 
 std::string trouble(const Results& results) {
-  int ended = 0, diverged = 0, failed = 0;
+  Tally all;
   std::vector<std::string> where;
-  std::set<std::string> seen;
   for (const TrialRow& row : results.rows) {
-    if (!row.outcome || !seen.insert(row.hash).second) continue;
-    ++ended;
-    diverged += row.outcome->status == Outcome::Status::diverged;
-    failed += row.outcome->status == Outcome::Status::failed;
+    if (row.search || !row.outcome) continue;  // candidates of a search belong to no mean
+    all.add(row.hash, &*row.outcome);
     const bool result = row.outcome->status == Outcome::Status::done;
     if (!result && (where.empty() || where.back() != row.label)) where.push_back(row.label);
   }
-  if (diverged + failed == 0) return "";
+  if (all.diverged + all.failed == 0) return "";
   std::string list;
   constexpr std::size_t kMaxListed = 4;
   for (std::size_t i = 0; i < std::min(where.size(), kMaxListed); ++i) list += (i == 0 ? "" : "; ") + where[i];
   if (where.size() > kMaxListed) list += "; ...";
-  std::string what = diverged > 0 ? fmt::format("{} of {} trials diverged", diverged, ended) : "";
-  if (failed > 0) what += fmt::format("{}{} of {} failed", what.empty() ? "" : ", ", failed, ended);
+  std::string what = all.diverged > 0 ? fmt::format("{} of {} trials diverged", all.diverged, all.ended) : "";
+  if (all.failed > 0) what += fmt::format("{}{} of {} failed", what.empty() ? "" : ", ", all.failed, all.ended);
   return fmt::format("{} and count in no mean: {}.", what, list);
 }
 

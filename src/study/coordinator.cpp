@@ -11,6 +11,7 @@
 #include "syncbn/data/dataset.hpp"
 #include "syncbn/study/report.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/compute.hpp"
 #include "train/progress_line.hpp"
 
 namespace syncbn {
@@ -30,8 +31,20 @@ void require_data(const std::vector<Point>& points) {
   }
 }
 
+/// The like for what computes; this host stands for all.
+void require_devices(const std::vector<Point>& points) {
+  WorldOptions alone;
+  alone.threads = 1;
+  std::set<std::pair<std::string, std::string>> checked;
+  for (const Point& point : points) {
+    const Config& c = point.config;
+    if (c.device != "cpu" && checked.emplace(c.device, c.precision).second) make_backend(World::threads(alone), c);
+  }
+}
+
 std::vector<Point> resolve_and_check(const Study& study) {
   std::vector<Point> points = resolve(study);
+  require_devices(points);
   require_data(points);
   return points;
 }
@@ -53,12 +66,11 @@ Coordinator::Coordinator(const StudyRequest& request, Teams& teams)
   const std::set<std::string> earlier = directory_.finished();
   replan();
   announce_left_out(earlier);
-  std::size_t kept = 0;
-  for (const Trial& trial : planned_) kept += outcomes_.contains(trial.hash);
-  table_.print(fmt::format("syncbn: {}: {} trials{} on {} rank{} of {} core{}", request.study.name, planned_.size(),
-                           kept > 0 ? fmt::format(", {} of them finished before,", kept) : "", teams.ranks(),
-                           teams.ranks() == 1 ? "" : "s", request.threads_per_rank,
-                           request.threads_per_rank == 1 ? "" : "s"));
+  const Tally all = tally();
+  table_.print(fmt::format(
+      "syncbn: {}: {} trial{}{} on {} rank{} of {} core{}", request.study.name, all.trials, all.trials == 1 ? "" : "s",
+      all.ended > 0 ? fmt::format(", {} of them finished before,", all.ended) : "", teams.ranks(),
+      teams.ranks() == 1 ? "" : "s", request.threads_per_rank, request.threads_per_rank == 1 ? "" : "s"));
 }
 
 /// Tables and report are about what is planned now; of an earlier plan other trials may have ended.
@@ -265,15 +277,10 @@ double Coordinator::seconds_left() const {
 
 void Coordinator::show() {
   LiveState state;
-  std::set<std::string> all;
-  for (const Trial& trial : planned_) all.insert(trial.hash);
-  state.total = static_cast<int>(all.size());
-  for (const std::string& hash : all) {
-    const auto found = outcomes_.find(hash);
-    if (found == outcomes_.end()) continue;
-    ++state.ended;
-    state.trouble += found->second.status != Outcome::Status::done;
-  }
+  const Tally all = tally();
+  state.total = all.trials;
+  state.ended = all.ended;
+  state.trouble = all.ended - all.done();
   state.elapsed_s = seconds_since(start_);
   state.eta_s = seconds_left();
   for (const auto& [job, running] : running_) {
@@ -337,6 +344,15 @@ Results Coordinator::results() const {
   return r;
 }
 
+Tally Coordinator::tally() const {
+  Tally all;
+  for (const Trial& trial : planned_) {
+    const auto found = outcomes_.find(trial.hash);
+    all.add(trial.hash, found == outcomes_.end() ? nullptr : &found->second);
+  }
+  return all;
+}
+
 void Coordinator::write() const {
   directory_.write_tables(results());
   write_report({directory_.path()}, directory_.path() + "/report.html");
@@ -344,19 +360,8 @@ void Coordinator::write() const {
 }
 
 StudyResult Coordinator::result() const {
-  StudyResult result;
-  std::set<std::string> all;
-  for (const Trial& trial : planned_) {
-    if (!all.insert(trial.hash).second) continue;
-    const auto found = outcomes_.find(trial.hash);
-    if (found == outcomes_.end()) continue;
-    result.done += found->second.status == Outcome::Status::done;
-    result.diverged += found->second.status == Outcome::Status::diverged;
-    result.failed += found->second.status == Outcome::Status::failed;
-  }
-  result.trials = static_cast<int>(all.size());
-  result.stopped = stopping_;
-  return result;
+  const Tally all = tally();
+  return {all.trials, all.done(), all.diverged, all.failed, stopping_};
 }
 
 }  // namespace syncbn

@@ -53,6 +53,7 @@ class Coordinator {
   void start(const Trial& trial, const Placement& placement);
   void end(const Running& job);
   Outcome outcome_of(const Running& job) const;
+  Tally tally() const;
   Results results() const;
   TrialRow row_of(const Trial& trial, const std::string& folder) const;
   const Point& point_of(const Trial& trial) const { return points_[static_cast<std::size_t>(trial.point)]; }

@@ -185,18 +185,14 @@ Json machine_json(const Results& results) {
 Json study_json(const Results& results) {
   Json charts = Json::array();
   for (const ErrorChart& chart : error_charts(results)) charts.push_back(chart_json(chart));
-  std::set<std::string> ended, all;
-  for (const TrialRow& r : results.rows) {
-    all.insert(r.hash);
-    if (r.outcome) ended.insert(r.hash);
-  }
+  const Tally all = tally(results);
   return {{"name", results.name},
           {"title", results.title},
           {"version", results.version},
           {"command", results.command},
           {"text", results.text},
-          {"trials_planned", all.size()},
-          {"trials_ended", ended.size()},
+          {"trials_planned", all.trials},
+          {"trials_ended", all.ended},
           {"answer", answer(results)},
           {"charts", charts},
           {"points", points_json(summarize(results))},

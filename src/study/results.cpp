@@ -42,10 +42,23 @@ std::string slug(const std::string& label) {
   return text;
 }
 
+/// Throws Json::exception for what is damaged: callers know what is to be done about it.
 Json parse(const std::string& path) {
-  const Json json = Json::parse(read_text(path), nullptr, false);
-  if (!json.is_object()) throw Error(fmt::format("{}: damaged; remove it", path), ExitCode::bad_data);
+  Json json = Json::parse(read_text(path));
+  static_cast<void>(json.get_ref<const Json::object_t&>());  // throws for anything but an object
   return json;
+}
+
+/// Nothing in it but what a start leaves that was interrupted before study.json was written. The lock alone says
+/// nothing: trainings have one of the same name.
+bool is_fresh(const std::string& path) {
+  const std::set<std::string> first = {kLockName, "trials", std::string(kPlan).substr(1) + ".tmp"};
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (!first.contains(it->path().filename().string())) return false;
+  }
+  if (error) throw_io_error("list", path, error.value());
+  return true;
 }
 
 Json row_json(const TrialRow& r) {
@@ -151,6 +164,21 @@ std::string value_in(const std::map<std::string, double>& values, const std::str
 
 }  // namespace
 
+void Tally::add(const std::string& hash, const Outcome* outcome) {
+  if (!seen_.insert(hash).second) return;
+  ++trials;
+  if (outcome == nullptr) return;
+  ++ended;
+  diverged += outcome->status == Outcome::Status::diverged;
+  failed += outcome->status == Outcome::Status::failed;
+}
+
+Tally tally(const Results& results) {
+  Tally all;
+  for (const TrialRow& row : results.rows) all.add(row.hash, row.outcome ? &*row.outcome : nullptr);
+  return all;
+}
+
 double Outcome::error() const {
   const auto accuracy = metrics.find("test_accuracy");
   if (status != Status::done || accuracy == metrics.end()) return std::numeric_limits<double>::quiet_NaN();
@@ -174,9 +202,7 @@ StudyDirectory::StudyDirectory(std::string path) : path_(std::move(path)) {
   if (fs::exists(path_, ignored) && !fs::is_directory(path_, ignored)) {
     throw Error(fmt::format("{} is a file; choose another --output", path_), ExitCode::usage);
   }
-  const bool taken = fs::exists(path_, ignored) && !fs::is_empty(path_, ignored) && !path_exists(path_ + kPlan) &&
-                     !path_exists(path_ + "/" + kLockName);
-  if (taken) {
+  if (path_exists(path_) && !path_exists(path_ + kPlan) && !is_fresh(path_)) {
     throw Error(fmt::format("{} is not empty, and holds no study; choose another --output", path_), ExitCode::usage);
   }
   make_folder(path_ + "/trials");
@@ -217,10 +243,14 @@ Outcome StudyDirectory::read_summary(const std::string& folder) const {
                     file));
   }
   Outcome outcome;
-  const Json summary = parse(file);
-  for (const auto& [key, value] : summary.items()) {
-    if (!value.is_number() || kKnownKeys.contains(key)) continue;
-    (kMachineKeys.contains(key) ? outcome.machine : outcome.metrics)[key] = value.get<double>();
+  try {
+    const Json summary = parse(file);
+    for (const auto& [key, value] : summary.items()) {
+      if (!value.is_number() || kKnownKeys.contains(key)) continue;
+      (kMachineKeys.contains(key) ? outcome.machine : outcome.metrics)[key] = value.get<double>();
+    }
+  } catch (const Json::exception&) {
+    throw Error(fmt::format("{}: damaged; remove it, and start the study again", file), ExitCode::bad_data);
   }
   return outcome;
 }

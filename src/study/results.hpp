@@ -59,6 +59,19 @@ struct Results {
   std::vector<TrialRow> rows;
 };
 
+/// How many trainings there are, and how they have ended. Trials of one hash are one training.
+struct Tally {
+  int trials = 0, ended = 0, diverged = 0, failed = 0;
+
+  int done() const { return ended - diverged - failed; }
+  /// `outcome`: null while it has not ended.
+  void add(const std::string& hash, const Outcome* outcome);
+
+ private:
+  std::set<std::string> seen_;
+};
+Tally tally(const Results& results);
+
 /// The folder of a study: study.json (what is planned), trials/<label>-<hash> (a run directory each, with outcome.json
 /// once it has ended), trials.csv, trials.jsonl, report.html.
 class StudyDirectory {

@@ -173,9 +173,53 @@ TEST(CliStudy, MistakesAreFoundBeforeAnythingIsTrained) {
   const Outcome other = s.syncbn({"study", "quickstart"});
   EXPECT_EQ(other.code, 2);
   EXPECT_TRUE(contains(other.err, "train it with: syncbn train quickstart")) << other.err;
+  const Outcome cuda = s.mpirun(2, {"study", "small.yaml", "device=cuda"}, {"SYNCBN_CUDA_MODULE=/nowhere.so"});
+  EXPECT_EQ(cuda.code, 69) << cuda.err;
+  EXPECT_TRUE(contains(cuda.err, "syncbn: device: cuda: ")) << cuda.err;
+  EXPECT_FALSE(std::filesystem::exists(s.file("studies")));
   const Outcome report = s.syncbn({"report", "."});
   EXPECT_EQ(report.code, 2);
   EXPECT_TRUE(contains(report.err, "holds no study")) << report.err;
+}
+
+TEST(CliStudy, AliensStayAsTheyAre) {
+  const Sandbox s;
+  prepare(s);
+  ASSERT_EQ(s.syncbn({"train", "tiny", "train.steps=1", "--output", "run"}).code, 0);
+  for (const int ranks : {1, 3}) {
+    const Outcome run = s.mpirun(ranks, {"study", "small.yaml", "--output", "run"});
+    EXPECT_EQ(run.code, 2) << run.err;
+    EXPECT_TRUE(contains(run.err, "syncbn: run is not empty, and holds no study; choose another --output\n"))
+        << run.err;
+    EXPECT_FALSE(std::filesystem::exists(s.file("run/trials")));
+  }
+  ASSERT_EQ(s.syncbn({"study", "small.yaml", "seeds=1"}).code, 0);
+  std::filesystem::create_symlink("aim", s.file("link"));
+  for (const std::string file : {"link", "run", "/dev/null"}) {
+    const Outcome o = s.syncbn({"report", "studies/small", "--output", file});
+    EXPECT_EQ(o.code, 2) << o.err;
+    EXPECT_EQ(o.err, "syncbn: " + file + " is not a regular file; choose another --output\n");
+  }
+  EXPECT_TRUE(std::filesystem::is_symlink(s.file("link")));
+  // Started on several ranks, the first one writes.
+  const Outcome ranks = s.mpirun(3, {"report", "studies/small"});
+  EXPECT_EQ(ranks.code, 0) << ranks.err;
+  EXPECT_EQ(ranks.out.find("report  "), ranks.out.rfind("report  ")) << ranks.out;
+}
+
+TEST(CliStudy, PointsThatAreAlikeAreOneTraining) {
+  const Sandbox s;
+  prepare(s);
+  s.write(
+      "alike.yaml",
+      "base: tiny\nset: {train.steps: 1}\nvary: {grid: {optimizer.name: [sgd, adam], optimizer.beta1: [0.8, 0.95]}}\n"
+      "seeds: 1\n");
+  const Outcome plan = s.syncbn({"study", "alike.yaml", "--dry-run"});
+  EXPECT_TRUE(contains(plan.out, "4 points (3 different), 3 trials\n")) << plan.out << plan.err;
+  const Outcome o = s.syncbn({"study", "alike.yaml"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "syncbn: alike: 3 trials on")) << o.err;
+  EXPECT_TRUE(contains(s.read("studies/alike/report.html"), "\"trials_planned\":3,\"trials_ended\":3,"));
 }
 
 TEST(CliStudy, AFullDiskLosesNothing) {

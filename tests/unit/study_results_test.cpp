@@ -231,6 +231,35 @@ TEST(StudyAnswer, NamesTrialsWithoutAResult) {
   EXPECT_EQ(answer(r).back(), "1 of 18 trials diverged and count in no mean: local BN, batch_per_worker=1.");
 }
 
+TEST(StudyAnswer, CandidatesOfASearchAreNoResults) {
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  TrialRow candidate = r.rows.front();
+  candidate.hash = "candidate";
+  candidate.search = true;
+  candidate.outcome->status = Outcome::Status::diverged;
+  r.rows.insert(r.rows.begin(), candidate);
+  EXPECT_THAT(answer(r).back(), StartsWith("At 8 images a worker"));
+}
+
+TEST(StudyAnswer, ADifferenceIsAsPreciseAsItsInterval) {
+  Results r = example({{10, 10, 10.01}, {10, 10, 10}}, 0.02);
+  EXPECT_THAT(answer(r).front(), HasSubstr("(+0.01 ± 0.05 points)"));
+}
+
+TEST(StudyResults, TrialsOfOneHashCountOnce) {
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.rows[1].hash = r.rows[0].hash;
+  r.rows[2].outcome.reset();
+  r.rows[3].outcome->status = Outcome::Status::diverged;
+  r.rows[4].outcome->status = Outcome::Status::failed;
+  const Tally all = tally(r);
+  EXPECT_EQ(all.trials, 17);
+  EXPECT_EQ(all.ended, 16);
+  EXPECT_EQ(all.diverged, 1);
+  EXPECT_EQ(all.failed, 1);
+  EXPECT_EQ(all.done(), 14);
+}
+
 TEST(StudyResults, TablesHoldEverythingInOrder) {
   Results r = example({{10, 14, 20}, {10, 10, 11}});
   r.rows[1].outcome->message = "it said \"no\", twice";
@@ -299,6 +328,47 @@ TEST(StudyResults, AForeignFolderIsRefused) {
   const TempDir dir;
   spit(dir / "letter.txt", "hello");
   EXPECT_THROW(StudyDirectory(dir.path()), Error);
+}
+
+TEST(StudyResults, AFolderWithALockIsNoStudyYet) {
+  const TempDir dir;
+  std::filesystem::create_directories(dir / "started/trials/a");
+  spit(dir / "started/.lock", "");
+  spit(dir / "started/study.json.tmp", "{");
+  EXPECT_NO_THROW(StudyDirectory(dir / "started"));
+  std::filesystem::create_directory(dir / "run");
+  spit(dir / "run/.lock", "");
+  spit(dir / "run/config.yaml", "seed: 1\n");
+  EXPECT_THROW(StudyDirectory(dir / "run"), Error);
+  EXPECT_FALSE(std::filesystem::exists(dir / "run/trials"));
+}
+
+TEST(StudyResults, WhatIsDamagedIsNamedWithItsRemedy) {
+  const TempDir dir;
+  const auto message = [&] {
+    try {
+      read_results(dir.path());
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::bad_data);
+      return std::string(e.what());
+    }
+    return std::string("read");
+  };
+  for (const char* text : {"{\"schema\":1,", "[]", "{}"}) {
+    spit(dir / "study.json", text);
+    EXPECT_THAT(message(), StartsWith(dir / "study.json: damaged (")) << text;
+    EXPECT_THAT(message(), HasSubstr("); start the study again, finished trials stay")) << text;
+  }
+  const Results r = example({{10, 14, 20}, {10, 10, 11}});
+  const StudyDirectory store(dir.path());
+  store.write_plan(r);
+  for (const char* text : {"{torn", "3"}) {
+    std::filesystem::create_directories(dir / "trials/hash0");
+    spit(dir / "trials/hash0/outcome.json", text);
+    EXPECT_EQ(message(), dir / "trials/hash0/outcome.json: damaged; remove it, and the trial is run again");
+    spit(dir / "trials/hash0/summary.json", text);
+    EXPECT_THROW(store.read_summary("trials/hash0"), Error);
+  }
 }
 
 // ---- live table ----
