@@ -49,8 +49,8 @@ class OneDnn {
     backward_.set(DNNL_ARG_SRC, x.data), backward_.set(DNNL_ARG_DIFF_DST, layer.dy().data);
     backward_.set(DNNL_ARG_DIFF_SRC, layer.dx().data);
     for (auto* task : {&forward_, &backward_}) {
-      task->set(DNNL_ARG_MEAN, mean_), task->set(DNNL_ARG_VARIANCE, variance_);
-      if (workspace_.get_desc().get_size() > 0) task->set(DNNL_ARG_WORKSPACE, workspace_);
+      task->set(DNNL_ARG_MEAN, mean_.get_data_handle()), task->set(DNNL_ARG_VARIANCE, variance_.get_data_handle());
+      if (workspace_.get_desc().get_size() > 0) task->set(DNNL_ARG_WORKSPACE, workspace_.get_data_handle());
     }
   }
   void forward() { forward_.run(); }
