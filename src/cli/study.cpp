@@ -14,6 +14,7 @@
 #include "cli/log.hpp"
 #include "cli/run_path.hpp"
 #include "cli/signals.hpp"
+#include "core/console.hpp"
 #include "syncbn/study/report.hpp"
 
 namespace syncbn::cli {
@@ -83,10 +84,14 @@ void print_plan(const Study& study, int cores) {
 }
 
 /// Of what is being handled: the message is out before MPI ends, because mpirun ends all ranks when the first one has
-/// left.
-[[noreturn]] void leave(const Job& job, const char* what, ExitCode code) {
+/// left. `alike`: rank 0 has met it as well.
+[[noreturn]] void leave(const Job& job, const char* what, ExitCode code, bool alike) {
   if (job.ranks() == 1) throw;
-  if (job.first()) spdlog::error(what);
+  if (job.first()) {
+    spdlog::error(what);
+  } else if (!alike) {
+    write_stderr(fmt::format("syncbn: rank {}: {}\n", job.rank(), what));
+  }
   throw ReportedByRankZero(code);
 }
 
@@ -127,11 +132,11 @@ ExitCode run_study(const StudyOptions& options) {
   try {
     result = syncbn::run_study(request, *teams);
   } catch (const Error& e) {
-    leave(job, e.what(), e.code());
+    leave(job, e.what(), e.code(), true);
   } catch (const std::bad_alloc&) {
-    leave(job, "out of memory; run fewer trials at once (--jobs)", ExitCode::failure);
+    leave(job, "out of memory; run fewer trials at once (--jobs)", ExitCode::failure, false);
   } catch (const std::exception& e) {
-    leave(job, e.what(), ExitCode::failure);
+    leave(job, e.what(), ExitCode::failure, false);
   }
   if (!job.first()) return result.stopped ? ExitCode::stopped : ExitCode::ok;
   if (result.stopped) {

@@ -49,10 +49,15 @@ Json parse(const std::string& path) {
   return json;
 }
 
-/// Nothing in it but what a start leaves that was interrupted before study.json was written. The lock alone says
-/// nothing: trainings have one of the same name.
+/// Nothing in it but what a start leaves that was interrupted before study.json was written, or a study whose
+/// study.json has been taken away. The lock alone says nothing: trainings have one of the same name.
 bool is_fresh(const std::string& path) {
-  const std::set<std::string> first = {kLockName, "trials", std::string(kPlan).substr(1) + ".tmp"};
+  std::error_code ignored;
+  std::set<std::string> first = {kLockName, "trials", std::string(kPlan).substr(1) + ".tmp"};
+  if (fs::is_directory(path + "/trials", ignored)) {
+    for (const char* table : {"trials.csv", "trials.jsonl", "report.html"})
+      first.insert({table, std::string(table) + ".tmp"});
+  }
   std::error_code error;
   for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
     if (!first.contains(it->path().filename().string())) return false;

@@ -253,6 +253,7 @@ class Reader {
     for (const auto& key : Section(map, "vary.grid", origin_).entries) {
       Dimension d;
       claim(d, key.name, key.place);
+      require_unset(key.name, key.place);
       for (Setting& value : column(key)) d.values.push_back({value.key + "=" + value.value, {value}});
       study_.dimensions.push_back(std::move(d));
     }
@@ -263,6 +264,7 @@ class Reader {
     Dimension d;
     for (const auto& key : Section(block.node, "vary.zip", origin_).entries) {
       claim(d, key.name, key.place);
+      require_unset(key.name, key.place);
       const std::vector<Setting> values = column(key);
       if (d.values.empty()) d.values.resize(values.size());
       if (values.size() != d.values.size()) {
@@ -299,6 +301,13 @@ class Reader {
       }
       d.values.push_back(std::move(value));
     }
+    // What an alternative leaves out is as it is set for all trials.
+    for (const std::string& key : d.keys) {
+      const auto gives = [&](const Dimension::Value& value) {
+        return std::ranges::any_of(value.settings, [&](const Setting& s) { return s.key == key; });
+      };
+      if (std::ranges::all_of(d.values, gives)) require_unset(key, claimed_.at(key));
+    }
     study_.dimensions.push_back(std::move(d));
   }
 
@@ -307,14 +316,18 @@ class Reader {
     value.settings.push_back(setting);
   }
 
-  /// A key belongs to one dimension, and is not set for all trials beside.
-  void claim(Dimension& d, const std::string& key, const std::string& place) {
-    require_experiment_key(place, key);
+  /// What all trials of a dimension give is not set for all trials beside.
+  void require_unset(const std::string& key, const std::string& place) const {
     for (const auto& [other, there] : set_) {
       if (contend(other, key)) {
         fail(fmt::format("{}: {} is varied, but {} is set for all trials at {}; remove one", place, key, other, there));
       }
     }
+  }
+
+  /// A key belongs to one dimension.
+  void claim(Dimension& d, const std::string& key, const std::string& place) {
+    require_experiment_key(place, key);
     const auto [it, fresh] = claimed_.emplace(key, place);
     if (!fresh) fail(fmt::format("{}: {} is varied already at {}", place, key, it->second));
     d.keys.push_back(key);

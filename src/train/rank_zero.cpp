@@ -28,7 +28,9 @@ void on_rank_zero(const World& world, const std::function<void()>& work) {
 }
 
 SafetensorsFile broadcast(const World& world, const SafetensorsFile& file, const std::string& origin) {
-  const std::string bytes = world.broadcast(world.rank() == 0 ? text_of(file.serialize()) : "");
+  std::string bytes;
+  on_rank_zero(world, [&] { bytes = text_of(file.serialize()); });
+  bytes = world.broadcast(bytes);
   return SafetensorsFile::parse(std::as_bytes(std::span(bytes)), origin);
 }
 

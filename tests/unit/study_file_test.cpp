@@ -161,6 +161,9 @@ TEST(StudyFile, NothingIsSaidTwiceInTwoWays) {
             "my.yaml:3: norm.group is varied, but norm.group is set for all trials at my.yaml:2; remove one");
   EXPECT_THAT(refusal("set: {train.epochs: 1}\nvary: {grid: {train.steps: [1, 2]}}"),
               HasSubstr("train.steps is varied, but train.epochs is set for all trials"));
+  EXPECT_THAT(refusal("set: {train.epochs: 1}\nvary: {list: [{train.epochs: 1}, {train.epochs: 2}]}"),
+              HasSubstr("train.epochs is varied, but train.epochs is set for all trials"));
+  parse("set: {train.epochs: 1}\nvary: {list: [{norm.group: 1}, {norm.group: all, train.epochs: 2}]}");
   EXPECT_EQ(refusal("learning_rate: {search: [0.5, 5e-1]}"), "my.yaml:2: learning_rate.search: 0.5 stands there twice");
   EXPECT_EQ(refusal("vary: {grid: {optimizer.lr: [0.1, 1e-1]}}"), "my.yaml:2: optimizer.lr: '1e-1' stands there twice");
 }

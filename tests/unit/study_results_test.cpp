@@ -336,6 +336,8 @@ TEST(StudyResults, AFolderWithALockIsNoStudyYet) {
   spit(dir / "started/.lock", "");
   spit(dir / "started/study.json.tmp", "{");
   EXPECT_NO_THROW(StudyDirectory(dir / "started"));
+  spit(dir / "started/trials.csv", "");  // as if study.json had been taken away
+  EXPECT_NO_THROW(StudyDirectory(dir / "started"));
   std::filesystem::create_directory(dir / "run");
   spit(dir / "run/.lock", "");
   spit(dir / "run/config.yaml", "seed: 1\n");
