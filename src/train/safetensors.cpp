@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <Eigen/Core>
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
@@ -48,22 +48,14 @@ std::string header_of(const SafetensorsFile& file, const std::vector<const std::
   return header;
 }
 
-float from_f16(std::uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  float magnitude = std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
-  if (exponent == 0) magnitude = std::ldexp(static_cast<float>(fraction), -24);
-  if (exponent == 31) magnitude = fraction == 0 ? std::numeric_limits<float>::infinity() : std::nanf("");
-  return bits >> 15 ? -magnitude : magnitude;
-}
-
-/// All of them are exact in f32.
+/// Exact in f32.
+template <class Half>
 std::vector<float> widen(const StoredTensor& tensor) {
-  const bool brain = tensor.dtype == "BF16";
-  std::vector<float> values(tensor.data.size() / sizeof(std::uint16_t));
+  std::vector<float> values(tensor.data.size() / sizeof(Half));
   for (std::size_t i = 0; i < values.size(); ++i) {
     std::uint16_t bits = 0;
     std::memcpy(&bits, &tensor.data[i * sizeof bits], sizeof bits);
-    values[i] = brain ? std::bit_cast<float>(std::uint32_t{bits} << 16) : from_f16(bits);
+    values[i] = static_cast<float>(Eigen::numext::bit_cast<Half>(bits));
   }
   return values;
 }
@@ -109,7 +101,8 @@ std::vector<float> SafetensorsFile::f32(const std::string& name, const std::vect
                             fmt::join(tensor.shape, ", "), fmt::join(shape, ", ")),
                 ExitCode::bad_data);
   }
-  if (tensor.dtype != "F32") return widen(tensor);
+  if (tensor.dtype == "F16") return widen<Eigen::half>(tensor);
+  if (tensor.dtype == "BF16") return widen<Eigen::bfloat16>(tensor);
   std::vector<float> values(tensor.data.size() / sizeof(float));
   if (!values.empty()) std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
   return values;

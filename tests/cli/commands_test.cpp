@@ -11,10 +11,6 @@ namespace {
 
 using testing::Test;
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 /// One line on stderr, nothing on stdout, the given exit code.
 void expect_refusal(const Outcome& outcome, int code, const std::string& line) {
   EXPECT_EQ(outcome.code, code) << outcome.err;

@@ -11,6 +11,10 @@ struct Outcome {
   std::string out, err;
 };
 
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
 /// Starts programs in a folder of its own, which is removed at the end.
 class Sandbox {
  public:

@@ -7,13 +7,10 @@
 #include <sstream>
 
 #include "cli/program.hpp"
+#include "cli/tiny.hpp"
 
 namespace syncbn::test {
 namespace {
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 /// Six trials of about a second; one point diverges at once.
 constexpr const char* kStudy = R"(
@@ -26,21 +23,6 @@ vary:
       - {label: shared, norm.group: all}
       - {label: too fast, optimizer.lr: 1e30}
 seeds: 2
-)";
-
-constexpr const char* kTiny = R"(
-workers: 3
-batch_per_worker: 4
-data: {kind: builtin, train_limit: 100, test_limit: 50}
-model:
-  name: layers
-  layers:
-    - {type: conv2d, out: 8, kernel: 3, stride: 2, bias: false}
-    - {type: batch_norm}
-    - {type: relu}
-    - {type: global_avg_pool}
-    - {type: linear, out: 10}
-train: {log_every: 1}
 )";
 
 void prepare(const Sandbox& s) {

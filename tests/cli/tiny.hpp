@@ -1,12 +1,6 @@
 #pragma once
 
-#include <string>
-
 namespace syncbn::test {
-
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 /// A configuration that trains in a second; three workers, the last batch uneven.
 inline constexpr const char* kTiny = R"(
