@@ -1,6 +1,7 @@
 #include "syncbn/core/text.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cctype>
@@ -88,6 +89,12 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
                          const std::string& otherwise) {
   const std::string close = nearest(word, candidates);
   return close.empty() ? otherwise : fmt::format("; did you mean '{}'?", close);
+}
+
+std::string unknown(const std::string& word, const std::vector<std::string>& choices) {
+  const std::string close = did_you_mean(word, choices);
+  return close.empty() ? fmt::format("'{}' is not one of {}", word, fmt::join(choices, ", "))
+                       : fmt::format("unknown '{}'{}", word, close);
 }
 
 }  // namespace syncbn

@@ -1,7 +1,6 @@
 #include "syncbn/nn/model.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <functional>
@@ -166,12 +165,6 @@ const std::vector<std::string>& model_names() {
     return n;
   }();
   return names;
-}
-
-std::string unknown(const std::string& word, const std::vector<std::string>& choices) {
-  const std::string best = nearest(word, choices);
-  if (!best.empty()) return fmt::format("unknown '{}'; did you mean '{}'?", word, best);
-  return fmt::format("'{}' is not one of {}", word, fmt::join(choices, ", "));
 }
 
 LayerType activation_of(const ModelOptions& options) {

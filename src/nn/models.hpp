@@ -22,9 +22,6 @@ Model make_from_layers(const ModelOptions& options);
 /// options.activation as a layer type. Throws Error(usage).
 LayerType activation_of(const ModelOptions& options);
 
-/// "unknown '<word>'; did you mean '<the nearest choice>'?", or "'<word>' is not one of <choices>" if none is close.
-std::string unknown(const std::string& word, const std::vector<std::string>& choices);
-
 /// The builder of `options`, with its override of the initialization.
 ModelBuilder make_builder(const ModelOptions& options);
 

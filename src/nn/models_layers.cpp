@@ -5,6 +5,7 @@
 
 #include "nn/models.hpp"
 #include "syncbn/core/error.hpp"
+#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 namespace {

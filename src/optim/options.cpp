@@ -1,7 +1,6 @@
 #include "optim/options.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
@@ -9,10 +8,7 @@
 namespace syncbn {
 
 void refuse_name(const std::string& key, const std::string& value, const std::vector<std::string>& names) {
-  const std::string near = nearest(value, names);
-  throw Error(fmt::format("{} = {} is unknown; {}one of: {}", key, value,
-                          near.empty() ? "" : fmt::format("did you mean {}? ", near), fmt::join(names, ", ")),
-              ExitCode::usage);
+  throw Error(key + ": " + unknown(value, names), ExitCode::usage);
 }
 
 void require_in_range(const std::string& key, double value, const Range& range) {

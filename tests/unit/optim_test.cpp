@@ -338,7 +338,7 @@ TEST(Optim, RefusesBadOptions) {
     change(options);
     return message_of([&] { make_optimizer(options, {}, 0); });
   };
-  EXPECT_NE(refusal([](auto& o) { o.name = "adma"; }).find("did you mean adam?"), std::string::npos);
+  EXPECT_NE(refusal([](auto& o) { o.name = "adma"; }).find("did you mean 'adam'?"), std::string::npos);
   EXPECT_NE(refusal([](auto& o) { o.momentum = 1; }).find("optimizer.momentum"), std::string::npos);
   EXPECT_NE(refusal([](auto& o) { o.beta2 = -0.1; }).find("optimizer.beta2"), std::string::npos);
   EXPECT_NE(refusal([](auto& o) { o.weight_decay = std::nan(""); }).find("optimizer.weight_decay"), std::string::npos);

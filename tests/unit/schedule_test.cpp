@@ -132,7 +132,7 @@ TEST(Schedule, RefusesBadOptions) {
     return "no error";
   };
   EXPECT_EQ(refusal([](auto&) {}), "no error");
-  EXPECT_NE(refusal([](auto& o) { o.name = "cosin"; }).find("did you mean cosine?"), std::string::npos);
+  EXPECT_NE(refusal([](auto& o) { o.name = "cosin"; }).find("did you mean 'cosine'?"), std::string::npos);
   EXPECT_NE(refusal([](auto& o) { o.name = "step"; }).find("schedule.milestones"), std::string::npos);
   EXPECT_NE(refusal([](auto& o) { o.milestones = {1}; }).find("schedule.milestones"), std::string::npos);
   EXPECT_NE(refusal([](auto& o) { o.lr = -1; }).find("optimizer.lr"), std::string::npos);

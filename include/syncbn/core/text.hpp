@@ -23,4 +23,8 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
 std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates,
                          const std::string& otherwise = "");
 
+/// What is wrong with a word that is none of the choices: "unknown 'WORD'; did you mean 'CHOICE'?", or, if none is
+/// close, "'WORD' is not one of CHOICE, CHOICE".
+std::string unknown(const std::string& word, const std::vector<std::string>& choices);
+
 }  // namespace syncbn
