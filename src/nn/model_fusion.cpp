@@ -14,10 +14,11 @@ std::vector<int> count_readers(const std::vector<LayerSpec>& layers) {
   return readers;
 }
 
-/// Whether `layer`, the only reader of `norm`, can become part of it.
-bool fits(const LayerSpec& layer, const LayerSpec& norm) {
+/// Whether `layer`, the only reader of `norm`, can become part of it; a sum's other term is `other`. That must not be
+/// what the norm reads itself: one sweep would write both of its gradients to the same place.
+bool fits(const LayerSpec& layer, const LayerSpec& norm, int other) {
   if (!is_norm(norm.type) || norm.type == LayerType::whitening || norm.fused_relu) return false;
-  return layer.type == LayerType::relu || (layer.type == LayerType::add && norm.residual < 0);
+  return layer.type == LayerType::relu || (layer.type == LayerType::add && norm.residual < 0 && other != norm.input);
 }
 
 }  // namespace
@@ -36,7 +37,7 @@ void fuse_norms(Model& model) {
     // Of a sum's two terms, the later can take the other up: that one exists when the later is computed.
     const int at = std::max(layer.input, layer.residual);
     const auto before = static_cast<std::size_t>(std::max(at, 0));
-    if (at >= 0 && fused_readers[before] == 1 && fits(layer, fused[before])) {
+    if (at >= 0 && fused_readers[before] == 1 && fits(layer, fused[before], std::min(layer.input, layer.residual))) {
       if (layer.type == LayerType::relu) fused[before].fused_relu = true;
       if (layer.type == LayerType::add) fused[before].residual = std::min(layer.input, layer.residual);
       fused_readers[before] = readers[i];

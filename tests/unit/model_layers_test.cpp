@@ -212,13 +212,16 @@ TEST(ModelFusion, KeepsTheComputationOfRandomNetworks) {
     ASSERT_EQ(expressions.of(fused), expressions.of(m)) << "round " << round;
     for (int i = 0; i < static_cast<int>(fused.layers.size()); ++i) {
       EXPECT_LT(fused.layers[static_cast<std::size_t>(i)].input, i);
-      EXPECT_LT(fused.layers[static_cast<std::size_t>(i)].residual, i);
+      const LayerSpec& l = fused.layers[static_cast<std::size_t>(i)];
+      EXPECT_LT(l.residual, i);
+      // Both gradients of one sweep would go to the same place.
+      EXPECT_FALSE(l.type == LayerType::batch_norm && l.residual == l.input) << "round " << round;
     }
     for (const ParameterSpec& p : fused.parameters)
       EXPECT_EQ(fused.layers.at(static_cast<std::size_t>(p.layer)).name, p.name);
     merged += static_cast<int>(m.layers.size() - fused.layers.size());
   }
-  EXPECT_GT(merged, 2000);
+  EXPECT_GT(merged, 1500);
 }
 
 }  // namespace
