@@ -246,8 +246,7 @@ class Backend {
   virtual void prepare_thread() const = 0;
   virtual const BatchNormKernels& batch_norm() const = 0;
   virtual const Elementwise& elementwise() const = 0;
-  /// Throws Error(unavailable) where there are none.
-  virtual const WhiteningKernels& whitening() const;
+  virtual const WhiteningKernels& whitening() const = 0;
   virtual std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const = 0;
   virtual std::unique_ptr<Conv2d> conv2d(const Conv2dGeometry& g) const = 0;
   virtual std::unique_ptr<Linear> linear(std::int64_t in, std::int64_t out, bool bias) const = 0;

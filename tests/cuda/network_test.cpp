@@ -23,8 +23,17 @@ LayerConfig entry(const std::string& type, std::int64_t out = 0, std::int64_t ke
   return l;
 }
 
+LayerConfig named(const std::string& name, LayerConfig layer) {
+  layer.name = name;
+  return layer;
+}
+LayerConfig from(const std::string& name, LayerConfig layer) {
+  layer.from = name;
+  return layer;
+}
+
 /// For images of 3x8x6 and 5 classes.
-Model model_of(const std::vector<LayerConfig>& layers) {
+ModelOptions options_of(const std::vector<LayerConfig>& layers) {
   ModelOptions o;
   o.name = "layers";
   o.input = Shape{1, 3, 8, 6};
@@ -32,7 +41,11 @@ Model model_of(const std::vector<LayerConfig>& layers) {
   o.layers = layers;
   o.layers.push_back(entry("flatten"));
   o.layers.push_back(entry("linear", o.classes));
-  return make_model(o);
+  return o;
+}
+
+Model model_of(const std::vector<LayerConfig>& layers) {
+  return make_model(options_of(layers));
 }
 
 /// One forward and backward of one worker, then one without samples: the loss, and the gradient of every parameter.
@@ -103,6 +116,7 @@ TEST(CudaNetwork, LayersOfFewChannelsAgreeWithTheCpu) {
       {entry("norm"), entry("conv2d", 3, 3)},
       {entry("max_pool", 0, 2), entry("norm"), entry("conv2d", 8, 3), entry("norm"), entry("relu")},
       {entry("dropout"), entry("norm"), entry("sigmoid"), entry("conv2d", 5, 3)},
+      {entry("conv2d", 4, 3), named("a", entry("relu")), entry("norm"), from("a", entry("add")), entry("relu")},
       {entry("norm")}};
   for (const auto& [type, tolerance] :
        {std::pair(DataType::f32, 1e-5), std::pair(DataType::f16, 4e-3), std::pair(DataType::bf16, 4e-2)}) {
@@ -129,6 +143,17 @@ TEST(CudaNetwork, EveryNormalizationOfSamplesAgreesWithTheCpu) {
     }
   }
   expect_agreement(model_of({entry("conv2d", 5, 3), entry("norm"), entry("relu")}), DataType::f32, 1e-5);
+}
+
+TEST(CudaNetwork, WhiteningAgreesWithTheCpu) {
+  for (const auto& [type, tolerance] :
+       {std::pair(DataType::f32, 1e-4), std::pair(DataType::f16, 4e-2), std::pair(DataType::bf16, 3e-1)}) {
+    ModelOptions o = options_of({entry("conv2d", 6, 3), entry("norm"), entry("relu"), entry("norm")});
+    o.norm = "whitening";
+    o.norm_group_channels = 3;
+    SCOPED_TRACE(name_of(type));
+    expect_agreement(make_model(o), type, tolerance);
+  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 namespace syncbn::ops::cuda {
 
 std::unique_ptr<BatchNormKernels> make_batch_norm(Queue& queue);
+std::unique_ptr<WhiteningKernels> make_whitening(Queue& queue);
 std::unique_ptr<Elementwise> make_elementwise(Queue& queue);
 std::unique_ptr<Device> make_device(Queue& queue);
 std::unique_ptr<Normalization> make_normalization(Queue& queue, std::int64_t channels, double eps);

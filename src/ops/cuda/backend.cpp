@@ -26,6 +26,7 @@ class CudaBackend final : public Backend {
         libraries_(queue_),
         device_(make_device(queue_)),
         batch_norm_(make_batch_norm(queue_)),
+        whitening_(make_whitening(queue_)),
         elementwise_(make_elementwise(queue_)) {}
 
   std::unique_ptr<Backend> for_worker(bool urgent) const override {
@@ -52,6 +53,7 @@ class CudaBackend final : public Backend {
   Layout preferred_layout(std::int64_t) const override { return Layout::channels_last; }
   void prepare_thread() const override { check(cudaSetDevice(queue_.device()), "choosing the device"); }
   const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
+  const WhiteningKernels& whitening() const override { return *whitening_; }
   const Elementwise& elementwise() const override { return *elementwise_; }
   std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const override {
     return make_conv2d_weights(queue_, g, precision_.type);
@@ -70,6 +72,7 @@ class CudaBackend final : public Backend {
   mutable Libraries libraries_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<BatchNormKernels> batch_norm_;
+  std::unique_ptr<WhiteningKernels> whitening_;
   std::unique_ptr<Elementwise> elementwise_;
 };
 
