@@ -1,7 +1,11 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/libraries.cuh"
@@ -33,6 +37,17 @@ std::string describe(const Conv2dGeometry& g) {
                      g.h_out, g.w_out, g.kernel_h, g.kernel_w, g.stride);
 }
 
+/// cuDNN's text, and from version 9 on what it has against it.
+std::string text_of(cudnnStatus_t code) {
+  std::string text = cudnnGetErrorString(code);
+#if CUDNN_MAJOR >= 9
+  std::array<char, 512> why{};
+  cudnnGetLastErrorString(why.data(), why.size());
+  if (why.front() != 0) text += fmt::format(" ({})", why.data());
+#endif
+  return text;
+}
+
 /// A tensor descriptor [n, c, h, w], channels last.
 class TensorDescriptor {
  public:
@@ -48,10 +63,13 @@ class TensorDescriptor {
   Handle<cudnnTensorDescriptor_t, cudnnDestroyTensorDescriptor> descriptor_;
 };
 
-/// One direction of a convolution.
-template <class Algorithm>
+/// One direction of a convolution, with the algorithms that may compute it. They are looked for at the first run: many
+/// a convolution never needs the gradient of its input, nor some number of samples any gradient.
+template <class Candidate, std::size_t kMost>
 class Direction {
  public:
+  using Algorithm = decltype(Candidate::algo);
+
   Direction(const Conv2dGeometry& g, Precision precision, std::string name)
       : name_(std::move(name)), precision_(precision) {
     check(cudnnCreateConvolutionDescriptor(descriptor_.place()), name_);
@@ -62,51 +80,68 @@ class Direction {
     check(cudnnSetConvolutionMathType(descriptor_, math_type(precision)), name_);
   }
 
-  const std::string& name() const { return name_; }
   cudnnConvolutionDescriptor_t descriptor() const { return descriptor_; }
-  Algorithm algorithm() const { return algorithm_; }
-  std::size_t workspace_bytes() const { return workspace_bytes_; }
 
-  /// Takes the fastest, by cuDNN's own estimate, of those that give the same result in every run and that it then says
-  /// how much memory they want. `candidates` fills an array and the number of them; `workspace` asks for the memory.
-  template <class Candidate, std::size_t kMost, class Candidates, class Workspace>
-  void choose(Candidates candidates, Workspace workspace) {
-    std::array<Candidate, kMost> list{};
-    int found = 0;
-    check(candidates(&found, list.data()), name_);
-    cudnnStatus_t last = CUDNN_STATUS_NOT_SUPPORTED;
-    for (int i = 0; i < found; ++i) {
-      const Candidate& c = list[static_cast<std::size_t>(i)];
-      if (c.determinism != CUDNN_DETERMINISTIC) continue;
-      last = c.status;
+  /// Runs the fastest algorithm, by cuDNN's own estimate, of those that give the same result in every run and that
+  /// cuDNN then does not refuse. `find` fills an array with candidates and says how many there are; `workspace` asks
+  /// how much memory one wants; `execute` starts it.
+  template <class Find, class Workspace, class Execute>
+  void run(Queue& queue, Find find, Workspace workspace, Execute execute) {
+    if (choices_.empty()) list(find);
+    for (; next_ < choices_.size(); ++next_) {
+      const Choice& choice = choices_[next_];
+      cudnnStatus_t status = CUDNN_STATUS_SUCCESS;
+      if (!works_) {
+        status = cudnnSetConvolutionMathType(descriptor_, choice.math);
+        if (status == CUDNN_STATUS_SUCCESS) status = workspace(choice.algorithm, &workspace_bytes_);
+        if (status == CUDNN_STATUS_SUCCESS && workspace_bytes_ > kLargestWorkspace) status = CUDNN_STATUS_NOT_SUPPORTED;
+      }
+      if (status == CUDNN_STATUS_SUCCESS)
+        status = execute(choice.algorithm, queue.scratch<std::byte>(workspace_bytes_), workspace_bytes_);
+      if (works_) check(status, name_);
+      works_ = status == CUDNN_STATUS_SUCCESS;
+      if (works_) return;
+      last_ = status;
+    }
+    throw_library_error("cuDNN",
+                        fmt::format("{}: none of {} algorithms that give the same result in every run works here",
+                                    name_, choices_.size()),
+                        text_of(last_).c_str());
+  }
+
+ private:
+  struct Choice {
+    Algorithm algorithm;
+    cudnnMathType_t math;
+  };
+  /// The same for all devices, whatever memory they have left: the choice decides on the last bits of the result.
+  static constexpr std::size_t kLargestWorkspace = std::size_t{1} << 30;
+
+  template <class Find>
+  void list(Find find) {
+    std::array<Candidate, kMost> found{};
+    int count = 0;
+    check(find(&count, found.data()), name_);
+    for (const Candidate& c : std::span(found).first(static_cast<std::size_t>(count))) {
+      if (c.determinism != CUDNN_DETERMINISTIC || c.status != CUDNN_STATUS_SUCCESS) continue;
       // An algorithm is meant with its own kind of arithmetic; of f32 that is the user's choice.
-      if (last == CUDNN_STATUS_SUCCESS && precision_.type != DataType::f32)
-        last = cudnnSetConvolutionMathType(descriptor_, c.mathType);
-      if (last == CUDNN_STATUS_SUCCESS) last = workspace(c.algo, &workspace_bytes_);
-      if (last != CUDNN_STATUS_SUCCESS) continue;
-      algorithm_ = c.algo;
-      return;
+      choices_.push_back({c.algo, precision_.type == DataType::f32 ? math_type(precision_) : c.mathType});
     }
     // IMPLICIT_PRECOMP_GEMM, BWD_DATA_ALGO_1, BWD_FILTER_ALGO_1: not among those that cuDNN's header calls
     // non-deterministic.
     const auto plain = static_cast<Algorithm>(1);
-    check(cudnnSetConvolutionMathType(descriptor_, math_type(precision_)), name_);
-    if (workspace(plain, &workspace_bytes_) == CUDNN_STATUS_SUCCESS) {
-      algorithm_ = plain;
-      return;
-    }
-    throw DeviceError(
-        fmt::format("cuDNN: {}: none of its {} algorithms works here and gives the same result in every "
-                    "run ({})",
-                    name_, found, cudnnGetErrorString(last)));
+    if (std::none_of(choices_.begin(), choices_.end(), [&](const Choice& c) { return c.algorithm == plain; }))
+      choices_.push_back({plain, math_type(precision_)});
   }
 
- private:
   std::string name_;
   Precision precision_;
   Handle<cudnnConvolutionDescriptor_t, cudnnDestroyConvolutionDescriptor> descriptor_;
-  Algorithm algorithm_{};
+  std::vector<Choice> choices_;  // fastest first
+  std::size_t next_ = 0;
+  bool works_ = false;  // choices_[next_] has run
   std::size_t workspace_bytes_ = 0;
+  cudnnStatus_t last_ = CUDNN_STATUS_SUCCESS;
 };
 
 constexpr float kOne = 1, kZero = 0;
@@ -116,48 +151,24 @@ constexpr float kOne = 1, kZero = 0;
 /// For one number of samples.
 struct Conv2d::Plan {
   TensorDescriptor x, y;
-  Direction<cudnnConvolutionFwdAlgo_t> forward;
-  Direction<cudnnConvolutionBwdDataAlgo_t> backward_data;
-  Direction<cudnnConvolutionBwdFilterAlgo_t> backward_weights;
+  Direction<cudnnConvolutionFwdAlgoPerf_t, CUDNN_CONVOLUTION_FWD_ALGO_COUNT> forward;
+  Direction<cudnnConvolutionBwdDataAlgoPerf_t, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT> backward_data;
+  Direction<cudnnConvolutionBwdFilterAlgoPerf_t, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT> backward_weights;
 
-  Plan(cudnnHandle_t cudnn, cudnnFilterDescriptor_t filter, const Conv2dGeometry& g, Precision precision,
-       std::int64_t n)
+  Plan(const Conv2dGeometry& g, Precision precision, std::int64_t n)
+      : Plan(g, precision, n, fmt::format("{} of {} samples", describe(g), n)) {}
+
+ private:
+  Plan(const Conv2dGeometry& g, Precision precision, std::int64_t n, const std::string& name)
       : x(precision.type, n, g.c_in, g.h_in, g.w_in),
         y(precision.type, n, g.c_out, g.h_out, g.w_out),
-        forward(g, precision, fmt::format("{} of {} samples", describe(g), n)),
-        backward_data(g, precision, forward.name() + ", gradient of the input"),
-        backward_weights(g, precision, forward.name() + ", gradient of the weights") {
-    forward.choose<cudnnConvolutionFwdAlgoPerf_t, CUDNN_CONVOLUTION_FWD_ALGO_COUNT>(
-        [&](int* found, auto* list) {
-          return cudnnGetConvolutionForwardAlgorithm_v7(cudnn, x, filter, forward.descriptor(), y,
-                                                        CUDNN_CONVOLUTION_FWD_ALGO_COUNT, found, list);
-        },
-        [&](auto algorithm, std::size_t* bytes) {
-          return cudnnGetConvolutionForwardWorkspaceSize(cudnn, x, filter, forward.descriptor(), y, algorithm, bytes);
-        });
-    backward_data.choose<cudnnConvolutionBwdDataAlgoPerf_t, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT>(
-        [&](int* found, auto* list) {
-          return cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnn, filter, y, backward_data.descriptor(), x,
-                                                             CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT, found, list);
-        },
-        [&](auto algorithm, std::size_t* bytes) {
-          return cudnnGetConvolutionBackwardDataWorkspaceSize(cudnn, filter, y, backward_data.descriptor(), x,
-                                                              algorithm, bytes);
-        });
-    backward_weights.choose<cudnnConvolutionBwdFilterAlgoPerf_t, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT>(
-        [&](int* found, auto* list) {
-          return cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnn, x, y, backward_weights.descriptor(), filter,
-                                                               CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT, found, list);
-        },
-        [&](auto algorithm, std::size_t* bytes) {
-          return cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnn, x, y, backward_weights.descriptor(), filter,
-                                                                algorithm, bytes);
-        });
-  }
+        forward(g, precision, name),
+        backward_data(g, precision, name + ", gradient of the input"),
+        backward_weights(g, precision, name + ", gradient of the weights") {}
 };
 
 void check(cudnnStatus_t code, const std::string& what) {
-  if (code != CUDNN_STATUS_SUCCESS) throw_library_error("cuDNN", what, cudnnGetErrorString(code));
+  if (code != CUDNN_STATUS_SUCCESS) throw_library_error("cuDNN", what, text_of(code).c_str());
 }
 
 Conv2d::Conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision)
@@ -180,7 +191,7 @@ std::int64_t Conv2d::packed_count() const {
 
 Conv2d::Plan& Conv2d::plan(std::int64_t n) {
   std::unique_ptr<Plan>& slot = plans_[n];
-  if (!slot) slot = std::make_unique<Plan>(libraries_.cudnn(), filter_, geometry_, precision_, n);
+  if (!slot) slot = std::make_unique<Plan>(geometry_, precision_, n);
   return *slot;
 }
 
@@ -194,33 +205,63 @@ void Conv2d::pack(const float* weight, void* packed) {
 void Conv2d::forward(const Tensor& x, const void* packed, const float* bias, const Tensor& y, std::int64_t n) {
   if (n == 0) return;
   Plan& p = plan(n);
-  const auto& d = p.forward;
-  check(cudnnConvolutionForward(libraries_.cudnn(), &kOne, p.x, x.data, filter_, packed, d.descriptor(), d.algorithm(),
-                                libraries_.queue().scratch<std::byte>(d.workspace_bytes()), d.workspace_bytes(), &kZero,
-                                p.y, y.data),
-        d.name());
+  const cudnnHandle_t cudnn = libraries_.cudnn();
+  const cudnnConvolutionDescriptor_t d = p.forward.descriptor();
+  p.forward.run(
+      libraries_.queue(),
+      [&](int* found, auto* list) {
+        return cudnnGetConvolutionForwardAlgorithm_v7(cudnn, p.x, filter_, d, p.y, CUDNN_CONVOLUTION_FWD_ALGO_COUNT,
+                                                      found, list);
+      },
+      [&](auto algorithm, std::size_t* bytes) {
+        return cudnnGetConvolutionForwardWorkspaceSize(cudnn, p.x, filter_, d, p.y, algorithm, bytes);
+      },
+      [&](auto algorithm, void* workspace, std::size_t bytes) {
+        return cudnnConvolutionForward(cudnn, &kOne, p.x, x.data, filter_, packed, d, algorithm, workspace, bytes,
+                                       &kZero, p.y, y.data);
+      });
   if (bias) add_bias(libraries_.queue(), bias, y, n);
 }
 
 void Conv2d::backward_data(const Tensor& dy, const void* packed, const Tensor& dx, std::int64_t n, bool accumulate) {
   if (n == 0) return;
   Plan& p = plan(n);
-  const auto& d = p.backward_data;
-  check(cudnnConvolutionBackwardData(libraries_.cudnn(), &kOne, filter_, packed, p.y, dy.data, d.descriptor(),
-                                     d.algorithm(), libraries_.queue().scratch<std::byte>(d.workspace_bytes()),
-                                     d.workspace_bytes(), accumulate ? &kOne : &kZero, p.x, dx.data),
-        d.name());
+  const cudnnHandle_t cudnn = libraries_.cudnn();
+  const cudnnConvolutionDescriptor_t d = p.backward_data.descriptor();
+  p.backward_data.run(
+      libraries_.queue(),
+      [&](int* found, auto* list) {
+        return cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnn, filter_, p.y, d, p.x,
+                                                           CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT, found, list);
+      },
+      [&](auto algorithm, std::size_t* bytes) {
+        return cudnnGetConvolutionBackwardDataWorkspaceSize(cudnn, filter_, p.y, d, p.x, algorithm, bytes);
+      },
+      [&](auto algorithm, void* workspace, std::size_t bytes) {
+        return cudnnConvolutionBackwardData(cudnn, &kOne, filter_, packed, p.y, dy.data, d, algorithm, workspace, bytes,
+                                            accumulate ? &kOne : &kZero, p.x, dx.data);
+      });
 }
 
 void Conv2d::backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) {
   if (n == 0) return;
   Plan& p = plan(n);
-  const auto& d = p.backward_weights;
   Queue& queue = libraries_.queue();
-  check(cudnnConvolutionBackwardFilter(libraries_.cudnn(), &kOne, p.x, x.data, p.y, dy.data, d.descriptor(),
-                                       d.algorithm(), queue.scratch<std::byte>(d.workspace_bytes()),
-                                       d.workspace_bytes(), &kZero, filter_, weight_gradient_.as<void>()),
-        d.name());
+  const cudnnHandle_t cudnn = libraries_.cudnn();
+  const cudnnConvolutionDescriptor_t d = p.backward_weights.descriptor();
+  p.backward_weights.run(
+      queue,
+      [&](int* found, auto* list) {
+        return cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnn, p.x, p.y, d, filter_,
+                                                             CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT, found, list);
+      },
+      [&](auto algorithm, std::size_t* bytes) {
+        return cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnn, p.x, p.y, d, filter_, algorithm, bytes);
+      },
+      [&](auto algorithm, void* workspace, std::size_t bytes) {
+        return cudnnConvolutionBackwardFilter(cudnn, &kOne, p.x, x.data, p.y, dy.data, d, algorithm, workspace, bytes,
+                                              &kZero, filter_, weight_gradient_.as<void>());
+      });
   const Shape shape{geometry_.c_out, geometry_.c_in, geometry_.kernel_h, geometry_.kernel_w};
   const Tensor from{weight_gradient_.as<void>(), shape, precision_.type, Layout::channels_last};
   const Tensor to{d_weight, shape, DataType::f32, Layout::channels_first};

@@ -10,9 +10,9 @@ enum cudnnTensorFormat_t { CUDNN_TENSOR_NCHW = 0, CUDNN_TENSOR_NHWC = 1 };
 enum cudnnConvolutionMode_t { CUDNN_CONVOLUTION = 0, CUDNN_CROSS_CORRELATION = 1 };
 enum cudnnMathType_t { CUDNN_DEFAULT_MATH = 0, CUDNN_TENSOR_OP_MATH = 1, CUDNN_FMA_MATH = 3 };
 enum cudnnDeterminism_t { CUDNN_NON_DETERMINISTIC = 0, CUDNN_DETERMINISTIC = 1 };
-enum cudnnConvolutionFwdAlgo_t { CUDNN_CONVOLUTION_FWD_ALGO_COUNT = 3 };
-enum cudnnConvolutionBwdDataAlgo_t { CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT = 3 };
-enum cudnnConvolutionBwdFilterAlgo_t { CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT = 3 };
+enum cudnnConvolutionFwdAlgo_t { CUDNN_CONVOLUTION_FWD_ALGO_COUNT = 4 };
+enum cudnnConvolutionBwdDataAlgo_t { CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT = 4 };
+enum cudnnConvolutionBwdFilterAlgo_t { CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT = 4 };
 
 template <class Algorithm>
 struct StandInPerformance {
@@ -60,16 +60,17 @@ cudnnStatus_t cudnnSetConvolution2dDescriptor(cudnnConvolutionDescriptor_t descr
                                               cudnnConvolutionMode_t mode, cudnnDataType_t compute);
 cudnnStatus_t cudnnSetConvolutionMathType(cudnnConvolutionDescriptor_t descriptor, cudnnMathType_t type);
 
-/// The first of three candidates is one that must not be chosen, the second has no workspace, the third wants narrow
-/// factors under another name of the arithmetic than it was asked for.
+/// The first of four candidates is one that must not be chosen, the second has no workspace, the third is refused when
+/// it is to run, the fourth wants narrow factors under another name of the arithmetic than it was asked for.
 template <class Candidate>
 cudnnStatus_t stand_in_candidates(cudnnConvolutionDescriptor_t convolution, int* found, Candidate* candidates) {
   using Algorithm = decltype(candidates->algo);
   const cudnnMathType_t math = convolution->math == CUDNN_TENSOR_OP_MATH ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH;
-  *found = 3;
+  *found = 4;
   candidates[0] = {{}, CUDNN_STATUS_SUCCESS, 1, 0, CUDNN_NON_DETERMINISTIC, math};
   candidates[1] = {static_cast<Algorithm>(2), CUDNN_STATUS_SUCCESS, 2, 0, CUDNN_DETERMINISTIC, math};
-  candidates[2] = {static_cast<Algorithm>(1), CUDNN_STATUS_SUCCESS, 3, 0, CUDNN_DETERMINISTIC, math};
+  candidates[2] = {static_cast<Algorithm>(3), CUDNN_STATUS_SUCCESS, 3, 0, CUDNN_DETERMINISTIC, math};
+  candidates[3] = {static_cast<Algorithm>(1), CUDNN_STATUS_SUCCESS, 4, 0, CUDNN_DETERMINISTIC, math};
   return CUDNN_STATUS_SUCCESS;
 }
 inline cudnnStatus_t cudnnGetConvolutionForwardAlgorithm_v7(cudnnHandle_t, cudnnTensorDescriptor_t,
