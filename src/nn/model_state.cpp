@@ -235,17 +235,14 @@ void ModelState::copy(const float* from, float* to, std::int64_t count) const {
 }
 
 void ModelState::update_statistics(std::span<const float> gradient) {
+  std::vector<ops::Device::Running> all;
   for (NormState& s : norm_states_) {
-    const float* kept = gradient.data() + s.kept.offset;
-    for (const FlatRange& r : {s.mean, s.var}) {
-      const std::span<float> running = kernels(r);
-      const std::span<const float> contribution = gradient.subspan(r.offset, r.count);
-      if (const ops::Device* device = backend_.device()) {
-        device->update_running(kept, contribution.data(), running.data(), r.count);
-        continue;
-      }
-      for (std::size_t c = 0; c < running.size(); ++c) running[c] = *kept * running[c] + contribution[c];
-    }
+    for (const FlatRange& r : {s.mean, s.var})
+      all.push_back({gradient.data() + s.kept.offset, gradient.data() + r.offset, kernels(r).data(), r.count});
+  }
+  if (const ops::Device* device = backend_.device()) return device->update_running(all);
+  for (const auto& [kept, contribution, running, count] : all) {
+    for (std::int64_t c = 0; c < count; ++c) running[c] = *kept * running[c] + contribution[c];
   }
 }
 

@@ -165,9 +165,13 @@ class Device {
                         std::int64_t count) const = 0;
   /// to = keep * to + share * values; the values are the processor's.
   virtual void blend(std::span<const double> values, double keep, double share, float* to) const = 0;
-  /// running = kept[0] * running + contribution
-  virtual void update_running(const float* kept, const float* contribution, float* running,
-                              std::int64_t count) const = 0;
+  /// running = kept[0] * running + contribution, of `count` values, for all of them at once.
+  struct Running {
+    const float *kept, *contribution;
+    float* running;
+    std::int64_t count;
+  };
+  virtual void update_running(std::span<const Running> all) const = 0;
 
   /// Softmax cross-entropy as syncbn::softmax_cross_entropy(); `labels` are the processor's. `d_logits` may be absent.
   virtual void start_loss(const Tensor& logits, std::span<const int> labels, double smoothing, double scale,

@@ -352,12 +352,24 @@ TEST(CudaFlat, SumsOfGradientsAndOfTheProcessors) {
     cuda::blend(queue, values.data(), 0.25, 3, left.data(), static_cast<std::int64_t>(count));
     for (std::size_t i = 0; i < count; ++i) want[i] = static_cast<float>(0.25 * a[i] + 3.0 * b[i]);
     EXPECT_EQ(left.get(), want);
-
-    const DeviceArray<float> kept(queue, std::vector<float>{0.75F}), running(queue, a);
-    cuda::update_running(queue, kept.data(), right.data(), running.data(), static_cast<std::int64_t>(count));
-    for (std::size_t i = 0; i < count; ++i) want[i] = 0.75F * a[i] + b[i];
-    EXPECT_EQ(running.get(), want);
   }
+}
+
+// More of them than one launch takes, of unequal lengths.
+TEST(CudaFlat, UpdatesRunningStatistics) {
+  Queue queue(0);
+  constexpr std::size_t kMost = 700;
+  const std::vector<float> contribution = floats(kMost, 1), before = floats(kMost * 130, 2);
+  const DeviceArray<float> kept(queue, std::vector<float>{0.75F}), from(queue, contribution), running(queue, before);
+  std::vector<ops::Device::Running> all;
+  std::vector<float> want = before;
+  for (std::size_t k = 0; k < 130; ++k) {
+    const std::size_t count = k * 5;
+    all.push_back({kept.data(), from.data(), running.data() + k * kMost, static_cast<std::int64_t>(count)});
+    for (std::size_t i = 0; i < count; ++i) want[k * kMost + i] = 0.75F * want[k * kMost + i] + contribution[i];
+  }
+  cuda::update_running(queue, all);
+  EXPECT_EQ(running.get(), want);
 }
 
 TEST(CudaFlat, AddsRowsInTheOrderOfThePairs) {

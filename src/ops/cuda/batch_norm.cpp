@@ -34,7 +34,7 @@ ChannelArrays carve(Carver& carver, std::int64_t c) {
   a.count = carver.take<double>(1);
   for (double** array : {&a.mean, &a.var, &a.invstd, &a.gain}) *array = carver.take<double>(c);
   for (float** array : {&a.center, &a.scale, &a.shift, &a.p, &a.q, &a.r}) *array = carver.take<float>(c);
-  a.arrived = carver.take<unsigned>(c);
+  a.arrived = carver.take<unsigned>(block_counters(c));
   return a;
 }
 

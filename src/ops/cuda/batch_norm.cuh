@@ -25,6 +25,8 @@
 namespace syncbn::ops::cuda {
 
 struct Sweep;
+/// Of add_up_blocks(), for one tensor of so many channels.
+std::int64_t block_counters(std::int64_t channels);
 
 /// Where the per-channel numbers of one normalization lie, in device memory; C channels.
 struct ChannelArrays {
@@ -35,7 +37,7 @@ struct ChannelArrays {
   double* gain;                   ///< [C] gamma * invstd
   float *center, *scale, *shift;  ///< [C] y = (x - center) * scale + shift
   float *p, *q, *r;               ///< [C] dx = p * g + q * (x - center) + r
-  unsigned* arrived;              ///< [C] of add_up_blocks()
+  unsigned* arrived;              ///< of add_up_blocks()
   std::size_t bytes;              ///< of all of them, if there are some for each of several tensors
 
   /// Those of tensor `i`.

@@ -17,19 +17,44 @@ __device__ std::size_t reversed(const Walk<kLast, kWidth>& walk, unsigned positi
   return walk.offset(walk.extent.positions - 1 - position);
 }
 
-template <class T, bool kLast, int kWidth>
+/// What a sweep does besides the map, decided at run time...
+struct AnyMode {
+  FusedRelu relu;
+  bool with_add;  ///< a residual is added; backward, its gradient is wanted
+  bool with_dx = true, accumulate_dx = false, accumulate_add = false;
+};
+/// ... or by the compiler, which makes half as many instructions and registers of it.
+template <FusedRelu kRelu, bool kWithAdd>
+struct Mode {
+  static constexpr FusedRelu relu = kRelu;
+  static constexpr bool with_add = kWithAdd, with_dx = true, accumulate_dx = false, accumulate_add = false;
+};
+
+/// run(mode), with the common modes of fast sweeps as types.
+template <bool kFast, class Run>
+void visit_mode(const AnyMode& mode, Run run) {
+  if constexpr (kFast) {
+    if (mode.with_dx && !mode.accumulate_dx && !mode.accumulate_add) {
+      return visit_relu<true>(
+          mode.relu, [&](auto relu) { mode.with_add ? run(Mode<relu(), true>{}) : run(Mode<relu(), false>{}); });
+    }
+  }
+  run(mode);
+}
+
+template <class T, bool kLast, int kWidth, class HowTo>
 __global__ void __launch_bounds__(kThreads)
     apply_kernel(Extent extent, const T* __restrict__ x, const T* __restrict__ add, T* __restrict__ y,
-                 ChannelArrays arrays, FusedRelu relu, std::uint8_t* __restrict__ mask) {
+                 ChannelArrays arrays, HowTo mode, std::uint8_t* __restrict__ mask) {
   const Walk<kLast, kWidth> walk(extent);
   if (!walk.active()) return;
   arrays = arrays.of(blockIdx.z);
   x += blockIdx.z * extent.next;
-  add = add ? add + blockIdx.z * extent.next : nullptr;
+  if (mode.with_add) add += blockIdx.z * extent.next;
   y += blockIdx.z * extent.next;
   mask = mask ? mask + blockIdx.z * extent.next / kWidth : nullptr;
   using Vector = Pack<T, kWidth>;
-  const Gate<Walk<kLast, kWidth>::kChannels> gate(arrays, walk.channel, relu);
+  const Gate<Walk<kLast, kWidth>::kChannels> gate(arrays, walk.channel);
   for (unsigned position = walk.first; position < extent.positions; position += kUnroll * walk.step) {
     Vector x_vector[kUnroll], add_vector[kUnroll];
 #pragma unroll
@@ -38,7 +63,7 @@ __global__ void __launch_bounds__(kThreads)
       if (at >= extent.positions) continue;
       const std::size_t offset = reversed(walk, at);
       x_vector[u] = Vector::load(x + offset);
-      if (add) add_vector[u] = Vector::load(add + offset);
+      if (mode.with_add) add_vector[u] = Vector::load(add + offset);
     }
 #pragma unroll
     for (unsigned u = 0; u < kUnroll; ++u) {
@@ -50,34 +75,33 @@ __global__ void __launch_bounds__(kThreads)
       for (int v = 0; v < kWidth; ++v) {
         const int k = walk.slot(v);
         float z = gate.map(x_vector[u].get(v) - gate.center[k], k);
-        if (add) z += add_vector[u].get(v);
+        if (mode.with_add) z += add_vector[u].get(v);
         if (z > 0) bits |= 1U << v;
-        if (relu != FusedRelu::none && z < 0) z = 0;  // NaN stays NaN
+        if (mode.relu != FusedRelu::none && z < 0) z = 0;  // NaN stays NaN
         out.set(v, z);
       }
       const std::size_t offset = reversed(walk, at);
       out.store(y + offset);
-      if (relu == FusedRelu::bits) mask[offset / kWidth] = static_cast<std::uint8_t>(bits);
+      if (mode.relu == FusedRelu::bits) mask[offset / kWidth] = static_cast<std::uint8_t>(bits);
     }
   }
 }
 
-template <class T, bool kLast, int kWidth>
+template <class T, bool kLast, int kWidth, class HowTo>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(Extent extent, const T* __restrict__ x, const T* __restrict__ dy, T* __restrict__ dx,
-                    T* __restrict__ d_add, ChannelArrays arrays, FusedRelu relu, const std::uint8_t* __restrict__ mask,
-                    bool accumulate_dx, bool accumulate_add) {
+                    T* __restrict__ d_add, ChannelArrays arrays, HowTo mode, const std::uint8_t* __restrict__ mask) {
   const Walk<kLast, kWidth> walk(extent);
   if (!walk.active()) return;
   arrays = arrays.of(blockIdx.z);
   x += blockIdx.z * extent.next;
   dy += blockIdx.z * extent.next;
-  dx = dx ? dx + blockIdx.z * extent.next : nullptr;
-  d_add = d_add ? d_add + blockIdx.z * extent.next : nullptr;
+  if (mode.with_dx) dx += blockIdx.z * extent.next;
+  if (mode.with_add) d_add += blockIdx.z * extent.next;
   mask = mask ? mask + blockIdx.z * extent.next / kWidth : nullptr;
   using Vector = Pack<T, kWidth>;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
-  const Gate<kChannels> gate(arrays, walk.channel, relu);
+  const Gate<kChannels> gate(arrays, walk.channel);
   float p[kChannels], q[kChannels], r[kChannels];
   for (int k = 0; k < kChannels; ++k) {
     p[k] = arrays.p[walk.channel + k];
@@ -95,7 +119,7 @@ __global__ void __launch_bounds__(kThreads)
       const std::size_t offset = reversed(walk, at);
       x_vector[u] = Vector::load(x + offset);
       dy_vector[u] = Vector::load(dy + offset);
-      bits[u] = relu == FusedRelu::bits ? mask[offset / kWidth] : 0U;
+      bits[u] = mode.relu == FusedRelu::bits ? mask[offset / kWidth] : 0U;
     }
 #pragma unroll
     for (unsigned u = 0; u < kTogether; ++u) {
@@ -103,19 +127,19 @@ __global__ void __launch_bounds__(kThreads)
       if (at >= extent.positions) break;
       const std::size_t offset = reversed(walk, at);
       Vector dx_vector, add_vector;
-      if (dx && accumulate_dx) dx_vector = Vector::load(dx + offset);
-      if (d_add && accumulate_add) add_vector = Vector::load(d_add + offset);
+      if (mode.with_dx && mode.accumulate_dx) dx_vector = Vector::load(dx + offset);
+      if (mode.with_add && mode.accumulate_add) add_vector = Vector::load(d_add + offset);
 #pragma unroll
       for (int v = 0; v < kWidth; ++v) {
         const int k = walk.slot(v);
         const float xc = x_vector[u].get(v) - gate.center[k];
-        const float g = gate.pass(dy_vector[u].get(v), xc, k, bits[u] >> v);
+        const float g = gate.pass(mode.relu, dy_vector[u].get(v), xc, k, bits[u] >> v);
         const float d = fmaf(p[k], g, fmaf(q[k], xc, r[k]));
-        dx_vector.set(v, dx && accumulate_dx ? dx_vector.get(v) + d : d);
-        add_vector.set(v, d_add && accumulate_add ? add_vector.get(v) + g : g);
+        dx_vector.set(v, mode.accumulate_dx ? dx_vector.get(v) + d : d);
+        add_vector.set(v, mode.accumulate_add ? add_vector.get(v) + g : g);
       }
-      if (dx) dx_vector.store(dx + offset);
-      if (d_add) add_vector.store(d_add + offset);
+      if (mode.with_dx) dx_vector.store(dx + offset);
+      if (mode.with_add) add_vector.store(d_add + offset);
     }
   }
 }
@@ -202,8 +226,10 @@ void BatchNorm::apply(const Tensor& x, const Tensor& add, const Tensor& y, std::
   const Sweep sweep = this->sweep(x, n);
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
-    queue_.launch("batch norm: normalize", apply_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent,
-                  x.as<const T>(), add.as<const T>(), y.as<T>(), arrays_, relu, mask);
+    visit_mode<kFast<last(), width()>>(AnyMode{relu, static_cast<bool>(add)}, [&](auto how_to) {
+      queue_.launch("batch norm: normalize", apply_kernel<T, last(), width(), decltype(how_to)>, sweep.map_grid,
+                    sweep.block, sweep.extent, x.as<const T>(), add.as<const T>(), y.as<T>(), arrays_, how_to, mask);
+    });
   });
 }
 
@@ -214,9 +240,12 @@ void BatchNorm::backward(const Tensor& x, const Tensor& dy, const Tensor& dx, co
   const Sweep sweep = this->sweep(x, n);
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
-    queue_.launch("batch norm: gradient", backward_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent,
-                  x.as<const T>(), dy.as<const T>(), dx.as<T>(), d_add.as<T>(), arrays_, relu, mask, accumulate_dx,
-                  accumulate_add);
+    const AnyMode mode{relu, static_cast<bool>(d_add), static_cast<bool>(dx), accumulate_dx, accumulate_add};
+    visit_mode<kFast<last(), width()>>(mode, [&](auto how_to) {
+      queue_.launch("batch norm: gradient", backward_kernel<T, last(), width(), decltype(how_to)>, sweep.map_grid,
+                    sweep.block, sweep.extent, x.as<const T>(), dy.as<const T>(), dx.as<T>(), d_add.as<T>(), arrays_,
+                    how_to, mask);
+    });
   });
 }
 

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads)
     promote(a, b, sum);
   }
   sums.add_up(sum);
-  if (!add_up_blocks(walk, sums, partials, arrays.arrived)) return;
+  if (!add_up_blocks(sums, partials, arrays.arrived)) return;
   if (threadIdx.y != 0 || !walk.active()) return;
   for (int k = 0; k < kChannels; ++k) {
     const unsigned c = walk.channel + k;
@@ -97,10 +97,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class T, bool kLast, int kWidth>
+/// `relu`: a FusedRelu or a type that stands for one.
+template <class T, bool kLast, int kWidth, class Relu>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_sums_kernel(Extent extent, const T* __restrict__ x, const T* __restrict__ dy, ChannelArrays arrays,
-                         FusedRelu relu, const std::uint8_t* __restrict__ mask, double* partials, bool finish) {
+                         Relu relu, const std::uint8_t* __restrict__ mask, double* partials, bool finish) {
   const Walk<kLast, kWidth> walk(extent);
   arrays = arrays.of(blockIdx.z);
   x += blockIdx.z * extent.next;
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   double sum[2][kChannels] = {};
   if (walk.active()) {
-    Gate<kChannels> gate(arrays, walk.channel, relu);
+    const Gate<kChannels> gate(arrays, walk.channel);
     float a[kChannels] = {}, b[kChannels] = {};
     unsigned turns = 0;
     for (unsigned position = walk.first; position < extent.positions; position += kTogether * walk.step) {
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int v = 0; v < kWidth; ++v) {
           const int k = walk.slot(v);
           const float xc = x_vector[u].get(v) - gate.center[k];
-          const float g = gate.pass(dy_vector[u].get(v), xc, k, bits[u] >> v);
+          const float g = gate.pass(relu, dy_vector[u].get(v), xc, k, bits[u] >> v);
           a[k] += g;
           b[k] = fmaf(g, xc, b[k]);
         }
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     promote(a, b, sum);
   }
   sums.add_up(sum);
-  if (!add_up_blocks(walk, sums, partials, arrays.arrived)) return;
+  if (!add_up_blocks(sums, partials, arrays.arrived)) return;
   if (threadIdx.y != 0 || !walk.active()) return;
   for (int k = 0; k < kChannels; ++k) {
     const unsigned c = walk.channel + k;
@@ -164,6 +165,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
+std::int64_t block_counters(std::int64_t channels) {
+  return static_cast<std::int64_t>(Sweep::counters(channels));
+}
+
 Sweep BatchNorm::sweep(const Tensor& x, std::int64_t n) const {
   return each_ ? Sweep::of_each(x, n) : Sweep(x, n);
 }
@@ -176,7 +181,7 @@ void BatchNorm::sums(const Tensor& x, std::int64_t n, Then then, Affine affine) 
     return;
   }
   const Sweep sweep = this->sweep(x, n);
-  double* partials = queue_.scratch<double>(sweep.partials(2));
+  double* partials = queue_.scratch<double>(sweep.partials(2, x.type));
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue_.launch("batch norm: statistics", sums_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent,
@@ -202,11 +207,14 @@ void BatchNorm::backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n,
     return;
   }
   const Sweep sweep = this->sweep(x, n);
-  double* partials = queue_.scratch<double>(sweep.partials(2));
+  double* partials = queue_.scratch<double>(sweep.partials(2, x.type));
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
-    queue_.launch("batch norm: sums of the gradient", backward_sums_kernel<T, last(), width()>, sweep.grid, sweep.block,
-                  sweep.extent, x.as<const T>(), dy.as<const T>(), arrays_, relu, mask, partials, then == Then::finish);
+    visit_relu<kFast<last(), width()>>(relu, [&](auto kind) {
+      queue_.launch("batch norm: sums of the gradient", backward_sums_kernel<T, last(), width(), decltype(kind)>,
+                    sweep.grid, sweep.block, sweep.extent, x.as<const T>(), dy.as<const T>(), arrays_, kind, mask,
+                    partials, then == Then::finish);
+    });
   });
 }
 

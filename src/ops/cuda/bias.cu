@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   sums.add_up(sum);
-  if (!add_up_blocks(walk, sums, partials, arrived)) return;
+  if (!add_up_blocks(sums, partials, arrived)) return;
   if (threadIdx.y != 0 || !walk.active()) return;
   for (int k = 0; k < kChannels; ++k) d_bias[walk.channel + k] += static_cast<float>(sums.total[0][k][threadIdx.x]);
 }
@@ -73,16 +73,16 @@ void add_bias(Queue& queue, const float* bias, const Tensor& y, std::int64_t n) 
   const Sweep sweep(y, n);
   visit_sweep(y.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
-    queue.launch("bias", bias_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent, bias, y.as<T>());
+    queue.launch("bias", bias_kernel<T, last(), width()>, sweep.map_grid, sweep.block, sweep.extent, bias, y.as<T>());
   });
 }
 
 void add_bias_gradient(Queue& queue, const Tensor& dy, std::int64_t n, float* d_bias) {
   const Sweep sweep(dy, n);
-  const std::size_t shares = sweep.partials(1);
-  double* partials = queue.scratch<double>(shares + sweep.grid.x);
+  const std::size_t shares = sweep.partials(1, dy.type), counters = Sweep::counters(dy.shape.c());
+  double* partials = queue.scratch<double>(shares + counters);
   auto* arrived = reinterpret_cast<unsigned*>(partials + shares);
-  if (sweep.grid.y > 1) queue.clear(arrived, sweep.grid.x * sizeof(unsigned));
+  if (sweep.grid.y > 1) queue.clear(arrived, counters * sizeof(unsigned));
   visit_sweep(dy.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue.launch("gradient of the bias", bias_gradient_kernel<T, last(), width()>, sweep.grid, sweep.block,

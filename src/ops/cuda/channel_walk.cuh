@@ -21,8 +21,12 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 /// Loads that a thread has under way before it uses the first.
 constexpr unsigned kUnroll = 4;
-/// Blocks in all for one tensor: 2 to 4 on each multiprocessor of a large device, and few enough to add up quickly.
-constexpr unsigned kBlocks = 512;
+/// Blocks in all for one tensor whose sums are wanted: 2 to 4 on each multiprocessor of a large device, and few enough
+/// to add up quickly; each thread takes kTurns * kUnroll vectors at least, so that what its block adds to memory stays
+/// small beside what it reads. Of sweeps that sum up nothing, as many as a large device takes at a time, twice.
+constexpr unsigned kBlocks = 512, kTurns = 2, kMapBlocks = 2048;
+/// Blocks whose sums are added up together, before those of all such groups are.
+constexpr unsigned kGroup = 16;
 
 struct Extent {
   unsigned channels = 0;
@@ -31,12 +35,12 @@ struct Extent {
   std::size_t next = 0;    ///< values from one tensor's first to the next one's
 };
 
-/// A tensor's extent, and the grid that goes through it.
+/// A tensor's extent, and the grids that go through it: one for sums, one for what treats every value alone.
 struct Sweep {
   Extent extent;
   bool channels_last = false;
   bool full_width = false;  ///< 16 bytes at a time, else single values
-  dim3 grid, block;
+  dim3 grid, map_grid, block;
 
   Sweep(const Tensor& x, std::int64_t samples) {
     const int width = 16 / static_cast<int>(size_of(x.type));
@@ -53,9 +57,14 @@ struct Sweep {
     unsigned across = 1;
     while (across < 32 && across < vectors) across *= 2;
     block = dim3(across, kThreads / across);
-    grid.x = channels_last ? (vectors + across - 1) / across : extent.channels;
-    const unsigned useful = (extent.positions + block.y * kUnroll - 1) / (block.y * kUnroll);
-    grid.y = std::max(1U, std::min(useful, kBlocks / std::min(grid.x, kBlocks)));
+    grid.x = map_grid.x = channels_last ? (vectors + across - 1) / across : extent.channels;
+    const auto shares = [&](unsigned most, unsigned turns) {
+      const unsigned vectors_of_block = block.y * kUnroll * turns;
+      const unsigned useful = (extent.positions + vectors_of_block - 1) / vectors_of_block;
+      return std::max(1U, std::min(useful, most / std::min(grid.x, most)));
+    };
+    grid.y = shares(kBlocks, kTurns);
+    map_grid.y = shares(kMapBlocks, 1);
   }
   /// Goes through every sample by itself. Throws where a grid has no room for so many.
   static Sweep of_each(const Tensor& x, std::int64_t samples) {
@@ -63,14 +72,20 @@ struct Sweep {
     constexpr std::int64_t kMost = 65535;
     if (samples > kMost) throw std::length_error("more than 65,535 samples on one worker");
     sweep.extent.next = static_cast<std::size_t>(x.sample_stride());
-    sweep.grid.z = static_cast<unsigned>(samples);
+    sweep.grid.z = sweep.map_grid.z = static_cast<unsigned>(samples);
     // Few shares of each, and not fewer where there are more samples: their sums must not depend on each other.
-    sweep.grid.y = std::min(sweep.grid.y, 16U);
+    sweep.grid.y = std::min(sweep.grid.y, kGroup);
+    sweep.map_grid.y = sweep.grid.y;
     return sweep;
   }
   /// Values that add_up_blocks() wants room for, with so many sums of each channel.
-  std::size_t partials(unsigned sums) const {
-    return static_cast<std::size_t>(grid.z) * grid.y * sums * extent.channels;
+  std::size_t partials(unsigned sums, DataType type) const {
+    const std::size_t slots = channels_last && full_width ? 16 / size_of(type) : 1;
+    return static_cast<std::size_t>(grid.z) * grid.x * grid.y * sums * slots * block.x;
+  }
+  /// Of add_up_blocks() for one tensor, at most, whatever its extent.
+  static std::size_t counters(std::int64_t channels) {
+    return 2 * static_cast<std::size_t>(channels) + kBlocks / kGroup;
   }
 };
 
@@ -142,39 +157,52 @@ struct BlockSums {
   }
 };
 
-/// Adds up what the blocks of a tile of channels hold in `sums.total`. The last block to arrive does it, from the first
-/// share to the last, whoever that block is; it returns true there, with the totals in `sums.total`. `partials`: see
-/// Sweep; `arrived`: the tensor's, one per tile, zero before and after.
-template <int kSums, bool kLast, int kWidth>
-__device__ bool add_up_blocks(const Walk<kLast, kWidth>& walk, BlockSums<kSums, Walk<kLast, kWidth>::kChannels>& sums,
-                              double* partials, unsigned* arrived) {
-  constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
-  if (gridDim.y == 1) return true;
-  const std::size_t channels = walk.extent.channels;
-  partials += static_cast<std::size_t>(blockIdx.z) * gridDim.y * kSums * channels;
-  if (threadIdx.y < kSums && walk.active()) {
-    double* mine = partials + (blockIdx.y * kSums + threadIdx.y) * channels + walk.channel;
-    for (int k = 0; k < kChannels; ++k) mine[k] = sums.total[threadIdx.y][k][threadIdx.x];
+/// Leaves what `sums.total` holds at a block's own place. The last of `members` blocks to arrive adds up the places
+/// first, first + step, ... of all of them, whoever that block is; it returns true there, with the totals in
+/// `sums.total`. `arrived` is zero before and after.
+template <int kSums, int kChannels>
+__device__ bool add_up_places(BlockSums<kSums, kChannels>& sums, double* places, unsigned own, unsigned first,
+                              unsigned step, unsigned members, unsigned* arrived) {
+  constexpr unsigned kValues = kSums * kChannels;
+  const unsigned across = blockDim.x;  // whose values lie side by side
+  for (unsigned i = threadIdx.y; i < kValues; i += blockDim.y) {
+    places[(static_cast<std::size_t>(own) * kValues + i) * across + threadIdx.x] =
+        sums.total[i / kChannels][i % kChannels][threadIdx.x];
   }
   __threadfence();
   __syncthreads();
   __shared__ bool last;
-  if (threadIdx.x == 0 && threadIdx.y == 0) last = atomicAdd(arrived + blockIdx.x, 1U) == gridDim.y - 1;
+  if (threadIdx.x == 0 && threadIdx.y == 0) last = atomicAdd(arrived, 1U) == members - 1;
   __syncthreads();
   if (!last) return false;
   __threadfence();
   double value[kSums][kChannels] = {};
-  if (walk.active()) {
-    for (unsigned share = threadIdx.y; share < gridDim.y; share += blockDim.y) {
-      const double* theirs = partials + share * kSums * channels + walk.channel;
-      for (int k = 0; k < kChannels; ++k) {
-        for (int s = 0; s < kSums; ++s) value[s][k] += __ldcg(theirs + s * channels + k);
-      }
+  for (unsigned m = threadIdx.y; m < members; m += blockDim.y) {
+    const double* theirs = places + static_cast<std::size_t>(first + m * step) * kValues * across + threadIdx.x;
+#pragma unroll
+    for (int s = 0; s < kSums; ++s) {
+#pragma unroll
+      for (int k = 0; k < kChannels; ++k) value[s][k] += __ldcg(theirs + (s * kChannels + k) * across);
     }
   }
   sums.add_up(value);
-  if (threadIdx.x == 0 && threadIdx.y == 0) arrived[blockIdx.x] = 0;
+  if (threadIdx.x == 0 && threadIdx.y == 0) *arrived = 0;
   return true;
+}
+
+/// Adds up what the blocks of a tile of channels hold in `sums.total`, in two steps, so that no block reads much: the
+/// last of each kGroup shares to arrive adds those, the last of these all. It returns true there, with the totals in
+/// `sums.total`. `partials`, `arrived`: the tensor's, see Sweep; counters are zero before and after.
+template <int kSums, int kChannels>
+__device__ bool add_up_blocks(BlockSums<kSums, kChannels>& sums, double* partials, unsigned* arrived) {
+  if (gridDim.y == 1) return true;
+  const std::size_t tile = static_cast<std::size_t>(blockIdx.z) * gridDim.x + blockIdx.x;
+  partials += tile * gridDim.y * kSums * kChannels * blockDim.x;
+  const unsigned groups = (gridDim.y + kGroup - 1) / kGroup, group = blockIdx.y / kGroup, first = group * kGroup;
+  arrived += blockIdx.x * (groups + 1);
+  const unsigned left = gridDim.y - first, members = left < kGroup ? left : kGroup;
+  if (!add_up_places(sums, partials, blockIdx.y, first, 1, members, arrived + 1 + group)) return false;
+  return groups == 1 || add_up_places(sums, partials, first, 0, kGroup, groups, arrived);
 }
 
 }  // namespace syncbn::ops::cuda

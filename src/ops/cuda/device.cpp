@@ -83,9 +83,7 @@ class CudaDevice final : public Device {
     cuda::blend(queue_, values_.upload(values.data(), values.size()), keep, share, to,
                 static_cast<std::int64_t>(values.size()));
   }
-  void update_running(const float* kept, const float* contribution, float* running, std::int64_t count) const override {
-    cuda::update_running(queue_, kept, contribution, running, count);
-  }
+  void update_running(std::span<const Running> all) const override { cuda::update_running(queue_, all); }
 
   void start_loss(const Tensor& logits, std::span<const int> labels, double smoothing, double scale,
                   const Tensor& d_logits) const override {

@@ -56,16 +56,23 @@ __global__ void group_gradient_kernel(ChannelArrays all, unsigned channels, doub
   }
 }
 
-/// d(gamma) and d(beta) of a channel, sample after sample.
-__global__ void add_kernel(ChannelArrays all, unsigned channels, unsigned samples, float* d_gamma, float* d_beta) {
-  const unsigned c = blockIdx.x * blockDim.x + threadIdx.x;
-  if (c >= channels) return;
+/// d(gamma) and d(beta) of a channel; a thread of its column adds up every kRows-th sample.
+constexpr unsigned kRows = 16;
+__global__ void __launch_bounds__(kWarp* kRows)
+    add_kernel(ChannelArrays all, unsigned channels, unsigned samples, float* d_gamma, float* d_beta) {
+  __shared__ double gammas[kRows][kWarp], betas[kRows][kWarp];
+  const unsigned c = blockIdx.x * kWarp + threadIdx.x;
   double gamma = 0, beta = 0;
-  for (unsigned n = 0; n < samples; ++n) {
+  for (unsigned n = threadIdx.y; n < samples && c < channels; n += kRows) {
     const ChannelArrays arrays = all.of(n);
     gamma += arrays.backward_message[channels + c] * arrays.invstd[c];
     beta += arrays.backward_message[c];
   }
+  gammas[threadIdx.y][threadIdx.x] = gamma;
+  betas[threadIdx.y][threadIdx.x] = beta;
+  __syncthreads();
+  if (threadIdx.y != 0 || c >= channels) return;
+  for (unsigned row = 1; row < kRows; ++row) gamma += gammas[row][threadIdx.x], beta += betas[row][threadIdx.x];
   if (d_gamma) d_gamma[c] += static_cast<float>(gamma);
   if (d_beta) d_beta[c] += static_cast<float>(beta);
 }
@@ -100,8 +107,8 @@ class CudaGroupNormalization final : public GroupNormalization {
   }
 
   void add_parameter_gradients(std::int64_t n, float* d_gamma, float* d_beta) override {
-    queue_.launch("group norm: gradients of gamma and beta", add_kernel, dim3(blocks_for(channels_, 128)), dim3(128),
-                  norm_.arrays(), channels_, static_cast<unsigned>(n), d_gamma, d_beta);
+    queue_.launch("group norm: gradients of gamma and beta", add_kernel, dim3(blocks_for(channels_, kWarp)),
+                  dim3(kWarp, kRows), norm_.arrays(), channels_, static_cast<unsigned>(n), d_gamma, d_beta);
   }
 
  private:

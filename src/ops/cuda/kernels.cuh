@@ -11,6 +11,7 @@
 
 #include "ops/backend.hpp"
 #include "ops/cuda/runtime.cuh"
+#include "ops/device.hpp"
 
 namespace syncbn::ops::cuda {
 
@@ -62,7 +63,7 @@ void add_rows(Queue& queue, double* rows, std::int64_t stride, std::span<const s
               std::int64_t count);
 /// to = keep * to + share * values
 void blend(Queue& queue, const double* values, double keep, double share, float* to, std::int64_t count);
-/// running = kept[0] * running + contribution
-void update_running(Queue& queue, const float* kept, const float* contribution, float* running, std::int64_t count);
+/// As ops::Device::update_running().
+void update_running(Queue& queue, std::span<const Device::Running> all);
 
 }  // namespace syncbn::ops::cuda

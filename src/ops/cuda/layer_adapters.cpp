@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <span>
 #include <stdexcept>
+#include <vector>
 
 #include "ops/cuda/adapters.cuh"
 #include "ops/cuda/kernels.cuh"
@@ -30,7 +33,12 @@ class CudaElementwise final : public Elementwise {
   void dropout(const Tensor& x, const Tensor& y, Samples s, float p, std::uint64_t seed, std::uint64_t step,
                std::uint64_t layer_key, const std::int64_t* sample_ids, bool accumulate) const override {
     if (s.count() == 0) return;
-    const std::int64_t* ids = ids_.upload(sample_ids + s.begin, static_cast<std::size_t>(s.count()));
+    const std::span given(sample_ids + s.begin, static_cast<std::size_t>(s.count()));
+    if (!std::equal(given.begin(), given.end(), sent_.begin(), sent_.end())) {  // those of the batch, for every layer
+      sent_.assign(given.begin(), given.end());
+      ids_.upload(sent_.data(), sent_.size());
+    }
+    const std::int64_t* ids = ids_.room(sent_.size());
     cuda::dropout(queue_, at(x, s), at(y, s), s.count(), p, seed, step, layer_key, ids, accumulate);
   }
   void global_average(const Tensor& x, const Tensor& y, Samples s) const override {
@@ -50,6 +58,7 @@ class CudaElementwise final : public Elementwise {
  private:
   static Tensor at(const Tensor& t, Samples s) { return from_sample(t, s.begin); }
   Queue& queue_;
+  mutable std::vector<std::int64_t> sent_;
   mutable Staging<std::int64_t> ids_;
 };
 

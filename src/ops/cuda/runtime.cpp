@@ -59,8 +59,7 @@ int current_device() {
 
 }  // namespace
 
-void check(cudaError_t code, const std::string& what) {
-  if (code == cudaSuccess) return;
+void throw_error(cudaError_t code, std::string_view what) {
   throw DeviceError(fmt::format("CUDA: {}: {} ({}, device {})", what, cudaGetErrorString(code), cudaGetErrorName(code),
                                 current_device()),
                     advice_for(code));

@@ -8,12 +8,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace syncbn::ops::cuda {
 
+[[noreturn]] void throw_error(cudaError_t code, std::string_view what);
 /// Throws DeviceError unless `code` is success: "CUDA: <what>: <CUDA's own text> (cudaErrorLaunchFailure, device 0)".
-void check(cudaError_t code, const std::string& what);
+inline void check(cudaError_t code, std::string_view what) {
+  if (code != cudaSuccess) throw_error(code, what);
+}
 /// Throws the DeviceError of a library: "<library>: <what>: <its own text> (device 0)", and what CUDA says behind it.
 [[noreturn]] void throw_library_error(const char* library, const std::string& what, const char* text);
 

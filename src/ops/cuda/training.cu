@@ -101,9 +101,17 @@ __global__ void blend_kernel(const double* values, double keep, double share, fl
   if (i < count) to[i] = static_cast<float>(keep * to[i] + share * values[i]);
 }
 
-__global__ void running_kernel(const float* kept, const float* contribution, float* running, std::int64_t count) {
+/// What one launch of running_kernel does, in the parameters of the launch.
+struct RunningTable {
+  static constexpr std::size_t kMost = 120;
+  Device::Running entry[kMost];
+};
+
+/// A row of blocks for each entry.
+__global__ void running_kernel(RunningTable table) {
+  const Device::Running& e = table.entry[blockIdx.y];
   const std::int64_t i = this_thread();
-  if (i < count) running[i] = *kept * running[i] + contribution[i];
+  if (i < e.count) e.running[i] = *e.kept * e.running[i] + e.contribution[i];
 }
 
 }  // namespace
@@ -140,9 +148,16 @@ void blend(Queue& queue, const double* values, double keep, double share, float*
                count);
 }
 
-void update_running(Queue& queue, const float* kept, const float* contribution, float* running, std::int64_t count) {
-  queue.launch("running statistics", running_kernel, blocks_for(count, kThreads), kThreads, kept, contribution, running,
-               count);
+void update_running(Queue& queue, std::span<const Device::Running> all) {
+  for (std::size_t begin = 0; begin < all.size(); begin += RunningTable::kMost) {
+    const auto some = all.subspan(begin, std::min(RunningTable::kMost, all.size() - begin));
+    RunningTable table{};
+    std::copy(some.begin(), some.end(), table.entry);
+    std::int64_t longest = 0;
+    for (const Device::Running& e : some) longest = std::max(longest, e.count);
+    queue.launch("running statistics", running_kernel,
+                 dim3(blocks_for(longest, kThreads), static_cast<unsigned>(some.size())), kThreads, table);
+  }
 }
 
 }  // namespace syncbn::ops::cuda
