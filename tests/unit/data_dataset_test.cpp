@@ -175,12 +175,16 @@ TEST(OpenDataset, ReadsCifar10FilesInOrder) {
   }
   const Dataset set = open_dataset("cifar10", folder.str(), Split::train);
   EXPECT_EQ(set.size(), 50'000);
+  const std::uint64_t set_before = set.fingerprint();
   EXPECT_EQ(set.classes(), 10);
   for (int f = 0; f < 5; ++f) {
     EXPECT_EQ(set.image(f * 10'000).pixels()[0], 101 + f);
     EXPECT_EQ(set.label(f * 10'000 + 1234), 4);
     EXPECT_EQ(set.image(f * 10'000 + 200).pixels()[3071], 200);
   }
+  bytes[1] = 99;  // what ranks compare, and a resumed run, is made of all files
+  folder.write("cifar10/data_batch_5.bin", bytes);
+  EXPECT_NE(set_before, open_dataset("cifar10", folder.str(), Split::train).fingerprint());
   fs::resize_file(folder.path() / "cifar10" / "data_batch_4.bin", 9'999 * 3073);  // a cut between two records
   EXPECT_THAT(message_of(ExitCode::bad_data, [&] { open_dataset("cifar10", folder.str(), Split::train); }),
               HasSubstr("data_batch_4.bin is cut short: expected 30730000 bytes, found 30726927"));

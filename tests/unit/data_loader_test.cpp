@@ -278,6 +278,20 @@ TEST(Augmentation, IsACropWithBlackBordersAndAFlip) {
   for (const int count : seen) EXPECT_GT(count, 2);  // 800 draws of 50 variants
 }
 
+TEST(Augmentation, DependsOnSeedEpochAndImage) {
+  const auto set = std::make_shared<const Dataset>("alike", 2, 5, 6, 1, Bytes(8 * 60, 200), Bytes(8, 0));
+  const ImagePipeline pipeline(*set, full_augmentation());
+  const auto all = [&](std::uint64_t seed, std::int64_t epoch, std::int64_t first) {
+    std::vector<std::uint8_t> images(4 * 60);
+    for (std::int64_t i = 0; i < 4; ++i) pipeline.augmented(first + i, seed, epoch, images.data() + i * 60);
+    return images;
+  };
+  EXPECT_EQ(all(1, 2, 0), all(1, 2, 0));
+  EXPECT_NE(all(1, 2, 0), all(2, 2, 0));
+  EXPECT_NE(all(1, 2, 0), all(1, 3, 0));
+  EXPECT_NE(all(1, 2, 0), all(1, 2, 4));
+}
+
 TEST(Augmentation, SwitchingTheFlipLeavesTheCropAsItWas) {
   const auto set = numbered(8);
   Augmentation crop = full_augmentation(), both = full_augmentation();

@@ -183,6 +183,7 @@ TEST(Boxes, RandomOnesCoverTheRanges) {
   const Bytes pixels(3 * 300 * 400);
   const Image image(300, 400, pixels);
   double least = 1, most = 0, narrow = 9, broad = 0;
+  bool top = false, left = false, bottom = false, right = false;  // of the image, reached by a smaller box
   for (std::uint64_t i = 0; i < 2000; ++i) {
     Random random(1, Purpose::augment, 0, i);
     const Box b = random_box(image, random);
@@ -190,6 +191,8 @@ TEST(Boxes, RandomOnesCoverTheRanges) {
     EXPECT_GE(b.left, 0);
     EXPECT_LE(b.top + b.height, 300);
     EXPECT_LE(b.left + b.width, 400);
+    top |= b.height < 300 && b.top == 0, bottom |= b.height < 300 && b.top + b.height == 300;
+    left |= b.width < 400 && b.left == 0, right |= b.width < 400 && b.left + b.width == 400;
     const double height = static_cast<double>(b.height), width = static_cast<double>(b.width);
     const double area = height * width / (300 * 400), proportion = width / height;
     least = std::min(least, area), most = std::max(most, area);
@@ -202,6 +205,7 @@ TEST(Boxes, RandomOnesCoverTheRanges) {
   EXPECT_LT(narrow, 0.76);
   EXPECT_LE(broad, 1.35);
   EXPECT_GT(broad, 1.32);
+  EXPECT_TRUE(top && left && bottom && right);
 }
 
 TEST(Boxes, OfNarrowImagesTheMiddle) {
@@ -257,6 +261,17 @@ TEST(ImageFolder, SaysWhatIsWrong) {
   const Dataset train = open_dataset("image-folder", folder.str(), Split::train);
   std::filesystem::remove(folder.path() / "train/bee/1.png");
   EXPECT_THAT(message_of(ExitCode::bad_data, [&] { train.image(1); }), HasSubstr("train/bee/1.png"));
+}
+
+TEST(ImageFolder, NumbersClassesAsTrainingDoes) {
+  const TempFolder folder;
+  write_pictures(folder, {"ant", "bee", "cow"}, 1, 1);
+  std::filesystem::remove_all(folder.path() / "val/bee");
+  const Dataset test = open_dataset("image-folder", folder.str(), Split::test);
+  ASSERT_EQ(test.size(), 2);
+  EXPECT_EQ(test.classes(), 3);
+  EXPECT_EQ(test.label(0), 0);
+  EXPECT_EQ(test.label(1), 2);
 }
 
 TEST(ImageFolder, RefusesLinksThatLeadBack) {

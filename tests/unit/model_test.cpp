@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
+#include <span>
 
+#include "nn/model_state.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -263,6 +266,38 @@ TEST(Model, Initialization) {
     EXPECT_EQ(p.init_std, p.kind == ParameterKind::weight ? 0.5 : 0.0) << p.name;
   o.init = "glorot";
   EXPECT_EQ(parameter(make_model(o), "fc.weight").init, Init::glorot);
+}
+
+/// Of a new network's weights.
+double deviation(const ModelOptions& options, const std::string& name) {
+  const auto backend = ops::make_cpu_backend();
+  ModelState state(make_model(options), {}, *backend);
+  state.initialize(1);
+  for (std::size_t i = 0; i < state.model().parameters.size(); ++i) {
+    if (state.model().parameters[i].name != name) continue;
+    const std::span<const float> values = state.values(state.parameter(static_cast<int>(i)));
+    double squares = 0;
+    for (const float v : values) squares += static_cast<double>(v) * v;
+    return std::sqrt(squares / static_cast<double>(values.size()));
+  }
+  ADD_FAILURE() << name;
+  return 0;
+}
+
+// He et al. 2015: by outputs for convolutions, as torchvision, by inputs for the rest; Glorot & Bengio 2010: by both.
+TEST(Model, WeightsStartWithThePublishedDeviations) {
+  const auto near = [](double found, double expected) { EXPECT_NEAR(found, expected, 0.05 * expected); };
+  ModelOptions o = options_for("resnet20", kCifar);
+  o.init = "he";
+  near(deviation(o, "layer2.0.conv1.weight"), std::sqrt(2.0 / (9 * 32)));
+  o.init = "glorot";
+  near(deviation(o, "layer2.0.conv1.weight"), std::sqrt(2.0 / (9 * 16 + 9 * 32)));
+  ModelOptions mlp = options_for("mlp", kCifar);
+  mlp.hidden = {100};
+  mlp.init = "he";
+  near(deviation(mlp, "fc1.weight"), std::sqrt(2.0 / 3072));
+  mlp.init = "glorot";
+  near(deviation(mlp, "fc1.weight"), std::sqrt(2.0 / (3072 + 100)));
 }
 
 TEST(Model, NormWithoutAffineHasNoParameters) {

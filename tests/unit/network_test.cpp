@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <vector>
 
+#include "nn/loss.hpp"
 #include "support/small_network.hpp"
 #include "syncbn/core/random.hpp"
 
@@ -34,6 +37,25 @@ TEST(Network, DecayPerSampleDoesNotDependOnTheBatch) {
   for (std::size_t i = 0; i < plain.statistics.size(); ++i) EXPECT_NEAR(half.statistics[i], plain.statistics[i], 1e-6);
   run.momentum_reference_batch = 12;
   EXPECT_NE(run_small_network(run).statistics, plain.statistics);
+}
+
+// Of a group that has no sample in a batch, the average takes what it had before.
+TEST(Network, AGroupWithoutSamplesKeepsItsStatistics) {
+  const auto statistics = [](const std::vector<int>& counts, double momentum) {
+    return run_small_network(test::NetworkRun{.counts = counts, .group = 2, .momentum = momentum}).statistics;
+  };
+  const auto before = statistics({4, 4}, 0), some = statistics({4, 4}, 0.1), half = statistics({4, 4, 0, 0}, 0.1);
+  ASSERT_EQ(half.size(), some.size());
+  for (std::size_t i = 0; i < half.size(); ++i) EXPECT_NEAR(half[i], (some[i] + before[i]) / 2, 1e-6) << i;
+}
+
+TEST(Network, WhatIsNotANumberIsNotCorrect) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> logits = {nan, nan, nan, 1, 2, 0};
+  const std::vector<int> labels = {0, 1};
+  const LossResult loss = softmax_cross_entropy({logits.data(), {2, 3}}, labels, 0, 0, {});
+  EXPECT_EQ(loss.correct, 1);
+  EXPECT_TRUE(std::isnan(loss.loss_sum));
 }
 
 TEST(Network, RefusesMoreValuesThanCanBeCounted) {

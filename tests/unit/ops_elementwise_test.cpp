@@ -75,6 +75,17 @@ TEST_P(ElementwiseTest, ActivationsAndTheirGradients) {
   }
 }
 
+TEST_P(ElementwiseTest, AtZeroTheSlopeIsThatBelow) {
+  for (const auto kind : {Activation::relu, Activation::leaky_relu}) {
+    const Array y(kShape, layout), dy = make(2);
+    Array dx(kShape, layout);
+    kernels.activate_backward(kind, 0.25f, y, dy, dx, {0, kN}, false);
+    dx.for_each([&](auto n, auto c, auto i) {
+      ASSERT_EQ(dx.get(n, c, i), kind == Activation::relu ? 0 : 0.25 * dy.get(n, c, i));
+    });
+  }
+}
+
 TEST_P(ElementwiseTest, ActivationsPassNanAndSaturate) {
   const float inf = std::numeric_limits<float>::infinity();
   const std::vector<float> values = {std::numeric_limits<float>::quiet_NaN(), inf, -inf, 1e30f, -1e30f, 0};
@@ -109,7 +120,7 @@ TEST_P(ElementwiseTest, AddAndCopy) {
 TEST_P(ElementwiseTest, DropoutKeepsTheRightShareWhateverTheLayoutAndOrder) {
   const Shape shape{2, 6, 50, 40};
   Array x(shape, layout), y(shape, layout), plain_x(shape, Layout::channels_first),
-      plain(shape, Layout::channels_first), other(shape, layout), swapped(shape, layout);
+      plain(shape, Layout::channels_first), other(shape, layout), swapped(shape, layout), other_seed(shape, layout);
   x.for_each([&](auto n, auto c, auto i) { x.set(n, c, i, 1), plain_x.set(n, c, i, 1); });
   const std::int64_t ids[] = {17, 18}, ids_swapped[] = {18, 17};
   const auto drop = [&](const Array& from, const Array& to, std::uint64_t step, const std::int64_t* sample_ids) {
@@ -119,18 +130,21 @@ TEST_P(ElementwiseTest, DropoutKeepsTheRightShareWhateverTheLayoutAndOrder) {
   drop(plain_x, plain, 1, ids);
   drop(x, other, 2, ids);
   drop(x, swapped, 1, ids_swapped);
-  double kept = 0, same_as_other = 0, same_samples = 0;
+  kernels.dropout(x, other_seed, {0, 2}, 0.3f, 6, 1, 99, ids, false);
+  double kept = 0, same_as_other = 0, same_as_seed = 0, same_samples = 0;
   y.for_each([&](auto n, auto c, auto i) {
     ASSERT_TRUE(y.get(n, c, i) == 0 || y.get(n, c, i) == 1 / (1 - 0.3f));
     ASSERT_EQ(y.get(n, c, i), plain.get(n, c, i));
     ASSERT_EQ(y.get(n, c, i), swapped.get(1 - n, c, i));
     kept += y.get(n, c, i) > 0;
     same_as_other += y.get(n, c, i) == other.get(n, c, i);
+    same_as_seed += y.get(n, c, i) == other_seed.get(n, c, i);
     same_samples += y.get(0, c, i) == y.get(1, c, i);
   });
   const double count = static_cast<double>(shape.elements()), independent = 0.7 * 0.7 + 0.3 * 0.3;
   EXPECT_NEAR(kept / count, 0.7, 0.015);
   EXPECT_NEAR(same_as_other / count, independent, 0.02);
+  EXPECT_NEAR(same_as_seed / count, independent, 0.02);
   EXPECT_NEAR(same_samples / count, independent, 0.02);
   EXPECT_TRUE(y.padding_is_clean());
 

@@ -147,6 +147,23 @@ TEST(Pool, MaximumOfAWindowWithNanIsNan) {
   }
 }
 
+TEST(Pool, NanReachesTheWindowsThatHoldIt) {
+  const auto backend = ops::make_cpu_backend();
+  const auto pool = backend->pool({ops::PoolKind::max, 3, 5, 5, 3, 3, 3, 2, 1});
+  for (std::int64_t place = 0; place < 25; ++place) {
+    Array x(Shape{1, 3, 5, 5}, backend->preferred_layout(3)), y(Shape{1, 3, 3, 3}, backend->preferred_layout(3));
+    x.fill(1);
+    x.set(0, 1, place, std::numeric_limits<double>::quiet_NaN());
+    std::vector<std::uint8_t> workspace(static_cast<std::size_t>(pool->workspace_bytes_per_sample()));
+    pool->forward(x, y, workspace.data(), {0, 1});
+    y.for_each([&](auto n, auto channel, auto i) {
+      const std::int64_t rows = place / 5 - (2 * (i / 3) - 1), columns = place % 5 - (2 * (i % 3) - 1);
+      const bool holds = rows >= 0 && rows < 3 && columns >= 0 && columns < 3;
+      EXPECT_EQ(std::isnan(y.get(n, channel, i)), channel == 1 && holds) << place << ", " << i;
+    });
+  }
+}
+
 TEST(Pool, RefusesAnotherLayout) {
   const auto backend = ops::make_cpu_backend();
   const auto pool = backend->pool({ops::PoolKind::average, 16, 4, 4, 2, 2, 2, 2, 0});

@@ -302,6 +302,32 @@ TEST(Optim, EqualParametersStayEqual) {
   }
 }
 
+// Without a gradient there is no ratio of norms, and decay takes the plain step.
+TEST(Optim, LarsWithoutAGradient) {
+  OptimizerOptions options;
+  options.name = "lars";
+  options.momentum = 0;
+  options.weight_decay = 0.1;
+  std::vector<float> p(16), g(16);
+  p[0] = 3, p[1] = 4;
+  make_optimizer(options, {{"w", 0, 2, false}}, 16)->update(p, g, 0.5, 1, 0, 1);
+  EXPECT_NEAR(p[0], 3 * (1 - 0.5 * 0.1), 1e-6);
+  EXPECT_NEAR(p[1], 4 * (1 - 0.5 * 0.1), 1e-6);
+}
+
+TEST(Optim, LarsAddsEpsToTheNorms) {
+  OptimizerOptions options;
+  options.name = "lars";
+  options.momentum = 0;
+  options.trust_coefficient = 0.5;
+  options.eps = 2;
+  std::vector<float> p(16), g(16);
+  p[0] = 3, p[1] = 4, g[1] = 0.5;
+  make_optimizer(options, {{"w", 0, 2, false}}, 16)->update(p, g, 1, 1, 0, 1);
+  EXPECT_EQ(p[0], 3);
+  EXPECT_NEAR(p[1], 4 - 0.5 * 5 / (0.5 + 2) * 0.5, 1e-6);
+}
+
 TEST(Optim, GradientSquaresDoNotDependOnTheCut) {
   const auto slots = odd_slots();
   const auto gradient = fill(slots, 9, 5);

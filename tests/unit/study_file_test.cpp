@@ -252,6 +252,9 @@ TEST(StudyPlan, ASearchComesFirstAndTheLowestErrorWins) {
   EXPECT_EQ(config_of(points[0], all[2]).lr, 0.1);
   const auto none = planner.trials([](const Trial&) { return std::optional(std::nan("")); });
   EXPECT_EQ(names(none).back(), "0 2 x0.5");
+  const Study descending = parse("learning_rate: {search: [2, 0.5, 1], search_seed: 5}\nseeds: 2");
+  Planner other(descending, points);
+  EXPECT_EQ(names(other.trials([](const Trial&) { return std::optional(std::nan("")); })).back(), "0 2 x0.5");
 }
 
 TEST(StudyPlan, SeedsAreAddedUntilTheIntervalIsNarrow) {

@@ -1,0 +1,95 @@
+// Parts of the communication that need no ranks: headers, layouts of ranks on machines, minima and maxima.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "comm/combine.hpp"
+#include "comm/header.hpp"
+#include "comm/layout.hpp"
+#include "syncbn/comm/world.hpp"
+#include "syncbn/core/error.hpp"
+
+namespace syncbn::detail {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(CommHeader, EveryFieldIsCompared) {
+  const Header one = Header::make(Operation::all_reduce, {"bn1", 7});
+  const auto difference = [&](const std::function<void(Header&)>& change) {
+    Header other = one;
+    change(other);
+    return message_of([&] { require_equal(other, 1, one, 0, [](int who) { return std::to_string(who); }); });
+  };
+  EXPECT_EQ(difference([](Header& h) { h.worker = 5; }), "");  // who sends it may differ
+  EXPECT_THAT(difference([](Header& h) { h.layer[2] = '2'; }), HasSubstr("the layer differs"));
+  EXPECT_THAT(difference([](Header& h) { h.step = 8; }), HasSubstr("the step differs"));
+  EXPECT_THAT(difference([](Header& h) { h.operation = Operation::barrier; }), HasSubstr("the operation differs"));
+  EXPECT_THAT(difference([](Header& h) { h.reduce = Reduce::max; }), HasSubstr("the reduce operation differs"));
+  EXPECT_THAT(difference([](Header& h) { h.type = Element::i64; }), HasSubstr("the type differs"));
+  EXPECT_THAT(difference([](Header& h) { h.count = 3; }), HasSubstr("the count differs"));
+  EXPECT_THAT(difference([](Header& h) { h.root = 2; }), HasSubstr("the root differs"));
+  EXPECT_THAT(difference([](Header& h) { h.sequence = 4; }), HasSubstr("the sequence differs"));
+}
+
+TEST(CommLayout, MachinesAreRunsOfRanks) {
+  Layout layout;
+  layout.workers = 8;
+  layout.ranks = 4;
+  layout.rank = 2;
+  layout.hosts = {"a", "a", "b", "b"};
+  layout.nodes = {0, 0, 2, 2};
+  EXPECT_TRUE(layout.nodes_are_contiguous());
+  EXPECT_EQ(layout.ranks_here().first, 2);
+  EXPECT_EQ(layout.ranks_here().last, 4);
+  ASSERT_EQ(layout.by_node().size(), 2u);
+  EXPECT_EQ(layout.by_node()[1].first, 4);
+  EXPECT_EQ(layout.by_node()[1].last, 8);
+}
+
+TEST(CommLayout, MachinesThatTakeTurnsHaveNoGroupsAndNoCommonMemory) {
+  Layout layout;
+  layout.workers = 8;
+  layout.ranks = 4;
+  layout.hosts = {"a", "b", "a", "b"};
+  layout.nodes = {0, 1, 0, 1};
+  EXPECT_FALSE(layout.nodes_are_contiguous());
+  EXPECT_EQ(layout.ranks_here().size(), 1);
+  EXPECT_THAT(message_of([&] { layout.by_node(); }), HasSubstr("start them host by host"));
+}
+
+TEST(CommCombine, MinimaAndMaximaKeepNan) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const Reduce op : {Reduce::min, Reduce::max}) {
+    double left[] = {nan, 1, 1, 2}, right[] = {1, nan, 2, 1}, out[4];
+    combine(reinterpret_cast<std::byte*>(out), reinterpret_cast<std::byte*>(left), reinterpret_cast<std::byte*>(right),
+            4, Element::f64, op);
+    EXPECT_TRUE(std::isnan(out[0]) && std::isnan(out[1]));
+    EXPECT_EQ(out[2], op == Reduce::min ? 1 : 2);
+    EXPECT_EQ(out[3], op == Reduce::min ? 1 : 2);
+  }
+}
+
+TEST(CommWorld, DoesNotRunAgainAfterAFailure) {
+  WorldOptions options;
+  options.workers = 2;
+  World world = World::threads(options);
+  EXPECT_EQ(message_of([&] { world.run([](Worker&) { throw Error("broken"); }); }), "broken");
+  EXPECT_THAT(message_of([&] { world.run([](Worker&) {}); }), HasSubstr("cannot run again"));
+}
+
+}  // namespace
+}  // namespace syncbn::detail
