@@ -130,23 +130,23 @@ void measure(Queue& queue, DataType type, std::int64_t n, const Map& map, double
                map.size, what, 1e6 * seconds, rate / 1e9, 100 * rate / copy);
   };
   constexpr double kMask = 1.0 / 16;  // a byte for 16
-  row("statistics", 1, [&](int i) { norm.sums_alone(x[i], n, {}); });
+  row("statistics", 1, [&](int i) { norm.sums(x[i], n, true, {}); });
   row("normalize + ReLU", 2, [&](int i) { norm.apply(x[i], {}, y[i], n, FusedRelu::recompute, nullptr); });
   row("normalize + add + ReLU", 3 + kMask, [&](int i) { norm.apply(x[i], z[i], y[i], n, FusedRelu::bits, bits); });
   row("forward + ReLU", 3, [&](int i) {
-    norm.sums_alone(x[i], n, {});
+    norm.sums(x[i], n, true, {});
     norm.apply(x[i], {}, y[i], n, FusedRelu::recompute, nullptr);
   });
   row("sums of the gradient", 2,
-      [&](int i) { norm.backward_sums_alone(x[i], y[i], n, FusedRelu::recompute, nullptr); });
+      [&](int i) { norm.backward_sums(x[i], y[i], n, FusedRelu::recompute, nullptr, true); });
   row("gradient", 3,
       [&](int i) { norm.backward(x[i], y[i], z[i], {}, n, FusedRelu::recompute, nullptr, false, false); });
   row("backward + ReLU", 5, [&](int i) {
-    norm.backward_sums_alone(x[i], y[i], n, FusedRelu::recompute, nullptr);
+    norm.backward_sums(x[i], y[i], n, FusedRelu::recompute, nullptr, true);
     norm.backward(x[i], y[i], z[i], {}, n, FusedRelu::recompute, nullptr, false, false);
   });
   row("backward + add + ReLU", 6 + 2 * kMask, [&](int i) {
-    norm.backward_sums_alone(x[i], y[i], n, FusedRelu::bits, bits);
+    norm.backward_sums(x[i], y[i], n, FusedRelu::bits, bits, true);
     norm.backward(x[i], y[i], z[i], w[i], n, FusedRelu::bits, bits, false, false);
   });
 }

@@ -162,9 +162,9 @@ void run_group(Workers& workers) {
 }
 
 void run_alone(DeviceWorker& w) {
-  w.norm.sums_alone(w.x, w.n, w.affine());
+  w.norm.sums(w.x, w.n, true, w.affine());
   w.apply();
-  w.norm.backward_sums_alone(w.x, w.dy, w.n, w.relu, w.mask.data());
+  w.norm.backward_sums(w.x, w.dy, w.n, w.relu, w.mask.data(), true);
   w.norm.add_parameter_gradients(w.norm.backward_message(), w.d_gamma.data(), w.d_beta.data());
   w.backward();
   w.queue.synchronize();
@@ -231,6 +231,10 @@ TEST_P(CudaBatchNorm, LargeTensorsEqualTheOracle) {
     run_group(workers);
     expect_as_oracle(workers, p, std);
     if (HasFatalFailure()) return;
+    const auto message = workers[0]->message(), backward_message = workers[0]->backward_message();
+    run_group(workers);  // nothing is left of the run before
+    EXPECT_EQ(workers[0]->message(), message);
+    EXPECT_EQ(workers[0]->backward_message(), backward_message);
   }
 }
 

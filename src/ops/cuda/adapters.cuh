@@ -15,7 +15,6 @@ std::unique_ptr<BatchNormKernels> make_batch_norm(Queue& queue);
 std::unique_ptr<WhiteningKernels> make_whitening(Queue& queue);
 std::unique_ptr<Elementwise> make_elementwise(Queue& queue);
 std::unique_ptr<Device> make_device(Queue& queue);
-std::unique_ptr<Normalization> make_normalization(Queue& queue, std::int64_t channels, double eps);
 std::unique_ptr<GroupNormalization> make_group_normalization(Queue& queue, std::int64_t channels, std::int64_t groups,
                                                              double eps, std::int64_t max_samples);
 std::unique_ptr<Updates> make_updates(Queue& queue, const std::vector<Updates::Slot>& slots);

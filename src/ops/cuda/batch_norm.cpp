@@ -65,6 +65,12 @@ void BatchNorm::require_alike(const Tensor& x, std::initializer_list<const Tenso
   }
 }
 
+void BatchNorm::statistics(std::span<double> mean, std::span<double> var) {
+  queue_.copy(mean.data(), arrays_.mean, mean.size_bytes(), cudaMemcpyDeviceToHost);
+  queue_.copy(var.data(), arrays_.var, var.size_bytes(), cudaMemcpyDeviceToHost);
+  queue_.synchronize();
+}
+
 void BatchNorm::set_map(const ChannelMap& map) {
   queue_.upload(arrays_.mean, map.center.data(), static_cast<std::size_t>(channels_) * sizeof(double));
   upload({&map.center_f, &map.scale_f, &map.shift_f}, arrays_.center, arrays_.scale - arrays_.center);

@@ -17,6 +17,7 @@
 // group of one skips the message (`alone`): the sweep's last block derives statistics and map by itself.
 
 #include <initializer_list>
+#include <span>
 #include <vector>
 
 #include "ops/cuda/runtime.cuh"
@@ -70,40 +71,42 @@ struct ChannelArrays {
 /// One normalization layer of one worker. Tensors: [N, C, spatial...] of f32, f16 or bf16 (all alike in one call),
 /// channels first or last, all in one layout, in device memory. Results are the same to the bit in every run and on any
 /// device of one architecture. All calls are asynchronous.
-class BatchNorm {
+class BatchNorm final : public Normalization {
  public:
   /// `each` > 0: every sample, of which there are at most so many, is a batch of its own, with arrays of its own.
   BatchNorm(Queue& queue, std::int64_t channels, double eps, std::int64_t each = 0);
 
   // ---- forward ----
-  /// This worker's sums over n samples of x, in message(). n = 0 is allowed.
-  void sums(const Tensor& x, std::int64_t n);
-  /// sums(), then finish() with them, in one launch: for a group of one worker.
-  void sums_alone(const Tensor& x, std::int64_t n, Affine affine);
+  /// This worker's sums over n samples of x, in message(). n = 0 is allowed. `alone`: finish() with them, in the same
+  /// launch.
+  void sums(const Tensor& x, std::int64_t n, bool alone = false, Affine affine = {}) override;
+  const double* message() const override { return arrays_.message; }
   /// Statistics and map from the group's sums (as message(), in device memory). A variance that eps does not make
   /// positive gives NaN. A count of 0 gives zeros.
-  void finish(const double* group, Affine affine);
+  void finish(const double* group, Affine affine) override;
+  void statistics(std::span<double> mean, std::span<double> var) override;
   /// Evaluation: from given statistics, [C] each, in device memory. backward() then treats them as constants.
-  void use_statistics(const float* mean, const float* var, Affine affine);
+  void use_statistics(const float* mean, const float* var, Affine affine) override;
   /// y = map(x) (+ add) (then ReLU). `mask` (FusedRelu::bits) gets mask_bytes_per_sample() for each sample.
-  void apply(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu, std::uint8_t* mask);
-
-  // ---- backward; after finish() or use_statistics() ----
-  /// This worker's sum(g) and sum(g * (x - mean)), in backward_message(); g = dy where the ReLU passed, else 0.
-  void backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu, const std::uint8_t* mask);
-  /// backward_sums(), then finish_backward() with them, in one launch.
-  void backward_sums_alone(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu, const std::uint8_t* mask);
-  void finish_backward(const double* group);
-  /// d_weight += B * invstd, d_bias += A, from sums as in backward_message(); either may be null.
-  void add_parameter_gradients(const double* sums, float* d_weight, float* d_bias);
-  /// dx and d_add = g; either may be absent; `accumulate_*` adds to what is there.
-  void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
-                FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add);
-
+  void apply(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu,
+             std::uint8_t* mask) override;
   /// Adds this batch to what a step contributes to the running statistics: c <- (1 - momentum) * c + share * value, for
   /// the mean and for the unbiased variance. A count of 0 contributes nothing. Then *kept = kept_value, if wanted.
   void fold_statistics(double momentum, double share, float* mean, float* var, float* kept = nullptr,
-                       float kept_value = 0);
+                       float kept_value = 0) override;
+
+  // ---- backward; after finish() or use_statistics() ----
+  /// This worker's sum(g) and sum(g * (x - mean)), in backward_message(); g = dy where the ReLU passed, else 0.
+  /// `alone`: finish_backward() with them, in the same launch.
+  void backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu, const std::uint8_t* mask,
+                     bool alone = false) override;
+  const double* backward_message() const override { return arrays_.backward_message; }
+  void finish_backward(const double* group) override;
+  /// d_weight += B * invstd, d_bias += A, from sums as in backward_message(); either may be null.
+  void add_parameter_gradients(const double* sums, float* d_weight, float* d_bias) override;
+  /// dx and d_add = g; either may be absent; `accumulate_*` adds to what is there.
+  void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
+                FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) override;
 
   /// Takes the map, or the gradient's coefficients, from the processor instead of finish() and finish_backward().
   void set_map(const ChannelMap& map);
@@ -112,18 +115,11 @@ class BatchNorm {
   /// One byte for each vector of values.
   static std::int64_t mask_bytes_per_sample(const Tensor& x);
 
-  double* message() const { return arrays_.message; }
-  double* backward_message() const { return arrays_.backward_message; }
   const ChannelArrays& arrays() const { return arrays_; }
   std::int64_t channels() const { return channels_; }
 
  private:
   Sweep sweep(const Tensor& x, std::int64_t n) const;
-  /// What the last block of a sums kernel does with the sums.
-  enum class Then { message, finish };
-  void sums(const Tensor& x, std::int64_t n, Then then, Affine affine);
-  void backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu, const std::uint8_t* mask,
-                     Then then);
   void require_alike(const Tensor& x, std::initializer_list<const Tensor*> others) const;
   /// Arrays of the processor's to the device, `distance` values apart, in one go.
   void upload(std::initializer_list<const std::vector<float>*> arrays, float* first, std::ptrdiff_t distance);

@@ -1,7 +1,8 @@
 // The two sweeps that read, and what follows from their sums.
 //
-// Floor: one read of x forward, of x and dy backward, at the bandwidth of the device's memory. The partial sums of the
-// blocks (at most 512 * 2 * C f64) stay in the second-level cache.
+// Floor: one read of x forward, of x and dy backward, at the bandwidth of the device's memory. A block adds a sixteenth
+// (f32) or an eighth (f16, bf16) of what it has read to the second-level cache, at most, and these partial sums are
+// read once, by a block for each 16 of them; one block for all of them would have taken longer than the sweep.
 
 #include "ops/cuda/batch_norm_channels.cuh"
 #include "ops/cuda/channel_walk.cuh"
@@ -173,11 +174,11 @@ Sweep BatchNorm::sweep(const Tensor& x, std::int64_t n) const {
   return each_ ? Sweep::of_each(x, n) : Sweep(x, n);
 }
 
-void BatchNorm::sums(const Tensor& x, std::int64_t n, Then then, Affine affine) {
+void BatchNorm::sums(const Tensor& x, std::int64_t n, bool alone, Affine affine) {
   require_alike(x, {});
   if (n * x.shape.spatial() == 0) {
     queue_.clear(arrays_.message, static_cast<std::size_t>(1 + 2 * channels_) * sizeof(double));
-    if (then == Then::finish) finish(arrays_.message, affine);
+    if (alone) finish(arrays_.message, affine);
     return;
   }
   const Sweep sweep = this->sweep(x, n);
@@ -185,25 +186,17 @@ void BatchNorm::sums(const Tensor& x, std::int64_t n, Then then, Affine affine) 
   visit_sweep(x.type, sweep, [&](auto value, auto last, auto width) {
     using T = decltype(value);
     queue_.launch("batch norm: statistics", sums_kernel<T, last(), width()>, sweep.grid, sweep.block, sweep.extent,
-                  x.as<const T>(), arrays_, static_cast<double>((each_ ? 1 : n) * x.shape.spatial()), partials,
-                  then == Then::finish, eps_, affine);
+                  x.as<const T>(), arrays_, static_cast<double>((each_ ? 1 : n) * x.shape.spatial()), partials, alone,
+                  eps_, affine);
   });
 }
 
-void BatchNorm::sums(const Tensor& x, std::int64_t n) {
-  sums(x, n, Then::message, {});
-}
-
-void BatchNorm::sums_alone(const Tensor& x, std::int64_t n, Affine affine) {
-  sums(x, n, Then::finish, affine);
-}
-
 void BatchNorm::backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu,
-                              const std::uint8_t* mask, Then then) {
+                              const std::uint8_t* mask, bool alone) {
   require_alike(x, {&dy});
   if (n * x.shape.spatial() == 0) {
     queue_.clear(arrays_.backward_message, static_cast<std::size_t>(2 * channels_) * sizeof(double));
-    if (then == Then::finish) finish_backward(arrays_.backward_message);
+    if (alone) finish_backward(arrays_.backward_message);
     return;
   }
   const Sweep sweep = this->sweep(x, n);
@@ -213,19 +206,9 @@ void BatchNorm::backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n,
     visit_relu<kFast<last(), width()>>(relu, [&](auto kind) {
       queue_.launch("batch norm: sums of the gradient", backward_sums_kernel<T, last(), width(), decltype(kind)>,
                     sweep.grid, sweep.block, sweep.extent, x.as<const T>(), dy.as<const T>(), arrays_, kind, mask,
-                    partials, then == Then::finish);
+                    partials, alone);
     });
   });
-}
-
-void BatchNorm::backward_sums(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu,
-                              const std::uint8_t* mask) {
-  backward_sums(x, dy, n, relu, mask, Then::message);
-}
-
-void BatchNorm::backward_sums_alone(const Tensor& x, const Tensor& dy, std::int64_t n, FusedRelu relu,
-                                    const std::uint8_t* mask) {
-  backward_sums(x, dy, n, relu, mask, Then::finish);
 }
 
 }  // namespace syncbn::ops::cuda

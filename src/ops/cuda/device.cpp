@@ -3,6 +3,7 @@
 #include <nvtx3/nvToolsExt.h>
 
 #include "ops/cuda/adapters.cuh"
+#include "ops/cuda/batch_norm.cuh"
 #include "ops/cuda/kernels.cuh"
 
 namespace syncbn::ops::cuda {
@@ -99,7 +100,7 @@ class CudaDevice final : public Device {
   }
 
   std::unique_ptr<Normalization> normalization(std::int64_t channels, double eps) const override {
-    return make_normalization(queue_, channels, eps);
+    return std::make_unique<BatchNorm>(queue_, channels, eps);
   }
   std::unique_ptr<GroupNormalization> group_normalization(std::int64_t channels, std::int64_t groups, double eps,
                                                           std::int64_t max_samples) const override {
