@@ -157,6 +157,12 @@ SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const s
                 ExitCode::bad_data);
   }
   std::memcpy(&length, bytes.data(), sizeof length);
+  if (bytes[0] == std::byte{'P'} && bytes[1] == std::byte{'K'} && length > kMaxHeaderBytes) {
+    throw Error(fmt::format("{}: a file of PyTorch (it starts with PK): convert it in Python: "
+                            "safetensors.torch.save_file(torch.load(FILE), \"NAME.safetensors\")",
+                            origin),
+                ExitCode::bad_data);
+  }
   const std::span<const std::byte> rest = bytes.subspan(sizeof length);
   if (length > kMaxHeaderBytes || length > rest.size()) {
     throw Error(fmt::format("{}: header of {} bytes in a file of {}: not a safetensors file, or a truncated one",

@@ -28,6 +28,9 @@ void for_each_tensor(ModelState& state, const Visit& visit) {
   }
 }
 
+constexpr const char* kOtherModel =
+    "choose the model.name and norm.* that the weights are of, or leave tensors out by model.weights_except";
+
 /// Evaluations divide by the square root of variances; a covariance may be negative.
 void require_statistics(ModelState& state, const NormState& s, const std::string& origin) {
   const auto check = [&](const std::string& name, FlatRange range, bool negative) {
@@ -99,24 +102,27 @@ std::string load_model(ModelState& state, const SafetensorsFile& file, const std
   for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>& shape, FlatRange range) {
     unknown.erase(name);
     if (excepted(name)) return;
-    const std::vector<float> values = file.f32(prefix + name, shape);
-    std::copy(values.begin(), values.end(), state.values(range).begin());
+    try {
+      const std::vector<float> values = file.f32(prefix + name, shape);
+      std::copy(values.begin(), values.end(), state.values(range).begin());
+    } catch (const Error& e) {
+      throw Error(fmt::format("{}; {}", e.what(), kOtherModel), e.code());
+    }
   });
   for (NormState& s : state.norm_states()) {
     const std::string name = s.name + ".num_batches_tracked";
     unknown.erase(name);
-    if (!excepted(name)) s.batches_tracked = file.i64(prefix + name);
+    // Files of PyTorch before 0.4.1, such as torchvision's ResNets, do not count batches.
+    if (!excepted(name)) s.batches_tracked = file.tensors.contains(prefix + name) ? file.i64(prefix + name) : 0;
     require_statistics(state, s, file.origin);
   }
   if (!idle.empty())
     throw Error(fmt::format("model.weights_except: no tensor of the model or the weights matches '{}'", *idle.begin()),
                 ExitCode::usage);
   if (!unknown.empty())
-    throw Error(
-        fmt::format("tensor '{}' has no place in this model ({} more like it): choose the model.name and norm.* "
-                    "that the weights are of, or leave tensors out by model.weights_except",
-                    *unknown.begin(), unknown.size() - 1),
-        ExitCode::bad_data);
+    throw Error(fmt::format("tensor '{}' has no place in this model ({} more like it): {}", *unknown.begin(),
+                            unknown.size() - 1, kOtherModel),
+                ExitCode::bad_data);
   state.send();
   return prefix;
 }

@@ -196,6 +196,13 @@ TEST(Safetensors, RefusesMalformedHeaders) {
   }
 }
 
+TEST(Safetensors, NamesPyTorchsOwnFormat) {
+  Bytes bytes(100);
+  const unsigned char zip[] = {'P', 'K', 3, 4, 0, 0, 8, 8};  // as torch.save() begins
+  std::memcpy(bytes.data(), zip, sizeof zip);
+  EXPECT_NE(refusal(bytes).find("safetensors.torch.save_file"), std::string::npos) << refusal(bytes);
+}
+
 TEST(Safetensors, RefusesDuplicatesHolesAndOverlaps) {
   const auto two = [](const std::string& second, const std::string& range, std::size_t data) {
     return refusal(bytes_of(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},")" + second +

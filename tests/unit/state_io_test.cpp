@@ -11,6 +11,7 @@
 namespace syncbn {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 TEST(StateIo, RefusesStatisticsThatAreNone) {
@@ -63,6 +64,37 @@ TEST(StateIo, LeavesOffWhatPyTorchsWrappersPutInFront) {
   some.tensors["module_of_mine"] = plain.tensors.begin()->second;
   EXPECT_THROW(load_model(state, some), Error);
   EXPECT_THROW(load_model(state, renamed("model.")), Error);
+}
+
+// As torchvision's ResNets, and as PyTorch reads them.
+TEST(StateIo, TakesFilesThatCountNoBatches) {
+  const auto backend = ops::make_cpu_backend();
+  ModelState state = test::small_network_state({.counts = {1}}, *backend);
+  SafetensorsFile file = store_model(state);
+  EXPECT_GT(std::erase_if(file.tensors, [](const auto& t) { return t.first.ends_with(".num_batches_tracked"); }), 0u);
+  for (NormState& s : state.norm_states()) s.batches_tracked = 7;
+  load_model(state, file);
+  for (const NormState& s : state.norm_states()) EXPECT_EQ(s.batches_tracked, 0);
+}
+
+TEST(StateIo, SaysHowToLeaveOutWhatDoesNotFit) {
+  const auto backend = ops::make_cpu_backend();
+  ModelState state = test::small_network_state({.counts = {1}}, *backend);
+  const auto message = [&](const SafetensorsFile& file) {
+    try {
+      load_model(state, file);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::bad_data);
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const std::string name = state.model().parameters.front().name;
+  SafetensorsFile file = store_model(state);
+  file.tensors.at(name).shape.push_back(1);
+  EXPECT_THAT(message(file), AllOf(HasSubstr("belongs to another model"), HasSubstr("model.weights_except")));
+  file.tensors.erase(name);
+  EXPECT_THAT(message(file), AllOf(HasSubstr(name + " is missing"), HasSubstr("model.weights_except")));
 }
 
 }  // namespace
