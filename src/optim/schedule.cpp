@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/round_up.hpp"
 #include "optim/options.hpp"
 #include "optim/ranges.hpp"
 #include "syncbn/core/error.hpp"
@@ -21,7 +22,7 @@ double cosine_between(double from, double to, double t) {
 double step_factor(const ScheduleOptions& options, double step, double total) {
   double factor = 1;
   for (const double milestone : options.milestones) {
-    if (step >= (milestone < 1 ? milestone * total : milestone)) factor *= options.gamma;
+    if (step >= (milestone < 1 ? milestone * total * kRounding : milestone)) factor *= options.gamma;
   }
   return factor;
 }

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "core/round_up.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/explain.hpp"
 #include "train/probes/probes.hpp"
@@ -120,8 +121,7 @@ LoaderOptions loader_options(const World& world, const Experiment& e) {
 }
 
 std::int64_t update_count(const Config::Train& train, std::int64_t batches_per_epoch) {
-  constexpr double kMaxBatches = 1e15;     // their numbers stay exact in any arithmetic
-  constexpr double kRounding = 1 - 1e-12;  // 1.1 x 100 is a little more than 110
+  constexpr double kMaxBatches = 1e15;  // their numbers stay exact in any arithmetic
   const auto accumulate = static_cast<double>(train.accumulate);
   const double updates =
       train.steps > 0 ? static_cast<double>(train.steps)

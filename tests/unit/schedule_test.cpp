@@ -38,6 +38,9 @@ TEST(Schedule, StepAtFractions) {
   EXPECT_EQ(learning_rate(options, 49, 100), 1);
   EXPECT_EQ(learning_rate(options, 50, 100), 0.5);
   EXPECT_EQ(learning_rate(options, 75, 100), 0.25);
+  options.milestones = {0.55};  // 0.55 x 100 is a little more than 55
+  EXPECT_EQ(learning_rate(options, 54, 100), 1);
+  EXPECT_EQ(learning_rate(options, 55, 100), 0.5);
 }
 
 // Made with PyTorch 1.13: OneCycleLR(max_lr=0.4, total_steps=N), the other options at their defaults.
