@@ -49,10 +49,15 @@ std::vector<std::string> section_names() {
   return names;
 }
 
-/// What the writer of an unknown key may have meant: the same last part elsewhere ("lr" -> "optimizer.lr"), else the
-/// key or section spelled most alike.
+/// What the writer of an unknown key may have meant: what other programs call so, or the same last part elsewhere
+/// ("lr" -> "optimizer.lr"), else the key or section spelled most alike.
 std::string suggestion(const std::string& name) {
+  static const std::map<std::string, std::string> kElsewhere = {{"batch_size", "batch_per_worker"},
+                                                                {"learning_rate", "optimizer.lr"},
+                                                                {"dataset", "data.kind"},
+                                                                {"arch", "model.name"}};
   const std::string leaf = name.substr(name.rfind('.') + 1);
+  if (const auto found = kElsewhere.find(leaf); found != kElsewhere.end()) return found->second;
   for (const auto& key : config_schema()) {
     if (key.name.ends_with("." + leaf) || key.name == leaf) return key.name;
   }

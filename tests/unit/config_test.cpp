@@ -51,6 +51,10 @@ TEST(Config, NamesFileLineAndNearestKey) {
   EXPECT_EQ(refusal("seed: 1\nnorm:\n  grup: all\n"), "a.yaml:3: unknown key 'norm.grup'; did you mean 'norm.group'?");
   EXPECT_EQ(refusal("sede: 1"), "a.yaml:1: unknown key 'sede'; did you mean 'seed'?");
   EXPECT_EQ(refusal("lr: 1"), "a.yaml:1: unknown key 'lr'; did you mean 'optimizer.lr'?");
+  for (const std::string key : {"batch_size: 1", "data: {batch_size: 1}"})
+    EXPECT_NE(refusal(key).find("; did you mean 'batch_per_worker'?"), std::string::npos) << key;
+  for (const std::string key : {"learning_rate: 1", "optimizer: {learning_rate: 1}"})
+    EXPECT_NE(refusal(key).find("; did you mean 'optimizer.lr'?"), std::string::npos) << key;
   EXPECT_EQ(refusal("norms: {group: all}"), "a.yaml:1: unknown key 'norms'; did you mean 'norm'?");
   EXPECT_EQ(refusal("zzzzzzzz: 1"), "a.yaml:1: unknown key 'zzzzzzzz' (syncbn train --help lists all keys)");
   EXPECT_EQ(refusal("norm:\n  group:\n    x: 1\n"),
