@@ -161,7 +161,8 @@ std::vector<Key<Config>> make_config_schema() {
        "threads of a rank that load and augment; more than 1 pay where pictures are decoded", kRunOnly},
 
       {"model.name", [](C& c) -> Field { return &c.model.name; }, one_of(models()),
-       "a ready model, or a list of your own (layers)"},
+       "a ready model, or a list of your own (layers); for images below 64 pixels resnet18/34/50 have another stem and "
+       "vgg another classifier, without torchvision's weights"},
       {"model.layers",
        [](C& c) -> Field { return &c.model.layers; },
        {.form = Form::layers},

@@ -107,6 +107,7 @@ TEST(Cli, EveryHelpEndsInExamplesAndGoesToStdout) {
     EXPECT_TRUE(contains(train.out, part)) << part;
   }
   EXPECT_TRUE(contains(s.syncbn({"data", "get", "--help"}).out, "SYNCBN_DATA_MIRROR"));
+  EXPECT_TRUE(contains(s.syncbn({"train", "--help"}).out, "below 64 pixels"));
   EXPECT_TRUE(contains(s.syncbn({"doctor", "--help"}).out, "SYNCBN_CUDA_MODULE"));
   EXPECT_TRUE(contains(s.syncbn({"--version"}).out, "syncbn "));
 }
