@@ -83,7 +83,7 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
   result.correct = counts[0];
   result.samples = counts[1];
   result.accuracy = static_cast<double>(counts[0]) / static_cast<double>(counts[1]);
-  result.loss = loss / static_cast<double>(counts[1]);
+  result.loss = std::abs(loss / static_cast<double>(counts[1]));  // a NaN has a sign
   return result;
 }
 

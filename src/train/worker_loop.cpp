@@ -244,8 +244,8 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
           : std::string("first seen in the loss itself");
   throw Diverged(fmt::format(
       "the loss of step {} is not a finite number ({}); it has changed no weight: lower optimizer.lr, add "
-      "warm-up or optimizer.clip_norm, and start anew, from the newest checkpoint if you like (model.weights)",
-      step, where));
+      "warm-up or optimizer.clip_norm, and start anew, from an earlier checkpoint if you like (model.weights)",
+      step + 1, where));
 }
 
 template <class Work>
@@ -269,8 +269,8 @@ std::optional<double> TrainingRun::gradient_scale(WorkerState& w, std::int64_t s
   if (!std::isfinite(sum))
     throw Diverged(
         fmt::format("the gradient of step {} is not finite; it has changed no weight: lower optimizer.lr or add "
-                    "warm-up, and start anew, from the newest checkpoint if you like (model.weights)",
-                    step));
+                    "warm-up, and start anew, from an earlier checkpoint if you like (model.weights)",
+                    step + 1));
   return unscale * std::min(1.0, limit / (unscale * std::sqrt(sum) + 1e-6));
 }
 
@@ -279,9 +279,9 @@ void TrainingRun::report_loss_scale(WorkerState& w, std::int64_t step, bool upda
   if (!loss_scale_.exhausted()) return;
   throw Diverged(fmt::format(
       "the gradient of step {} is not finite even if the loss is scaled by {}; it has changed no weight: go on with "
-      "--resume and precision: bfloat16, or lower optimizer.lr and start anew, from the newest checkpoint if you like "
+      "--resume and precision: bfloat16, or lower optimizer.lr and start anew, from an earlier checkpoint if you like "
       "(model.weights)",
-      step, 2 * loss_scale_.value()));
+      step + 1, 2 * loss_scale_.value()));
 }
 
 /// To the probes, which look at what is in the processor's memory.
@@ -338,6 +338,10 @@ bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {
   if (!final && !experiment_.due(experiment_.config.train.eval_every, steps_done)) return false;
   const std::vector<EvalResult> results = evaluator_.run(
       w.network, experiment_.split(experiment_.config.train.eval_split), w.worker, w.metrics, steps_done);
+  if (final && !std::isfinite(results.front().loss))
+    throw Diverged(
+        "the loss of the final evaluation is not a finite number: lower optimizer.lr, add warm-up or "
+        "optimizer.clip_norm, and start anew, from an earlier checkpoint if you like (model.weights)");
   const double accuracy = results.front().accuracy;
   const bool improved = accuracy > progress_.best_accuracy;
   w.worker.local_barrier({"evaluation", steps_done});  // everybody has compared

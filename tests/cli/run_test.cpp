@@ -106,5 +106,15 @@ TEST(CliRun, TakesWeightsUnderTheNamesOfPyTorchsWrappersAndSaysSo) {
   EXPECT_TRUE(contains(s.read("second/log.txt"), said)) << s.read("second/log.txt");
 }
 
+TEST(CliRun, ALastUpdateThatDivergesIsNoResult) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const Outcome o = s.mpirun(2, {"train", "tiny.yaml", "train.steps=1", "optimizer.lr=1e30", "schedule.name=constant"});
+  EXPECT_EQ(o.code, 1) << o.err;
+  EXPECT_TRUE(contains(o.err, "the loss of the final evaluation is not a finite number")) << o.err;
+  EXPECT_FALSE(contains(o.out + o.err, "nan")) << o.out << o.err;
+  EXPECT_FALSE(std::filesystem::exists(s.file("runs/tiny/summary.json")));
+}
+
 }  // namespace
 }  // namespace syncbn::test
