@@ -100,6 +100,7 @@ ExitCode run_explain(const ExplainOptions& options) {
   if (options.measure) figures = measure_here(job, config, figures);
   if (!job.first()) return ExitCode::ok;
   const Explanation e = explain(config, options.ranks);
+  if (!e.missing_variance.empty()) throw Error(e.missing_variance, ExitCode::usage);
 
   print_layers(e);
   fmt::print("\nparameters             {}\n", e.parameters);

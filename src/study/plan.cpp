@@ -72,6 +72,7 @@ Point resolve_point(const Study& study, const std::vector<int>& values, std::vec
                               point.sizes.global_batch),
                   ExitCode::usage);
     }
+    if (!point.sizes.missing_variance.empty()) throw Error(point.sizes.missing_variance, ExitCode::usage);
   } catch (const Error& e) {
     throw Error(fmt::format("{} (study {}, trials '{}')", e.what(), study.name, point.label), e.code());
   }

@@ -231,30 +231,35 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   return e;
 }
 
-void require_variance(const World& world, const Experiment& e) {
+std::string missing_variance(const Config& config, const Model& model, const std::vector<int>& groups,
+                             std::int64_t images, std::int64_t batches_per_epoch, std::int64_t steps) {
   const auto sees_one_value = [](const LayerSpec& l) { return shares_statistics(l.type) && l.output.spatial() == 1; };
-  const auto layer = std::find_if(e.model.layers.begin(), e.model.layers.end(), sees_one_value);
-  if (layer == e.model.layers.end()) return;
-  const std::vector<int> groups = norm_groups(world, e.config.norm);
-  const auto leaves_one = [&](std::int64_t images) {
+  const auto layer = std::find_if(model.layers.begin(), model.layers.end(), sees_one_value);
+  if (layer == model.layers.end() || batches_per_epoch == 0) return "";
+  const auto leaves_one = [&](std::int64_t batch) {
     return std::any_of(groups.begin(), groups.end(), [&, w = 0](int size) mutable {
       std::int64_t together = 0;
-      for (const int end = w + size; w < end; ++w) together += slice_of(images, world.workers(), w).count;
+      for (const int end = w + size; w < end; ++w) together += slice_of(batch, config.workers, w).count;
       return together == 1;
     });
   };
-  const bool meets_last = e.total_steps * e.config.train.accumulate >= e.batches_per_epoch;
-  const std::int64_t full = e.samples_in_batch(0), last = e.samples_in_batch(e.batches_per_epoch - 1);
-  const bool always = leaves_one(full);
-  if (!always && !(meets_last && leaves_one(last))) return;
-  throw Error(fmt::format("layer '{}': with {}, a group of workers has one value per channel in the whole group, which "
-                          "has no variance; "
-                          "{}choose another batch_per_worker, number of workers or norm.group",
-                          layer->name,
-                          always ? fmt::format("a batch of {} images", full)
-                                 : fmt::format("the {} images of an epoch's last batch", last),
-                          always ? "" : "set data.drop_last=true, or "),
-              ExitCode::usage);
+  const std::int64_t full = std::min(config.workers * config.batch_per_worker, images);
+  const std::int64_t last = std::min(full, images - (batches_per_epoch - 1) * full);
+  const bool always = leaves_one(full), meets_last = steps * config.train.accumulate >= batches_per_epoch;
+  if (!always && !(meets_last && leaves_one(last))) return "";
+  const auto count = [](std::int64_t n) { return fmt::format("{} image{}", n, n == 1 ? "" : "s"); };
+  return fmt::format(
+      "layer '{}': with {}, a group of workers has one value per channel in the whole group, which has no variance; "
+      "{}choose another batch_per_worker, number of workers or norm.group",
+      layer->name,
+      always ? fmt::format("a batch of {}", count(full)) : fmt::format("the {} of an epoch's last batch", count(last)),
+      always ? "" : "set data.drop_last=true, or ");
+}
+
+void require_variance(const World& world, const Experiment& e) {
+  const std::string missing = missing_variance(e.config, e.model, norm_groups(world, e.config.norm),
+                                               e.train_set->size(), e.batches_per_epoch, e.total_steps);
+  if (!missing.empty()) throw Error(missing, ExitCode::usage);
 }
 
 }  // namespace syncbn

@@ -69,8 +69,13 @@ std::vector<int> norm_groups(const World& world, const Config::Norm& norm);
 /// Their communicator. Collective over all workers.
 Communicator make_norm_group(const Worker& worker, const Config::Norm& norm);
 
-/// Throws Error(usage) where a group of workers would come to have a single value per channel in some layer, with the
-/// smaller last batch of an epoch perhaps, hours after the start of a training.
+/// What is wrong where a group of workers (`groups`: workers of each) would come to have a single value per channel in
+/// some layer, with the smaller last batch of an epoch perhaps, hours after the start of a training; else "". `images`:
+/// of the training set; `batches_per_epoch`: global micro-batches; `steps`: updates in all.
+std::string missing_variance(const Config& config, const Model& model, const std::vector<int>& groups,
+                             std::int64_t images, std::int64_t batches_per_epoch, std::int64_t steps);
+
+/// Throws it as Error(usage).
 void require_variance(const World& world, const Experiment& e);
 
 }  // namespace syncbn

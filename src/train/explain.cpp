@@ -82,12 +82,14 @@ void add_gradients(Explanation& e, const Model& model, std::int64_t bucket_bytes
   if (open > 0) ++e.gradients.messages;
 }
 
-void add_length(Explanation& e, const Config& config, std::int64_t images) {
+void add_length(Explanation& e, const Config& config, const Model& model, std::int64_t images) {
   const std::int64_t batch = e.workers * e.batch_per_worker;
   if (config.data.train_limit > 0) images = std::min(images, config.data.train_limit);
   e.batches_per_epoch = config.data.drop_last ? images / batch : (images + batch - 1) / batch;
   e.steps = update_count(config.train, e.batches_per_epoch);
   e.unreached = unreached_points(config, e.batches_per_epoch, e.steps);
+  const std::vector<int> groups(static_cast<std::size_t>(e.workers / e.group), e.group);
+  e.missing_variance = missing_variance(config, model, groups, images, e.batches_per_epoch, e.steps);
 }
 
 /// A million files take seconds to list.
@@ -167,7 +169,7 @@ Explanation explain(const Config& config, int ranks) {
   if (value_bytes < kFloat) e.weight_bytes += value_bytes * e.parameters;
   add_statistics(e, model, config.train.accumulate);
   add_gradients(e, model, bucket_bytes(config));
-  add_length(e, config, data.train_images);
+  add_length(e, config, model, data.train_images);
   return e;
 }
 

@@ -284,6 +284,9 @@ TEST(CliTrain, ALastBatchWithoutVarianceIsRefusedAtTheStart) {
   EXPECT_EQ(poor.code, 2) << poor.err;
   EXPECT_TRUE(contains(poor.err, "data.drop_last=true")) << poor.err;
   EXPECT_FALSE(std::filesystem::exists(s.file("runs/mlp")));
+  const Outcome explained = s.syncbn({"explain", "mlp.yaml"});
+  EXPECT_EQ(explained.code, 2);
+  EXPECT_EQ(explained.err, poor.err.substr(poor.err.find("syncbn: layer")));
   EXPECT_EQ(s.syncbn({"train", "mlp.yaml", "data.drop_last=true"}).code, 0);
   EXPECT_EQ(s.syncbn({"eval", "runs/mlp", "data.drop_last=false"}).code, 0);  // which normalizes by no batch
 }

@@ -119,6 +119,8 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("seeds: 5\nrepeat: {until_interval_below: 1, max_seeds: 3}"), HasSubstr("less than the 5 seeds"));
   EXPECT_THAT(refusal("learning_rate: {search: [1]}"), HasSubstr("at least two factors"));
   EXPECT_THAT(refusal("set: {data: {train_limit: 10, drop_last: true}}"), HasSubstr("more than the training images"));
+  EXPECT_THAT(refusal("set: {model: {name: mlp, layers: []}, data.train_limit: 17}"),
+              HasSubstr("with the 1 image of an epoch's last batch, a group of workers has one value per channel"));
   EXPECT_THAT(refusal("", {"norm.group"}), HasSubstr("expected KEY=VALUE"));
   EXPECT_THAT(refusal("vary: {grid: {norm.group: [1]}}", {"norm.group=all"}), HasSubstr("is what the study varies"));
   EXPECT_EQ(refusal("title: [a]"), "my.yaml:2: title: expected text");

@@ -48,6 +48,7 @@ struct Explanation {
   std::int64_t bn_span = 0;       ///< samples whose statistics a batch norm layer uses
   std::int64_t batches_per_epoch = 0, steps = 0;
   std::vector<std::string> unreached;  ///< points of the schedule behind the last step, a line each
+  std::string missing_variance;        ///< why a training would be refused that has one value per channel; else ""
 
   Traffic statistics_forward;   ///< 1 + 2C f64 per batch norm layer: count, sums, squared sums; whitening: products
   Traffic statistics_backward;  ///< 2C f64 per batch norm layer; whitening: C + C x channels of a group
