@@ -18,8 +18,8 @@ struct RunProgress {
   std::string machines;  ///< norm.group = node: workers of each, "2+2"; else empty
 
   std::int64_t steps_done = 0;
-  std::int64_t updates = 0;  ///< that the optimizer has counted
-  double best_accuracy = 0;
+  std::int64_t updates = 0;                      ///< that the optimizer has counted
+  double best_accuracy = -1;                     ///< below any until there has been an evaluation
   std::int64_t last_evaluation = -1;             ///< steps done then; -1: none yet
   std::vector<EvalResult> evaluations;           ///< the last one's, as Evaluator::run() gives them
   std::map<std::string, std::string> of_probes;  ///< their keys start with "probe."

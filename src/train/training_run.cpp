@@ -221,7 +221,7 @@ TrainResult TrainingRun::finish() {
   TrainResult result;
   result.stopped = stopping_;
   result.evaluations = progress_.evaluations;
-  result.best_accuracy = progress_.best_accuracy;
+  result.best_accuracy = std::max(0.0, progress_.best_accuracy);
   if (!result.evaluations.empty()) {
     result.accuracy = result.evaluations.front().accuracy;
     result.loss = result.evaluations.front().loss;

@@ -116,5 +116,14 @@ TEST(CliRun, ALastUpdateThatDivergesIsNoResult) {
   EXPECT_FALSE(std::filesystem::exists(s.file("runs/tiny/summary.json")));
 }
 
+TEST(CliRun, ThereIsABestEvenIfNothingIsRight) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const Outcome o = s.syncbn({"train", "tiny.yaml", "data.test_limit=1", "optimizer.lr=0"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  ASSERT_TRUE(contains(o.out, "best_test_accuracy  0.0000")) << o.out;
+  EXPECT_EQ(s.syncbn({"eval", "runs/tiny", "--weights", "best"}).code, 0);
+}
+
 }  // namespace
 }  // namespace syncbn::test
