@@ -16,9 +16,9 @@ namespace {
 
 constexpr const char* kExitCodes =
     "Exit codes: 0 ok, 1 failed while running, 2 usage or configuration, 65 bad data, 69 MPI or another service "
-    "unavailable,\n75 stopped by SIGTERM, SIGUSR1 or Ctrl-C after a checkpoint (start again with --resume); the second "
-    "Ctrl-C\nends a process at once. mpirun passes on SIGUSR1 only: at SIGTERM or Ctrl-C it gives its ranks a second, "
-    "and\nleaves with 1.";
+    "unavailable,\n75 stopped by SIGTERM, SIGUSR1, SIGHUP or Ctrl-C after a checkpoint (start again with --resume).\n"
+    "The second Ctrl-C ends a process at once. mpirun passes on SIGUSR1 only: at SIGTERM or Ctrl-C it gives its\n"
+    "ranks a second, and leaves with 1.";
 
 std::string keys_text() {
   std::string text =

@@ -63,6 +63,12 @@ void set_handler(int signal, void (*handler)(int), int flags) {
   ::sigaction(signal, &action, nullptr);
 }
 
+bool is_ignored(int signal) {
+  struct sigaction inherited {};
+  ::sigaction(signal, nullptr, &inherited);
+  return inherited.sa_handler == SIG_IGN;
+}
+
 template <std::size_t N>
 void store(std::array<char, N>& to, const std::string& text) {
   std::strncpy(to.data(), text.c_str(), N - 1);
@@ -76,9 +82,8 @@ void ignore_write_signals() {
 
 void stop_on_signals(bool speaks) {
   for (const int signal : {SIGTERM, SIGUSR1}) set_handler(signal, handle_stop, SA_RESTART);
-  struct sigaction inherited {};
-  ::sigaction(SIGINT, nullptr, &inherited);
-  if (inherited.sa_handler == SIG_IGN) return;  // started in the background of a script: Ctrl-C is for others
+  if (!is_ignored(SIGHUP)) set_handler(SIGHUP, handle_stop, SA_RESTART);  // else nohup: the terminal may go
+  if (is_ignored(SIGINT)) return;  // started in the background of a script: Ctrl-C is for others
   if (speaks) interrupt_answer = "\nsyncbn: stopping after this step; once more to stop at once\n";
   set_handler(SIGINT, handle_stop, SA_RESTART | SA_RESETHAND);
 }

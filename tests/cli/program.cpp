@@ -61,6 +61,7 @@ int Sandbox::start(const std::vector<std::string>& command, const std::vector<st
   if (process < 0) throw std::runtime_error("fork failed");
   if (process == 0) {
     ::signal(SIGINT, SIG_DFL);  // a script that starts the tests in the background has it ignored
+    ::signal(SIGHUP, SIG_DFL);  // nohup
     const int out = ::open(file(kOut).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const int err = ::open(file(kErr).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const int in = ::open("/dev/null", O_RDONLY);

@@ -127,7 +127,7 @@ TEST(CliTrain, StoppedBySignalAndResumedItEndsAsIfUndisturbed) {
     return std::vector<std::string>{"train", "tiny.yaml", "train.steps=200", "output.dir=" + dir};
   };
   ASSERT_EQ(s.syncbn(command("whole")).code, 0);
-  for (const int signal : {SIGTERM, SIGUSR1, SIGINT}) {
+  for (const int signal : {SIGTERM, SIGUSR1, SIGHUP, SIGINT}) {
     const std::string dir = "stopped" + std::to_string(signal);
     const Outcome stopped = s.signalled(command(dir), dir + "/metrics.jsonl", signal);
     EXPECT_EQ(stopped.code, 75) << stopped.err;
@@ -140,6 +140,18 @@ TEST(CliTrain, StoppedBySignalAndResumedItEndsAsIfUndisturbed) {
     EXPECT_EQ(resumed.code, 0) << resumed.err;
     EXPECT_EQ(s.read(dir + "/final.safetensors"), s.read("whole/final.safetensors"));
   }
+}
+
+TEST(CliTrain, UnderNohupALostTerminalChangesNothing) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  s.write("start.sh", R"(trap '' HUP
+"$1" train tiny.yaml train.steps=200 & pid=$!
+for i in $(seq 600); do [ -e runs/tiny/metrics.jsonl ] && break; sleep 0.05; done
+kill -HUP $pid; wait $pid)");
+  const Outcome o = s.shell("start.sh");
+  EXPECT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(std::filesystem::exists(s.file("runs/tiny/final.safetensors")));
 }
 
 TEST(CliTrain, TheSecondInterruptStopsAtOnce) {
