@@ -107,6 +107,8 @@ class CommandLine {
                         return run_train(train_);
                       });
     add_config(c, train_.config, train_.overrides);
+    c->get_option("CONFIG")->description(
+        "YAML file, run directory, or the name of a shipped configuration (syncbn configs list)");
     c->add_flag("--resume", train_.resume, "go on from the newest checkpoint of the run directory, if there is one");
     output_given_ = c->add_option("--output", output_, "run directory; short for output.dir=DIR")->type_name("DIR");
     c->add_flag("--log-ranks", train_.log_ranks, "show the messages of all ranks, not only of rank 0");

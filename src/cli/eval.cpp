@@ -1,14 +1,11 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "cli/commands.hpp"
 #include "cli/launch.hpp"
 #include "cli/log.hpp"
+#include "cli/run_path.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/checkpoint.hpp"
-#include "train/config_check.hpp"
-#include "train/durable_file.hpp"
 
 namespace syncbn::cli {
 
@@ -17,15 +14,8 @@ ExitCode run_eval(const EvalOptions& options) {
   start_logging(job.rank(), options.log_ranks);
   bool run_dir = false;  // known to rank 0
   const Config config = job.load([&] {
-    run_dir = path_exists(options.config + "/config.yaml");
-    std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
-    Config read = load_config(run_dir ? options.config + "/config.yaml" : options.config, options.overrides, {},
-                              run_dir ? &unread : nullptr);
-    for (const std::string& text : options.overrides) {
-      const std::string key = text.substr(0, text.find('='));
-      if (std::find(unread.begin(), unread.end(), key) == unread.end()) continue;
-      throw Error(fmt::format("command line: {}: {}", key, detail::why_unread(key, read)), ExitCode::usage);
-    }
+    run_dir = is_run(options.config);
+    Config read = load_run_or_config(options.config, options.overrides);
     if (options.weights.empty() && !run_dir) {
       throw Error(
           fmt::format("{} is not a run directory, so the weights must be named: --weights FILE", options.config),

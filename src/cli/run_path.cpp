@@ -2,12 +2,32 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/text.hpp"
+#include "train/config_check.hpp"
+#include "train/durable_file.hpp"
 
 namespace syncbn::cli {
+
+bool is_run(const std::string& path) {
+  return path_exists(path + "/config.yaml");
+}
+
+Config load_run_or_config(const std::string& path, const std::vector<std::string>& overrides) {
+  if (!is_run(path)) return load_config(path, overrides);
+  const std::string file = path + "/config.yaml";
+  std::vector<std::string> unread;
+  Config config = load_config(file, overrides, {{"output.dir", path, file}}, &unread);
+  for (const std::string& text : overrides) {
+    const std::string key = text.substr(0, text.find('='));
+    if (std::find(unread.begin(), unread.end(), key) == unread.end()) continue;
+    throw Error(fmt::format("command line: {}: {}", key, detail::why_unread(key, config)), ExitCode::usage);
+  }
+  return config;
+}
 
 std::string run_path(const Config& config, const std::string& config_path) {
   constexpr std::string_view kName = "{name}";

@@ -1,10 +1,18 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "syncbn/train/config.hpp"
 
 namespace syncbn::cli {
+
+/// Whether the path is that of a folder with a config.yaml, as a run leaves it.
+bool is_run(const std::string& path);
+
+/// The configuration of a run, which output.dir then names, or of a file. Of a run's the values are left out that
+/// nothing reads, which an earlier version may have written; an override must be read. Throws Error(usage).
+Config load_run_or_config(const std::string& path, const std::vector<std::string>& overrides);
 
 /// output.dir with {name} replaced by the stem of the configuration's file name.
 std::string run_path(const Config& config, const std::string& config_path);

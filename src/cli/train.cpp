@@ -53,7 +53,7 @@ ExitCode run_train(const TrainOptions& options) {
   TrainRequest request;
   request.config = job.load([&] {
     require_no_study(options.config);
-    Config config = load_config(options.config, options.overrides);
+    Config config = load_run_or_config(options.config, options.overrides);
     config.output.dir = run_path(config, options.config);
     require_utf8(config.output.dir, "output.dir");
     // Creating it fails as well if it is in use; here the refusal comes before any other work.

@@ -106,6 +106,24 @@ TEST(CliRun, TakesWeightsUnderTheNamesOfPyTorchsWrappersAndSaysSo) {
   EXPECT_TRUE(contains(s.read("second/log.txt"), said)) << s.read("second/log.txt");
 }
 
+TEST(CliRun, GoesOnByItsFolderAlone) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  ASSERT_EQ(s.syncbn({"train", "tiny.yaml", "train.steps=20", "norm.group=1", "checkpoint.every=8"}).code, 0);
+  std::filesystem::rename(s.file("runs/tiny"), s.file("moved"));
+  const std::string weights = s.read("moved/final.safetensors");
+  std::filesystem::remove_all(s.file("moved/checkpoints/step-000000020"));
+  std::filesystem::remove(s.file("moved/final.safetensors"));
+  const Outcome o = s.mpirun(2, {"train", "moved", "--resume"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "resumed at step ")) << o.err;
+  EXPECT_EQ(s.read("moved/final.safetensors"), weights);
+  EXPECT_FALSE(std::filesystem::exists(s.file("runs/tiny")));
+  const Outcome unread = s.syncbn({"train", "moved", "--resume", "norm.groups=2"});
+  EXPECT_EQ(unread.code, 2);
+  EXPECT_TRUE(contains(unread.err, "norm.groups: only read with")) << unread.err;
+}
+
 TEST(CliRun, ALastUpdateThatDivergesIsNoResult) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);
