@@ -33,14 +33,16 @@ Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, s
 }
 
 Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
-                 std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images)
+                 std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images,
+                 std::vector<std::string> class_names)
     : name_(std::move(name)),
       channels_(channels),
       height_(height),
       width_(width),
       classes_(classes),
       labels_(std::move(labels)),
-      images_(std::move(images)) {
+      images_(std::move(images)),
+      class_names_(std::move(class_names)) {
   check_labels();
 }
 

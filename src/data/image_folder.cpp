@@ -144,8 +144,9 @@ Dataset list(const std::string& path, Split split) {
           static_cast<std::uint16_t>(std::lower_bound(classes.begin(), classes.end(), names[c]) - classes.begin()));
     }
   }
-  return Dataset("image-folder", 3, 0, 0, static_cast<int>(classes.size()), std::move(labels),
-                 std::make_shared<PictureFiles>(root, std::move(files)));
+  const int count = static_cast<int>(classes.size());
+  return Dataset("image-folder", 3, 0, 0, count, std::move(labels),
+                 std::make_shared<PictureFiles>(root, std::move(files)), classes);
 }
 
 }  // namespace

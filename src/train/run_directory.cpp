@@ -63,6 +63,12 @@ struct KeyPath {
   }
 };
 
+/// Data are known by their fingerprint, in a checkpoint; where they lie may be written in many ways.
+std::string experiment_of(Config config) {
+  config.data.path.clear();
+  return experiment_yaml(config);
+}
+
 void require_same_experiment(const std::string& path, const std::string& stored, const std::string& given) {
   if (stored == given) return;
   std::string_view left = stored, right = given;
@@ -151,12 +157,11 @@ RunDirectory RunDirectory::create(const std::string& path, const std::string& co
   return start(path, std::move(lock), config_yaml, overrides, command);
 }
 
-RunDirectory RunDirectory::resume(const std::string& path, const std::string& config_yaml,
-                                  const std::string& experiment_yaml, const std::vector<std::string>& overrides,
-                                  const std::vector<std::string>& command) {
+RunDirectory RunDirectory::resume(const std::string& path, const Config& given,
+                                  const std::vector<std::string>& overrides, const std::vector<std::string>& command) {
   make_folder(path);
   auto lock = lock_folder(path);
-  if (is_fresh(path)) return start(path, std::move(lock), config_yaml, overrides, command);
+  if (is_fresh(path)) return start(path, std::move(lock), to_yaml(given), overrides, command);
   const std::string config = path + "/" + kConfig;
   if (!path_exists(config)) {
     throw Error(fmt::format("{} holds no run (there is no {}); choose another output.dir", path, kConfig),
@@ -164,9 +169,9 @@ RunDirectory RunDirectory::resume(const std::string& path, const std::string& co
   }
   std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
   const Config stored = parse_config(read_text(config), config, {}, {}, &unread);
-  require_same_experiment(path, syncbn::experiment_yaml(stored), experiment_yaml);
+  require_same_experiment(path, experiment_of(stored), experiment_of(given));
   remove_temporary_files(path);
-  return start(path, std::move(lock), config_yaml, overrides, command);
+  return start(path, std::move(lock), to_yaml(given), overrides, command);
 }
 
 RunDirectory RunDirectory::start(std::string path, std::shared_ptr<const Descriptor> lock,

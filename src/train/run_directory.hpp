@@ -8,6 +8,7 @@
 namespace syncbn {
 
 class Descriptor;
+struct Config;
 
 /// A run's folder: config.yaml (resolved), overrides.txt and environment.json (all of the latest start), command.txt
 /// (one line per start), log.txt, metrics.jsonl, probes.jsonl (with probes), summary.json, checkpoints/,
@@ -23,9 +24,8 @@ class RunDirectory {
   static RunDirectory create(const std::string& path, const std::string& config_yaml,
                              const std::vector<std::string>& overrides, const std::vector<std::string>& command);
   /// Opens an existing one to go on. Error(usage) if it holds another experiment (experiment_yaml differs from that of
-  /// the stored config.yaml: names the first differing line). Creates it when absent or empty.
-  static RunDirectory resume(const std::string& path, const std::string& config_yaml,
-                             const std::string& experiment_yaml, const std::vector<std::string>& overrides,
+  /// the stored config.yaml, wherever the data are: names the first differing line). Creates it when absent or empty.
+  static RunDirectory resume(const std::string& path, const Config& given, const std::vector<std::string>& overrides,
                              const std::vector<std::string>& command);
 
   const std::string& path() const { return path_; }

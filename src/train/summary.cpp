@@ -26,6 +26,8 @@ std::string summary_json(const TrainResult& result, const Experiment& experiment
                                  {"versions", {{"syncbn", SYNCBN_VERSION}, {"backend", backend.description()}}},
                                  {"hosts", world.hosts()},
                                  {"command", command}};
+  const std::vector<std::string>& classes = experiment.train_set->class_names();
+  if (!classes.empty()) summary["classes"] = classes;
   for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
     const EvalResult& further = result.evaluations[i];
     summary[accuracy + "_" + further.statistics] = further.accuracy;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -72,10 +73,12 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
 
 void TrainingRun::open_directory(const TrainRequest& request) {
   on_rank_zero(world_, [&] {
-    const std::string yaml = to_yaml(request.config);
-    directory_ = request.resume ? RunDirectory::resume(request.run_dir, yaml, experiment_yaml(request.config),
-                                                       request.overrides, request.command)
-                                : RunDirectory::create(request.run_dir, yaml, request.overrides, request.command);
+    Config config = request.config;
+    std::string& data = config.data.path;  // which a start from another folder is to find, too
+    if (!data.empty()) data = std::filesystem::absolute(data).string();
+    directory_ = request.resume
+                     ? RunDirectory::resume(request.run_dir, config, request.overrides, request.command)
+                     : RunDirectory::create(request.run_dir, to_yaml(config), request.overrides, request.command);
     checkpoints_.emplace(directory_->path(), request.config.checkpoint.keep, request.config.checkpoint.keep_best);
   });
 }
@@ -154,6 +157,8 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
   for (const std::string& line :
        unreached_points(experiment_.config, experiment_.batches_per_epoch, experiment_.total_steps))
     reporter_->message("warning: " + line);
+  reporter_->message(fmt::format("{} training and {} test images, {} classes", experiment_.train_set->size(),
+                                 experiment_.test_set->size(), experiment_.train_set->classes()));
   const Config::Data& data = experiment_.config.data;
   if (const std::string hint = unpacking_hint(data.kind, data.path); !hint.empty()) reporter_->message(hint);
   if (!about_weights_.empty()) reporter_->message(about_weights_);

@@ -106,6 +106,40 @@ TEST(CliRun, TakesWeightsUnderTheNamesOfPyTorchsWrappersAndSaysSo) {
   EXPECT_TRUE(contains(s.read("second/log.txt"), said)) << s.read("second/log.txt");
 }
 
+/// A grey PNG of one pixel.
+std::string pixel() {
+  constexpr unsigned char kBytes[] = {137, 80,  78, 71,  13, 10,  26, 10, 0,  0,  0,   13,  73,  72,  68, 82,  0, 0,
+                                      0,   1,   0,  0,   0,  1,   8,  0,  0,  0,  0,   58,  126, 155, 85, 0,   0, 0,
+                                      13,  73,  68, 65,  84, 120, 1,  1,  2,  0,  253, 255, 0,   128, 0,  130, 0, 129,
+                                      195, 110, 37, 224, 0,  0,   0,  0,  73, 69, 78,  68,  174, 66,  96, 130};
+  return {std::begin(kBytes), std::end(kBytes)};
+}
+
+TEST(CliRun, AnImageFolderIsFoundFromElsewhereAndNamesItsClasses) {
+  const Sandbox s;
+  for (const char* folder : {"g/train/bee", "g/train/ant", "g/val/ant", "below"})
+    std::filesystem::create_directories(s.file(folder));
+  for (const char* file : {"g/train/bee/1.png", "g/train/ant/1.png", "g/train/ant/2.png", "g/val/ant/1.png"})
+    s.write(file, pixel());
+  s.write("own.yaml",
+          "{workers: 2, batch_per_worker: 2, model: {name: resnet8}, train: {epochs: 1}, "
+          "data: {kind: image-folder, path: g, image_size: 8}}");
+  const Outcome o = s.syncbn({"train", "own.yaml"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "3 training and 1 test images, 2 classes\n")) << o.err;
+  const std::string summary = s.read("runs/own/summary.json");
+  EXPECT_LT(summary.find("\"ant\""), summary.find("\"bee\"")) << summary;
+  EXPECT_TRUE(contains(summary, "\"classes\": [")) << summary;
+  EXPECT_TRUE(contains(s.read("runs/own/config.yaml"), "path: " + s.file("g").string()))
+      << s.read("runs/own/config.yaml");
+  const Outcome resumed = s.syncbn({"train", "own.yaml", "data.path=g/", "--resume"});
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  s.write("below.sh", R"(cd below && "$1" eval ../runs/own && "$1" train ../runs/own --resume)");
+  const Outcome below = s.shell("below.sh");
+  EXPECT_EQ(below.code, 0) << below.err;
+  EXPECT_TRUE(contains(below.out, "run                 ../runs/own\n")) << below.out;
+}
+
 TEST(CliRun, GoesOnByItsFolderAlone) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);

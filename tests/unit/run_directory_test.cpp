@@ -37,7 +37,7 @@ RunDirectory create(const std::string& path, const Config& config = config_of({}
 }
 
 RunDirectory resume(const std::string& path, const Config& config = config_of({})) {
-  return RunDirectory::resume(path, to_yaml(config), experiment_yaml(config), {}, {"syncbn", "train", "--resume"});
+  return RunDirectory::resume(path, config, {}, {"syncbn", "train", "--resume"});
 }
 
 TEST(RunDirectory, RecordsTheStart) {
@@ -106,6 +106,16 @@ TEST(RunDirectory, ResumesTheSameExperiment) {
   EXPECT_FALSE(std::filesystem::exists(dir / "run/summary.json.tmp"));
   { resume(dir / "absent"); }
   EXPECT_EQ(slurp(dir / "absent/config.yaml"), to_yaml(config_of({})));
+}
+
+TEST(RunDirectory, ResumesWhereverTheDataAreNow) {
+  const TempDir dir;
+  const auto pictures = [](const std::string& path) {
+    return config_of({"data.kind=image-folder", "data.path=" + path});
+  };
+  { create(dir / "run", pictures("g")); }
+  { resume(dir / "run", pictures("/elsewhere/g/")); }
+  EXPECT_EQ(slurp(dir / "run/config.yaml"), to_yaml(pictures("/elsewhere/g/")));
 }
 
 TEST(RunDirectory, ResumesWhatAnEarlierVersionWroteWithValuesThatNothingReads) {

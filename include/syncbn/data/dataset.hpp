@@ -47,7 +47,8 @@ class Dataset {
           std::vector<std::uint8_t> pixels, const std::vector<std::uint8_t>& labels);
   /// Images from elsewhere; of different sizes if height and width are 0.
   Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
-          std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images);
+          std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images,
+          std::vector<std::string> class_names = {});
 
   const std::string& name() const { return name_; }
   std::int64_t size() const { return static_cast<std::int64_t>(labels_.size()); }
@@ -55,6 +56,7 @@ class Dataset {
   std::int64_t height() const { return height_; }  ///< of all images; 0: each has its own
   std::int64_t width() const { return width_; }    ///< likewise
   int classes() const { return classes_; }
+  const std::vector<std::string>& class_names() const { return class_names_; }  ///< by label; empty: not known
   Image image(std::int64_t i) const { return images_->image(i); }
   int label(std::int64_t i) const { return labels_[static_cast<std::size_t>(i)]; }
   /// A 64-bit hash of everything in memory, and of the names of files, so that ranks can compare what they read.
@@ -70,6 +72,7 @@ class Dataset {
   int classes_;
   std::vector<std::uint16_t> labels_;
   std::shared_ptr<const ImageSource> images_;
+  std::vector<std::string> class_names_;
 };
 
 /// Opens a data set. kind: builtin, mnist, fashion-mnist, cifar10, cifar100, image-folder. `path` is the folder that
