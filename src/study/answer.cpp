@@ -190,4 +190,12 @@ std::vector<std::string> answer(const Results& results) {
   return lines;
 }
 
+std::vector<std::string> notes(const Results&) {
+  return {
+      "± is half of a 95 % confidence interval over seeds (Student's t); seeds that all give the same have none. A "
+      "difference is taken seed by seed, because trials of one seed share initial weights, order and augmentation; by "
+      "Welch's test where fewer than two seeds are common.",
+      "Each interval stands for itself: of many true \"no difference\"s, one in twenty looks like one."};
+}
+
 }  // namespace syncbn

@@ -115,7 +115,7 @@ void add(Series& series, const TrialRow& row, double x) {
   if (std::isnan(error)) {
     ++at->without;
   } else {
-    at->errors.push_back(error);
+    at->errors[row.seed] = error;
   }
 }
 

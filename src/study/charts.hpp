@@ -12,9 +12,9 @@ namespace syncbn {
 struct SeriesPoint {
   int point = 0;
   double x = 0;
-  std::vector<double> errors;  ///< percent, one per seed that ended with a result
-  int without = 0;             ///< trials that diverged or failed
-  Interval interval() const { return mean_interval(errors); }
+  BySeed errors;    ///< percent, of the seeds that ended with a result
+  int without = 0;  ///< trials that diverged or failed
+  Interval interval() const { return mean_interval(values_of(errors)); }
 };
 
 struct Series {

@@ -194,6 +194,7 @@ Json study_json(const Results& results) {
           {"trials_planned", all.trials},
           {"trials_ended", all.ended},
           {"answer", answer(results)},
+          {"notes", notes(results)},
           {"charts", charts},
           {"points", points_json(summarize(results))},
           {"curves", curves_json(read_curves(results))},
@@ -263,8 +264,9 @@ std::string summary_text(const std::string& dir) {
   }
   text += "\n";
   for (const std::string& line : answer(results)) text += line + "\n";
+  text += "\n";
+  for (const std::string& line : notes(results)) text += line + "\n";
   text += fmt::format(
-      "\n± is half of a 95 % confidence interval (Student's t, over seeds).\n"
       "tables  {0}/trials.csv, {0}/trials.jsonl\n"
       "curves  tensorboard --logdir {0}/trials\n",
       results.dir);

@@ -33,6 +33,13 @@ TEST(StudyStatistics, StudentsQuantiles) {
   EXPECT_NEAR(student_t_quantile(0.025, 2), -4.302652730, 1e-8);
 }
 
+/// Results of the seeds `first`, `first` + 1, ...
+BySeed seeds(std::uint64_t first, const std::vector<double>& values) {
+  BySeed results;
+  for (const double v : values) results[first++] = v;
+  return results;
+}
+
 TEST(StudyStatistics, Intervals) {
   const std::vector<double> a = {10, 12, 11}, b = {15, 19, 16, 18}, one = {3};
   const Interval m = mean_interval(a);
@@ -41,13 +48,36 @@ TEST(StudyStatistics, Intervals) {
   EXPECT_FALSE(mean_interval(one).known());
   EXPECT_TRUE(std::isnan(mean_interval({}).mean));
   // Variances of the means 1/3 and 5/6: df = (7/6)^2 / ((1/3)^2 / 2 + (5/6)^2 / 3) = 4.7419
-  const Interval d = difference_interval(b, a);
+  const Interval d = difference_interval(seeds(11, b), seeds(1, a));
   EXPECT_DOUBLE_EQ(d.mean, 6);
   EXPECT_NEAR(d.half, student_t_quantile(0.975, 4.741935484) * std::sqrt(7.0 / 6), 1e-6);
   EXPECT_TRUE(d.excludes_zero());
-  EXPECT_FALSE(difference_interval(b, one).excludes_zero());
-  const std::vector<double> same = {2, 2};
-  EXPECT_EQ(mean_interval(same).half, 0);
+  EXPECT_EQ(difference_interval(seeds(3, b), seeds(1, a)).half, d.half);  // one common seed makes no pair
+  EXPECT_FALSE(difference_interval(seeds(1, b), seeds(1, one)).excludes_zero());
+}
+
+TEST(StudyStatistics, CommonSeedsMakePairs) {
+  const std::vector<double> a = {10, 12, 11}, b = {15, 19, 16, 18};
+  // Seeds 1, 2 and 3 are common: differences 5, 7 and 5, their mean 17/3, its variance 4/9.
+  const Interval d = difference_interval(seeds(1, b), seeds(1, a));
+  EXPECT_NEAR(d.mean, 17.0 / 3, 1e-12);
+  EXPECT_NEAR(d.half, 4.302652730 * 2 / 3, 1e-8);
+  EXPECT_EQ(d.n, 3);
+  // Two: 15 - 12 and 19 - 11, mean 5.5, variance 12.5 / 2.
+  const Interval two = difference_interval(seeds(2, b), seeds(1, a));
+  EXPECT_NEAR(two.mean, 5.5, 1e-12);
+  EXPECT_NEAR(two.half, 12.706204736 * 2.5, 1e-7);
+  // The most telling of five: 1 % for each.
+  EXPECT_NEAR(difference_interval(seeds(1, b), seeds(1, a), 5).half, 9.924843201 * 2 / 3, 1e-8);
+}
+
+TEST(StudyStatistics, ValuesThatAreAlikeSayNothingAboutTheirSpread) {
+  const std::vector<double> same = {2, 2}, other = {5.1, 5.1}, wide = {1, 3};
+  EXPECT_FALSE(mean_interval(same).known());
+  EXPECT_FALSE(difference_interval(seeds(1, other), seeds(1, same)).known());  // but for rounding, both are 3.1
+  EXPECT_FALSE(difference_interval(seeds(1, other), seeds(3, same)).known());
+  EXPECT_FALSE(difference_interval(seeds(1, wide), seeds(3, same)).known());
+  EXPECT_TRUE(difference_interval(seeds(1, wide), seeds(1, same)).known());
 }
 
 TEST(StudyStatistics, IntervalsHoldWhatTheyPromise) {
@@ -93,6 +123,10 @@ TEST(StudyPlacement, CoresAreTakenAndGivenBack) {
 
 // ---- results ----
 
+/// Errors of the three seeds around the mean of a point: another order for each point. Differences of two points have
+/// an interval of 4.3027 `spread` times 1 (the same order, rotated) or 2 / sqrt(3) (points 3 apart).
+constexpr int kOrders[6][3] = {{-1, 0, 1}, {0, 1, -1}, {1, -1, 0}, {1, 0, -1}, {0, -1, 1}, {-1, 1, 0}};
+
 /// Two normalizers at 8, 2 and 1 images a worker, three seeds each.
 Results example(const std::vector<std::vector<double>>& means, double spread = 0.2) {
   Results r;
@@ -122,7 +156,7 @@ Results example(const std::vector<std::vector<double>>& means, double spread = 0
         row.norm = "batch";
         row.norm_group = i == 0 ? "1" : "all";
         Outcome o;
-        o.metrics["test_accuracy"] = 1 - (means[i][j] + spread * (seed - 2)) / 100;
+        o.metrics["test_accuracy"] = 1 - (means[i][j] + spread * kOrders[row.point][seed - 1]) / 100;
         o.machine = {{"seconds", 2}, {"ranks", 1}, {"threads", 1}};
         row.outcome = o;
         r.rows.push_back(row);
@@ -148,10 +182,10 @@ TEST(StudyAnswer, SaysWhatTheIntervalsCarry) {
   const auto lines = answer(example({{10, 14, 20}, {10, 10.1, 10.2}}));
   EXPECT_THAT(lines,
               ElementsAre("Local BN: at 2 images a worker and below the error is higher than at 8 images a worker, by "
-                          "4.0 ± 0.5 points there and 10.0 ± 0.5 points at 1 image a worker.",
+                          "4.0 ± 0.9 points there and 10.0 ± 0.9 points at 1 image a worker.",
                           "Synchronized BN: no difference between 1 image a worker and 8 images a worker can be shown "
-                          "(+0.2 ± 0.5 points).",
-                          "At 1 image a worker: less error than local BN: synchronized BN by 9.8 ± 0.5 points.",
+                          "(+0.2 ± 0.9 points).",
+                          "At 1 image a worker: less error than local BN: synchronized BN by 9.8 ± 1.0 points.",
                           "At 8 images a worker: no difference between local BN and synchronized BN can be shown."));
 }
 
@@ -176,7 +210,7 @@ TEST(StudyAnswer, AStudyOfOneAxisNeedsNoNames) {
   std::erase_if(r.rows, [](const TrialRow& row) { return row.values[0] != 0; });
   for (TrialRow& row : r.rows) row.values = {row.values[1]};
   EXPECT_THAT(answer(r), ElementsAre("At 2 images a worker and below the error is higher than at 8 images a worker, by "
-                                     "4.0 ± 0.5 points there and 10.0 ± 0.5 points at 1 image a worker."));
+                                     "4.0 ± 0.9 points there and 10.0 ± 0.9 points at 1 image a worker."));
 }
 
 TEST(StudyAnswer, VariantsWithoutAnAxisAreComparedWithTheFirst) {
@@ -187,13 +221,13 @@ TEST(StudyAnswer, VariantsWithoutAnAxisAreComparedWithTheFirst) {
     row.label = r.dimensions[0].labels[static_cast<std::size_t>(row.point)];
   }
   EXPECT_TRUE(error_charts(r).empty());
-  EXPECT_THAT(answer(r), ElementsAre("More error than a: b by 4.0 ± 0.5 points, c by 10.0 ± 0.5 points, f by 1.0 ± 0.5 "
+  EXPECT_THAT(answer(r), ElementsAre("More error than a: b by 4.0 ± 0.9 points, c by 10.0 ± 0.9 points, f by 1.0 ± 0.5 "
                                      "points; no difference between a and d, e can be shown."));
 }
 
 /// The example with an activation in the place of the batch size.
 Results example_of_words() {
-  Results r = example({{10, 14, 20}, {10, 10, 21}});
+  Results r = example({{10, 14, 20}, {10, 10, 22}});
   const std::vector<std::string> names = {"relu", "tanh", "sigmoid"};
   r.dimensions[1] = {{"model.activation"}, false, {}};
   for (const std::string& name : names) r.dimensions[1].labels.push_back("model.activation=" + name);
@@ -214,15 +248,15 @@ TEST(StudyCharts, WordsMakeAnAxisWhereThereAreNoNumbers) {
   ASSERT_EQ(charts[0].series.size(), 2u);
   EXPECT_EQ(charts[0].series[1].name, "synchronized BN");
   EXPECT_EQ(charts[0].series[1].points[2].x, 2);
-  EXPECT_NEAR(charts[0].series[1].points[2].interval().mean, 21, 1e-9);
+  EXPECT_NEAR(charts[0].series[1].points[2].interval().mean, 22, 1e-9);
 }
 
 TEST(StudyAnswer, ComparesVariantsWordByWord) {
   EXPECT_THAT(
       answer(example_of_words()),
       ElementsAre("At model.activation relu: no difference between local BN and synchronized BN can be shown.",
-                  "At model.activation tanh: less error than local BN: synchronized BN by 4.0 ± 0.5 points.",
-                  "At model.activation sigmoid: more error than local BN: synchronized BN by 1.0 ± 0.5 points."));
+                  "At model.activation tanh: less error than local BN: synchronized BN by 4.0 ± 1.0 points.",
+                  "At model.activation sigmoid: more error than local BN: synchronized BN by 2.0 ± 1.0 points."));
 }
 
 TEST(StudyAnswer, NamesTrialsWithoutAResult) {
@@ -243,7 +277,7 @@ TEST(StudyAnswer, CandidatesOfASearchAreNoResults) {
 
 TEST(StudyAnswer, ADifferenceIsAsPreciseAsItsInterval) {
   Results r = example({{10, 10, 10.01}, {10, 10, 10}}, 0.02);
-  EXPECT_THAT(answer(r).front(), HasSubstr("(+0.01 ± 0.05 points)"));
+  EXPECT_THAT(answer(r).front(), HasSubstr("(+0.01 ± 0.09 points)"));
 }
 
 TEST(StudyResults, TrialsOfOneHashCountOnce) {
@@ -310,7 +344,8 @@ TEST(StudyResults, TheReportComparesEvaluationStatisticsTrialByTrial) {
   Results r = example({{10, 14, 20}, {10, 10, 11}}, 3);
   for (TrialRow& row : r.rows) {
     if (row.point != 2) continue;
-    row.outcome->metrics["test_accuracy_precise"] = row.outcome->metrics["test_accuracy"] + 0.05;
+    row.outcome->metrics["test_accuracy_precise"] =
+        row.outcome->metrics["test_accuracy"] + 0.05 + 1e-4 * static_cast<double>(row.seed);
   }
   const StudyDirectory store(dir.path());
   store.write_plan(r);
@@ -319,8 +354,8 @@ TEST(StudyResults, TheReportComparesEvaluationStatisticsTrialByTrial) {
   const std::string page = slurp(dir / "report.html");
   const std::size_t gap = page.find("\"gaps\":{\"precise\":{\"mean\":");
   ASSERT_NE(gap, std::string::npos);
-  EXPECT_NEAR(std::stod(page.substr(page.find("mean", gap) + 6)), -5, 1e-9);
-  EXPECT_NEAR(std::stod(page.substr(page.find("half", gap) + 6)), 0, 1e-9);
+  EXPECT_NEAR(std::stod(page.substr(page.find("mean", gap) + 6)), -5.02, 1e-9);
+  EXPECT_NEAR(std::stod(page.substr(page.find("half", gap) + 6)), 0.01 * 4.302652730 / std::sqrt(3.0), 1e-9);
   EXPECT_THAT(page, HasSubstr("\"gaps\":{}"));
 }
 

@@ -367,8 +367,7 @@
       el('p', { class: 'soft' }, `${study.points.length} variants, ${study.trials_planned} trials, up to ${seeds} seed${seeds === 1 ? '' : 's'} each` +
         (unfinished > 0 ? `; ${unfinished} have not ended yet` : '')),
       el('div', { class: 'answer' }, el('ul', {}, study.answer.map((line) => el('li', {}, line))),
-        el('p', { class: 'soft' }, '± is half of a 95 % confidence interval over seeds (Student\u2019s t; differences by Welch). ' +
-          'Each stands for itself: of many true \u201cno difference\u201ds, one in twenty looks like one.')));
+        el('p', { class: 'soft' }, study.notes.join(' '))));
     const figures = study.charts.map((c, i) => axisFigure(c, `Test error by ${c.title.toLowerCase()}`,
       i === 0 ? 'Means over seeds at the end of training, with 95 % intervals.' : '', 'test error, %', (p) => p, '%', [0, 100]));
     figures.push(...gapFigures(study));
