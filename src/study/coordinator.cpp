@@ -335,6 +335,7 @@ Results Coordinator::results() const {
   r.text = study.text;
   r.version = SYNCBN_VERSION;
   r.command = request_.command;
+  r.interval_below = study.interval_below;
   for (const Dimension& d : study.dimensions) {
     Results::Axis axis{d.keys, d.named, {}};
     for (const auto& value : d.values) axis.labels.push_back(value.label);

@@ -274,8 +274,15 @@ void StudyDirectory::write_plan(const Results& r) const {
     dimensions.push_back({{"keys", d.keys}, {"named", d.named}, {"labels", d.labels}});
   }
   for (const TrialRow& row : r.rows) trials.push_back(row_json(row));
-  const Json plan{{"schema", kSchema},    {"name", r.name},       {"title", r.title},         {"text", r.text},
-                  {"version", r.version}, {"command", r.command}, {"dimensions", dimensions}, {"trials", trials}};
+  const Json plan{{"schema", kSchema},
+                  {"name", r.name},
+                  {"title", r.title},
+                  {"text", r.text},
+                  {"version", r.version},
+                  {"command", r.command},
+                  {"interval_below", r.interval_below},
+                  {"dimensions", dimensions},
+                  {"trials", trials}};
   write_text(path_ + kPlan, plan.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
@@ -298,6 +305,7 @@ Results read_results(const std::string& dir) {
     j.at("text").get_to(r.text);
     j.at("version").get_to(r.version);
     j.at("command").get_to(r.command);
+    r.interval_below = j.value("interval_below", 0.0);
     for (const Json& d : j.at("dimensions")) {
       r.dimensions.push_back({d.at("keys").get<std::vector<std::string>>(), d.at("named").get<bool>(),
                               d.at("labels").get<std::vector<std::string>>()});

@@ -55,6 +55,7 @@ struct Results {
   };
   std::string name, title, dir, text, version;
   std::vector<std::string> command;
+  double interval_below = 0;  ///< > 0: seeds were added until half of a point's interval was below this
   std::vector<Axis> dimensions;
   std::vector<TrialRow> rows;
 };

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <random>
 
-#include "study/answer.hpp"
-#include "study/charts.hpp"
 #include "study/curves.hpp"
 #include "study/live_table.hpp"
 #include "study/placement.hpp"
@@ -14,6 +12,7 @@
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/study/report.hpp"
+#include "unit/study_example.hpp"
 
 namespace syncbn {
 namespace {
@@ -123,163 +122,6 @@ TEST(StudyPlacement, CoresAreTakenAndGivenBack) {
 
 // ---- results ----
 
-/// Errors of the three seeds around the mean of a point: another order for each point. Differences of two points have
-/// an interval of 4.3027 `spread` times 1 (the same order, rotated) or 2 / sqrt(3) (points 3 apart).
-constexpr int kOrders[6][3] = {{-1, 0, 1}, {0, 1, -1}, {1, -1, 0}, {1, 0, -1}, {0, -1, 1}, {-1, 1, 0}};
-
-/// Two normalizers at 8, 2 and 1 images a worker, three seeds each.
-Results example(const std::vector<std::vector<double>>& means, double spread = 0.2) {
-  Results r;
-  r.name = "example";
-  r.title = "An example";
-  r.text = "base: quickstart </script>";
-  r.version = "1";
-  r.command = {"syncbn", "study", "example"};
-  r.dimensions = {{{"norm.group"}, true, {"local BN", "synchronized BN"}},
-                  {{"batch_per_worker"}, false, {"batch_per_worker=8", "batch_per_worker=2", "batch_per_worker=1"}}};
-  const std::vector<int> sizes = {8, 2, 1};
-  for (int i = 0; i < 2; ++i) {
-    for (int j = 0; j < 3; ++j) {
-      for (int seed = 1; seed <= 3; ++seed) {
-        TrialRow row;
-        row.hash = "hash" + std::to_string(r.rows.size());
-        row.folder = "trials/" + row.hash;
-        row.label = r.dimensions[0].labels[i] + ", " + r.dimensions[1].labels[j];
-        row.point = 3 * i + j;
-        row.values = {i, j};
-        row.settings = {{"norm.group", i == 0 ? "1" : "all"}, {"batch_per_worker", std::to_string(sizes[j])}};
-        row.seed = static_cast<std::uint64_t>(seed);
-        row.samples_per_worker = sizes[j];
-        row.workers = 8;
-        row.global_batch = 8 * sizes[j];
-        row.bn_span = i == 0 ? sizes[j] : 8 * sizes[j];
-        row.norm = "batch";
-        row.norm_group = i == 0 ? "1" : "all";
-        Outcome o;
-        o.metrics["test_accuracy"] = 1 - (means[i][j] + spread * kOrders[row.point][seed - 1]) / 100;
-        o.machine = {{"seconds", 2}, {"ranks", 1}, {"threads", 1}};
-        row.outcome = o;
-        r.rows.push_back(row);
-      }
-    }
-  }
-  return r;
-}
-
-TEST(StudyCharts, OneForEveryAxis) {
-  const auto charts = error_charts(example({{10, 14, 20}, {10, 10, 11}}));
-  ASSERT_EQ(charts.size(), 2u);  // the global batch goes with the samples per worker
-  EXPECT_EQ(charts[0].title, "Samples per worker");
-  EXPECT_EQ(charts[1].title, "Normalization batch");
-  ASSERT_EQ(charts[0].series.size(), 2u);
-  EXPECT_EQ(charts[0].series[0].name, "local BN");
-  EXPECT_EQ(charts[0].series[0].points.front().x, 1);
-  EXPECT_NEAR(charts[0].series[0].points.front().interval().mean, 20, 1e-9);
-  EXPECT_EQ(charts[1].series[1].points.back().x, 64);
-}
-
-TEST(StudyAnswer, SaysWhatTheIntervalsCarry) {
-  const auto lines = answer(example({{10, 14, 20}, {10, 10.1, 10.2}}));
-  EXPECT_THAT(lines,
-              ElementsAre("Local BN: at 2 images a worker and below the error is higher than at 8 images a worker, by "
-                          "4.0 ± 0.9 points there and 10.0 ± 0.9 points at 1 image a worker.",
-                          "Synchronized BN: no difference between 1 image a worker and 8 images a worker can be shown "
-                          "(+0.2 ± 0.9 points).",
-                          "At 1 image a worker: less error than local BN: synchronized BN by 9.8 ± 1.0 points.",
-                          "At 8 images a worker: no difference between local BN and synchronized BN can be shown."));
-}
-
-TEST(StudyAnswer, KeysKeepTheirSpelling) {
-  Results r = example({{10, 14, 20}, {10, 10, 11}});
-  r.dimensions[0].labels = {"norm.group=1", "norm.group=all"};
-  EXPECT_THAT(answer(r).front(), StartsWith("norm.group=1: at 2 images"));
-}
-
-TEST(StudyAnswer, SaysNothingTheIntervalsDoNotCarry) {
-  for (const std::string& line : answer(example({{10, 14, 20}, {10, 10, 11}}, 20))) {
-    EXPECT_THAT(line, HasSubstr("no difference between")) << line;
-  }
-  Results one_seed = example({{10, 14, 20}, {10, 10, 11}});
-  std::erase_if(one_seed.rows, [](const TrialRow& r) { return r.seed > 1; });
-  EXPECT_THAT(answer(one_seed), ElementsAre(HasSubstr("nothing can be said")));
-}
-
-TEST(StudyAnswer, AStudyOfOneAxisNeedsNoNames) {
-  Results r = example({{10, 14, 20}, {10, 10, 11}});
-  r.dimensions.erase(r.dimensions.begin());
-  std::erase_if(r.rows, [](const TrialRow& row) { return row.values[0] != 0; });
-  for (TrialRow& row : r.rows) row.values = {row.values[1]};
-  EXPECT_THAT(answer(r), ElementsAre("At 2 images a worker and below the error is higher than at 8 images a worker, by "
-                                     "4.0 ± 0.9 points there and 10.0 ± 0.9 points at 1 image a worker."));
-}
-
-TEST(StudyAnswer, VariantsWithoutAnAxisAreComparedWithTheFirst) {
-  Results r = example({{10, 14, 20}, {10, 10, 11}});
-  r.dimensions = {{{"norm.group", "batch_per_worker"}, true, {"a", "b", "c", "d", "e", "f"}}};
-  for (TrialRow& row : r.rows) {
-    row.values = {row.point};
-    row.label = r.dimensions[0].labels[static_cast<std::size_t>(row.point)];
-  }
-  EXPECT_TRUE(error_charts(r).empty());
-  EXPECT_THAT(answer(r), ElementsAre("More error than a: b by 4.0 ± 0.9 points, c by 10.0 ± 0.9 points, f by 1.0 ± 0.5 "
-                                     "points; no difference between a and d, e can be shown."));
-}
-
-/// The example with an activation in the place of the batch size.
-Results example_of_words() {
-  Results r = example({{10, 14, 20}, {10, 10, 22}});
-  const std::vector<std::string> names = {"relu", "tanh", "sigmoid"};
-  r.dimensions[1] = {{"model.activation"}, false, {}};
-  for (const std::string& name : names) r.dimensions[1].labels.push_back("model.activation=" + name);
-  for (TrialRow& row : r.rows) {
-    const auto word = static_cast<std::size_t>(row.values[1]);
-    row.settings[1] = {"model.activation", names[word]};
-    row.label = r.dimensions[0].labels[static_cast<std::size_t>(row.values[0])] + ", " + r.dimensions[1].labels[word];
-    row.samples_per_worker = row.workers = row.global_batch = 8;
-  }
-  return r;
-}
-
-TEST(StudyCharts, WordsMakeAnAxisWhereThereAreNoNumbers) {
-  const auto charts = error_charts(example_of_words());
-  ASSERT_EQ(charts.size(), 1u);
-  EXPECT_EQ(charts[0].title, "model.activation");
-  EXPECT_THAT(charts[0].categories, ElementsAre("relu", "tanh", "sigmoid"));
-  ASSERT_EQ(charts[0].series.size(), 2u);
-  EXPECT_EQ(charts[0].series[1].name, "synchronized BN");
-  EXPECT_EQ(charts[0].series[1].points[2].x, 2);
-  EXPECT_NEAR(charts[0].series[1].points[2].interval().mean, 22, 1e-9);
-}
-
-TEST(StudyAnswer, ComparesVariantsWordByWord) {
-  EXPECT_THAT(
-      answer(example_of_words()),
-      ElementsAre("At model.activation relu: no difference between local BN and synchronized BN can be shown.",
-                  "At model.activation tanh: less error than local BN: synchronized BN by 4.0 ± 1.0 points.",
-                  "At model.activation sigmoid: more error than local BN: synchronized BN by 2.0 ± 1.0 points."));
-}
-
-TEST(StudyAnswer, NamesTrialsWithoutAResult) {
-  Results r = example({{10, 14, 20}, {10, 10, 11}});
-  r.rows[8].outcome->status = Outcome::Status::diverged;
-  EXPECT_EQ(answer(r).back(), "1 of 18 trials diverged and count in no mean: local BN, batch_per_worker=1.");
-}
-
-TEST(StudyAnswer, CandidatesOfASearchAreNoResults) {
-  Results r = example({{10, 14, 20}, {10, 10, 11}});
-  TrialRow candidate = r.rows.front();
-  candidate.hash = "candidate";
-  candidate.search = true;
-  candidate.outcome->status = Outcome::Status::diverged;
-  r.rows.insert(r.rows.begin(), candidate);
-  EXPECT_THAT(answer(r).back(), StartsWith("At 8 images a worker"));
-}
-
-TEST(StudyAnswer, ADifferenceIsAsPreciseAsItsInterval) {
-  Results r = example({{10, 10, 10.01}, {10, 10, 10}}, 0.02);
-  EXPECT_THAT(answer(r).front(), HasSubstr("(+0.01 ± 0.09 points)"));
-}
-
 TEST(StudyResults, TrialsOfOneHashCountOnce) {
   Results r = example({{10, 14, 20}, {10, 10, 11}});
   r.rows[1].hash = r.rows[0].hash;
@@ -315,6 +157,7 @@ TEST(StudyResults, TablesHoldEverythingInOrder) {
 TEST(StudyResults, AReportIsWrittenFromTheFolder) {
   const TempDir dir;
   Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.interval_below = 0.5;
   {
     const StudyDirectory store(dir.path());
     store.write_plan(r);
@@ -335,6 +178,7 @@ TEST(StudyResults, AReportIsWrittenFromTheFolder) {
   EXPECT_EQ(page.find("http://"), page.find("http://www.w3.org"));  // nothing to fetch
   EXPECT_EQ(page.find("quickstart </script>"), std::string::npos);  // text cannot end the script
   EXPECT_THAT(summary_text(dir.path()), HasSubstr("20.00 ± 0.50"));
+  EXPECT_THAT(summary_text(dir.path()), HasSubstr("one in twenty looks like one.\nVariants got more seeds until"));
   EXPECT_THROW(write_report({dir / "trials"}, dir / "no.html"), Error);
 }
 
