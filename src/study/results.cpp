@@ -336,7 +336,7 @@ std::string to_csv(const Results& results) {
   }
   std::vector<std::string> columns = {"trial", "status", "point", "label", "seed", "lr_factor", "search"};
   columns.insert(columns.end(), varied.begin(), varied.end());
-  for (const char* name : {"workers", "samples_per_worker", "global_batch", "norm", "norm_group", "bn_span", "lr_base",
+  for (const char* name : {"workers", "samples_per_worker", "global_batch", "norm", "norm_group", "bn_span", "lr",
                            "steps", "parameters", "messages_per_update", "bytes_per_update"}) {
     columns.emplace_back(name);
   }

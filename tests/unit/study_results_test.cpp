@@ -142,6 +142,7 @@ TEST(StudyResults, TablesHoldEverythingInOrder) {
   r.rows[2].outcome.reset();  // has not ended
   const std::string csv = to_csv(r);
   EXPECT_THAT(csv, HasSubstr("trial,status,point,label,seed,lr_factor,search,norm.group,batch_per_worker,workers,"));
+  EXPECT_THAT(csv, HasSubstr(",bn_span,lr,steps,"));
   EXPECT_THAT(csv, HasSubstr("hash0,done,0,\"local BN, batch_per_worker=8\",1,1,0,1,8,8,8,64,batch,1,8,"));
   EXPECT_THAT(csv, HasSubstr("\"it said \"\"no\"\", twice\""));
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 18);
