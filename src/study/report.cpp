@@ -239,6 +239,7 @@ void write_report(const std::vector<std::string>& dirs, const std::string& file)
   std::string page = files.at("page.html");
   // What comes from outside goes in last, so that nothing in it is taken for a mark.
   replace(page, "/*page.css*/", files.at("page.css"));
+  replace(page, "/*charts.js*/", files.at("charts.js"));
   replace(page, "/*page.js*/", files.at("page.js"));
   replace(page, "/*chart.min.js*/", files.at("chart.min.js"));
   replace(page, "<!--title-->", escaped(title));
