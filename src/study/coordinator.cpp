@@ -158,7 +158,6 @@ void Coordinator::start(const Trial& trial, const Placement& placement) {
   running.folder = folder;
   running.placement = placement;
   running.state.label = name_of_trial(trial);
-  running.state.accuracy = std::numeric_limits<double>::quiet_NaN();
   running.state.cores = placement.cores();
   std::vector<std::pair<std::string, std::string>> settings = row_of(trial, folder).settings;
   settings.emplace_back("seed", std::to_string(trial.seed));

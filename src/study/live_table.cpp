@@ -43,13 +43,13 @@ std::string head_line(const LiveState& s) {
   return line;
 }
 
-std::string trial_line(const LiveState::Trial& t, int label_width) {
+/// What stands behind the label; a bar only where there is room.
+std::string state_text(const LiveState::Trial& t, bool bar) {
   constexpr int kCells = 10;
   const int full = static_cast<int>(std::clamp(t.share, 0.0, 1.0) * kCells);
-  const std::string label = cut(t.label, label_width);
-  std::string line = fmt::format("  {:<{}} [{:<{}}] {:3.0f}%", label, label_width, std::string(full, '='), kCells,
-                                 std::floor(100 * t.share));
-  line += fmt::format("  epoch {:.1f}  loss {:.3f}", t.epoch, t.loss);
+  std::string line = bar ? fmt::format(" [{:<{}}]", std::string(full, '='), kCells) : "";
+  line += fmt::format(" {:3.0f}%  epoch {:.1f}", std::floor(100 * t.share), t.epoch);
+  if (!std::isnan(t.loss)) line += fmt::format("  loss {:.3f}", t.loss);
   if (!std::isnan(t.accuracy)) line += fmt::format("  accuracy {:.2f}%", 100 * t.accuracy);
   return line + fmt::format("  {}  {} core{}", format_duration(t.seconds), t.cores, t.cores == 1 ? "" : "s");
 }
@@ -58,9 +58,15 @@ std::string trial_line(const LiveState::Trial& t, int label_width) {
 
 std::vector<std::string> table_lines(const LiveState& state, int width, int height) {
   std::vector<std::string> lines = {cut(head_line(state), width)};
-  int label_width = 8;
-  for (const auto& t : state.running) label_width = std::max(label_width, static_cast<int>(t.label.size()));
-  label_width = std::min(label_width, std::max(8, width / 2));
+  // Labels get the room that the longest rest leaves them.
+  constexpr int kIndent = 2, kLeast = 8, kWide = 100;
+  const bool bar = width >= kWide;
+  int longest = kLeast, rest = 0;
+  for (const auto& t : state.running) {
+    longest = std::max(longest, static_cast<int>(t.label.size()));
+    rest = std::max(rest, static_cast<int>(state_text(t, bar).size()));
+  }
+  const int label_width = std::clamp(width - kIndent - rest, kLeast, longest);
   const std::size_t room = static_cast<std::size_t>(std::max(height - 1, 0));
   for (std::size_t i = 0; i < state.running.size(); ++i) {
     if (i + 1 == room && state.running.size() > room) {
@@ -68,7 +74,8 @@ std::vector<std::string> table_lines(const LiveState& state, int width, int heig
       break;
     }
     if (i >= room) break;
-    lines.push_back(cut(trial_line(state.running[i], label_width), width));
+    const auto& t = state.running[i];
+    lines.push_back(cut(fmt::format("  {:<{}}{}", cut(t.label, label_width), label_width, state_text(t, bar)), width));
   }
   return lines;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -10,8 +11,9 @@ namespace syncbn {
 struct LiveState {
   struct Trial {
     std::string label;
-    double share = 0;                          ///< 0..1
-    double epoch = 0, loss = 0, accuracy = 0;  ///< accuracy NaN: not known yet
+    double share = 0;  ///< 0..1
+    double epoch = 0;
+    double loss = std::numeric_limits<double>::quiet_NaN(), accuracy = loss;  ///< NaN: not known yet
     double seconds = 0;
     int cores = 1;
   };

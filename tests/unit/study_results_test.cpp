@@ -269,5 +269,18 @@ TEST(StudyLiveTable, FitsTheTerminal) {
   EXPECT_THAT(lines[1], HasSubstr(" 50%"));
 }
 
+TEST(StudyLiveTable, ALongLabelIsCutRatherThanWhatIsBehindIt) {
+  LiveState state;
+  state.running.push_back({std::string(60, 'x'), 0.5, 1, 2, 0.3, 5});
+  state.running.push_back({std::string(60, 'y')});
+  auto lines = table_lines(state, 79, 10);
+  EXPECT_THAT(lines[1], ::testing::EndsWith("xxxxxxxxxx  50%  epoch 1.0  loss 2.000  accuracy 30.00%  0:05  1 core"));
+  EXPECT_EQ(lines[1].size(), 79u);
+  EXPECT_THAT(lines[2], HasSubstr("yy   0%  epoch 0.0  0:00  1 core"));  // no loss before an update
+  lines = table_lines(state, 120, 10);
+  EXPECT_THAT(lines[1], HasSubstr("xx [=====     ]  50%  epoch"));
+  EXPECT_EQ(lines[1].size(), 120u);
+}
+
 }  // namespace
 }  // namespace syncbn
