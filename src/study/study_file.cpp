@@ -199,8 +199,8 @@ class Reader {
       fail(fmt::format("{}: repeat: needs until_interval_below (points of error) and max_seeds",
                        place_of(node, origin_)));
     }
-    study_.interval_below = number_of<double>(below->node, below->place, "repeat.until_interval_below", "a number > 0",
-                                              [](double v) { return v > 0 && v < 100; });
+    study_.interval_below = number_of<double>(below->node, below->place, "repeat.until_interval_below",
+                                              "above 0 and below 100", [](double v) { return v > 0 && v < 100; });
     study_.max_seeds = number_of<int>(max->node, max->place, "repeat.max_seeds", "an integer from 2 to 1000",
                                       [](int v) { return v >= 2 && v <= 1000; });
     if (study_.max_seeds < static_cast<int>(study_.seeds.size())) {

@@ -116,6 +116,8 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("seeds: 0"), HasSubstr("my.yaml:2: seeds: expected a number of seeds"));
   EXPECT_THAT(refusal("seeds: [1, 1]"), HasSubstr("stands there twice"));
   EXPECT_THAT(refusal("repeat: {until_interval_below: 1}"), HasSubstr("max_seeds"));
+  EXPECT_THAT(refusal("repeat: {until_interval_below: 100, max_seeds: 4}"),
+              HasSubstr("repeat.until_interval_below: expected above 0 and below 100, got '100'"));
   EXPECT_THAT(refusal("seeds: 5\nrepeat: {until_interval_below: 1, max_seeds: 3}"), HasSubstr("less than the 5 seeds"));
   EXPECT_THAT(refusal("learning_rate: {search: [1]}"), HasSubstr("at least two factors"));
   EXPECT_THAT(refusal("set: {data: {train_limit: 10, drop_last: true}}"), HasSubstr("more than the training images"));
