@@ -208,6 +208,16 @@ ErrorChart points_chart(const Results& results) {
   return chart;
 }
 
+ErrorChart variants_chart(const Results& results) {
+  ErrorChart chart{"Variant", "", true, {Series{"", {}}}, {}};
+  for (const Series& s : points_chart(results).series) {
+    chart.series[0].points.push_back(s.points.front());
+    chart.series[0].points.back().x = static_cast<double>(chart.categories.size());
+    chart.categories.push_back(s.name);
+  }
+  return chart;
+}
+
 std::string points_text(double value, double half) {
   if (std::isnan(half) || half >= 0.95) return fmt::format("{:.1f}", value);
   return fmt::format("{:.{}f}", value, half >= 0.095 ? 1 : 2);

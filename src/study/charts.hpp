@@ -40,6 +40,9 @@ std::vector<ErrorChart> error_charts(const Results& results);
 /// A study without an axis: its points one below the other, as one chart of series of one point each.
 ErrorChart points_chart(const Results& results);
 
+/// The same as one series over an axis of its points' labels, to be drawn.
+ErrorChart variants_chart(const Results& results);
+
 /// "6.1"; "0.04": one digit more than needed to be honest about a half width.
 std::string points_text(double value, double half);
 

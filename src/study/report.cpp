@@ -125,6 +125,7 @@ Json points_json(const std::vector<PointSummary>& points) {
                     {"global_batch", r.global_batch},
                     {"bn_span", r.bn_span},
                     {"lr", r.lr},
+                    {"lr_factor", r.lr_factor},
                     {"updates", r.steps},
                     {"core_seconds", p.core_seconds},
                     {"messages", r.messages * r.steps},
@@ -185,7 +186,12 @@ Json machine_json(const Results& results) {
 Json study_json(const Results& results) {
   Json charts = Json::array();
   for (const ErrorChart& chart : error_charts(results)) charts.push_back(chart_json(chart));
+  const ErrorChart variants = variants_chart(results);
   const Tally all = tally(results);
+  Tally search;
+  for (const TrialRow& row : results.rows) {
+    if (row.search) search.add(row.hash, nullptr);
+  }
   return {{"name", results.name},
           {"title", results.title},
           {"version", results.version},
@@ -193,9 +199,11 @@ Json study_json(const Results& results) {
           {"text", results.text},
           {"trials_planned", all.trials},
           {"trials_ended", all.ended},
+          {"trials_of_search", search.trials},
           {"answer", answer(results)},
           {"notes", notes(results)},
           {"charts", charts},
+          {"variants", charts.empty() && variants.categories.size() > 1 ? chart_json(variants) : Json(nullptr)},
           {"points", points_json(summarize(results))},
           {"curves", curves_json(read_curves(results))},
           {"trials", trials_json(results)},

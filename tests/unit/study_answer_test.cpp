@@ -116,6 +116,15 @@ TEST(StudyAnswer, SaysHowManyVariantsItLeavesOut) {
   EXPECT_THAT(answer(r).front(), ::testing::EndsWith(". 2 more variants are left to the charts and the table."));
 }
 
+TEST(StudyCharts, VariantsAreDrawnBesideEachOther) {
+  const ErrorChart chart = variants_chart(example({{10, 14, 20}, {10, 10, 11}}));
+  ASSERT_EQ(chart.series.size(), 1u);
+  EXPECT_EQ(chart.categories.size(), 6u);
+  EXPECT_EQ(chart.categories[1], "local BN, batch_per_worker=2");
+  EXPECT_EQ(chart.series[0].points[1].x, 1);
+  EXPECT_NEAR(chart.series[0].points[1].interval().mean, 14, 1e-9);
+}
+
 /// The example with an activation in the place of the batch size.
 Results example_of_words() {
   Results r = example({{10, 14, 20}, {10.2, 10, 22}});

@@ -4,9 +4,10 @@ const palettes = {  // told apart by people who see few colours; every series ha
   light: ['#0068ad', '#c44f00', '#00795a', '#8f3f97', '#8a6400', '#2f7fa8', '#5f6670', '#a1282f'],
   dark: ['#6bb8ff', '#ff9a5c', '#48d6a8', '#e39ae0', '#f0c553', '#9fdcff', '#c3cad2', '#ff9d9d'],
 };
-const markers = ['circle', 'rect', 'triangle', 'rectRot', 'crossRot', 'star', 'rectRounded', 'cross'];
+const markers = ['circle', 'rect', 'triangle', 'rectRot', 'triangle', 'star', 'rectRounded', 'cross'];
+const turns = [0, 0, 0, 0, 180, 0, 0, 0];  // of the markers, degrees
+const troubled = 'crossRot';  // in the place of its series' marker: a point of which trials have no result
 const dashes = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
-const charts = [];  // functions that draw one again, after a change of colours
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colorOf = (i) => palettes[dark.matches ? 'dark' : 'light'][i % 8];
@@ -37,7 +38,7 @@ function fixed(value, half) {
 }
 const plusMinus = (p) => (known(p.half) ? `${fixed(p.mean, p.half)} ± ${fixed(p.half, p.half)}` : fixed(p.mean, p.half));
 const tick = (chart, x) => (chart.categories.length ? chart.categories[x] : number(x));
-const place = (chart, x) => (chart.unit_first ? `${chart.unit} ${tick(chart, x)}`
+const place = (chart, x) => (chart.unit_first ? `${chart.unit} ${tick(chart, x)}`.trim()
   : `${number(x)} ${x === 1 ? chart.unit.replace(/^images/, 'image') : chart.unit}`);
 const number = (v) => (Math.abs(v) >= 1e4 ? Math.round(v).toLocaleString('en') : String(+v.toPrecision(4)).replace('-', '\u2212'));
 function duration(s) {
@@ -47,14 +48,22 @@ function duration(s) {
 }
 
 // ---- charts ----
-const intervals = {  // bars through the points, or a band around a line
+const intervals = {  // bars through the points, or a band around a line; points without a result on the upper edge
   id: 'intervals',
+  afterDatasetsUpdate(chart) {
+    chart.data.datasets.forEach((set, i) => set.data.forEach((d, k) => {
+      if (d.lost) chart.getDatasetMeta(i).data[k].y = chart.chartArea.top + 7;
+    }));
+  },
   beforeDatasetsDraw(chart) {
-    const { ctx, scales: { y } } = chart;
+    const { ctx, chartArea: area, scales: { y } } = chart;
     chart.data.datasets.forEach((set, i) => {
       if (!chart.isDatasetVisible(i) || !set.intervals) return;
       const points = chart.getDatasetMeta(i).data;
       ctx.save();
+      ctx.beginPath();
+      ctx.rect(area.left, area.top, area.right - area.left, area.bottom - area.top);
+      ctx.clip();
       ctx.strokeStyle = ctx.fillStyle = set.borderColor;
       if (set.intervals === 'band') {
         const edge = set.data.map((d, k) => ({ x: points[k].x, d })).filter((e) => known(e.d.half));
@@ -99,7 +108,7 @@ function xScale(chart) {
     type: 'linear', min: to(xs[0]) - margin, max: to(xs[xs.length - 1]) + margin,
     afterBuildTicks: (a) => { a.ticks = xs.map((v) => ({ value: to(v) })); },
   });
-  scale.ticks.callback = (t) => tick(chart, from(t));
+  scale.ticks.callback = (t) => (chart.categories.length ? tick(chart, from(t)).split(', ') : tick(chart, from(t)));
   scale.ticks.maxRotation = 0;
   scale.ticks.autoSkipPadding = 6;
   return { to, from, scale, step: chart.categories.length ? 0.6 / chart.series.length : margin / 14 };
@@ -134,7 +143,7 @@ function glyph(i) {
   ctx.setLineDash(dashOf(i));
   ctx.beginPath(); ctx.moveTo(0, size / 2); ctx.lineTo(2 * size, size / 2); ctx.stroke();
   ctx.setLineDash([]);
-  Chart.helpers.drawPoint(ctx, { pointStyle: markers[i % 8], radius: 4, borderWidth: 2 }, size, size / 2);
+  Chart.helpers.drawPoint(ctx, { pointStyle: markers[i % 8], rotation: turns[i % 8], radius: 4, borderWidth: 2 }, size, size / 2);
   return canvas;
 }
 
@@ -167,7 +176,6 @@ function figure(title, about, draw, options = {}) {
         },
       }, glyph(set.look), set.label))));
   }
-  charts.push(redraw);
   node.redraw = redraw;
   return node;
 }
@@ -176,9 +184,19 @@ function line(label, data, look, intervalsAs) {
   return {
     label, data, look, intervals: intervalsAs,
     borderColor: colorOf(look), backgroundColor: colorOf(look), borderDash: dashOf(look), borderWidth: 2,
-    pointStyle: markers[look % 8], pointRadius: intervalsAs === 'band' ? 0 : 4.5, pointHoverRadius: 6, pointBorderWidth: 2,
+    pointStyle: data.map((d) => (d.without ? troubled : markers[look % 8])), pointRotation: data.map((d) => (d.without ? 0 : turns[look % 8])),
+    pointRadius: intervalsAs === 'band' ? 0 : data.map((d) => (d.without ? 6 : 4.5)), pointHoverRadius: 6, pointBorderWidth: 2,
+    segment: { borderColor: (c) => (data[c.p0DataIndex].lost || data[c.p1DataIndex].lost ? 'transparent' : undefined) },
     pointHitRadius: 12, tension: 0,
   };
+}
+
+const all = (d) => [d.y - (d.half || 0), d.y + (d.half || 0)];  // what a scale must hold of a point
+
+function trialsText(d) {
+  const plural = (n) => `${n} trial${n === 1 ? '' : 's'}`;
+  if (d.without) return `${d.without} of ${plural(d.without + d.n)} diverged or failed`;
+  return d.n ? plural(d.n) : '';
 }
 
 // Lines over the study's own axis; value(p) gives what is drawn of a point.
@@ -188,13 +206,15 @@ function axisFigure(chart, title, about, yTitle, value, unit, limits) {
     const x = xScale(chart);
     const sets = chart.series.map((s, i) => {
       const shift = (i - (chart.series.length - 1) / 2) * x.step;  // so that intervals do not cover each other
-      const data = s.points.map((p) => ({ p, v: value(p) })).filter((e) => e.v && known(e.v.mean))
-        .map((e) => ({ x: x.to(e.p.x) + shift, y: e.v.mean, half: e.v.half, n: e.p.n }));
+      const data = s.points.map((p) => ({ p, v: value(p) })).filter((e) => e.v && (known(e.v.mean) || e.v.without))
+        .map((e) => ({ x: x.to(e.p.x) + shift, y: e.v.mean, half: e.v.half, n: e.p.n, without: e.v.without, lost: !known(e.v.mean) }));
       return Object.assign(line(s.name, data, own[i], 'bars'), { showLine: !chart.categories.length });
     });
-    const all = sets.flatMap((s) => s.data.flatMap((d) => [d.y - (d.half || 0), d.y + (d.half || 0)]));
-    const pad = Math.max(0.25, 0.04 * (Math.max(...all) - Math.min(...all)));
-    const y = yScale(all, yTitle, { pad, limits, log: limits !== undefined });
+    const drawn = sets.flatMap((s) => s.data), values = drawn.filter((d) => !d.lost).flatMap(all);
+    if (!values.length) values.push(...(limits || [0, 1]));
+    for (const d of drawn) if (d.lost) d.y = values[0];  // any place on the scale: the plugin moves it to the edge
+    const pad = Math.max(0.25, 0.04 * (Math.max(...values) - Math.min(...values)));
+    const y = yScale(values, yTitle, { pad, limits, log: limits !== undefined });
     return {
       type: 'line', data: { datasets: sets },
       options: {
@@ -203,8 +223,8 @@ function axisFigure(chart, title, about, yTitle, value, unit, limits) {
         },
         plugins: { tooltip: { callbacks: {
           title: (items) => place(chart, x.from(items[0].parsed.x)),
-          label: (item) => `${item.dataset.label}: ${plusMinus({ mean: item.raw.y, half: item.raw.half })} ${unit}` +
-            (item.raw.n ? ` (${item.raw.n} trial${item.raw.n === 1 ? '' : 's'})` : ''),
+          label: (item) => `${item.dataset.label}: ` + (item.raw.lost ? trialsText(item.raw)
+            : `${plusMinus({ mean: item.raw.y, half: item.raw.half })} ${unit}` + (trialsText(item.raw) && ` (${trialsText(item.raw)})`)),
         } } },
       },
     };

@@ -42,7 +42,8 @@ function curvesFigure(study) {
         interaction: { mode: 'nearest', axis: 'x', intersect: false },
         scales: {
           x: axis('epochs', { type: 'linear', min: 0 }),
-          y: yScale(sets.flatMap((s) => s.data.map((d) => d.y)), what === 0 ? 'test error, %' : 'training loss', { log: true }),
+          y: yScale(sets.flatMap((s) => s.data.flatMap(all)), what === 0 ? 'test error, %' : 'training loss',
+            { log: true, limits: what === 0 ? [0, 100] : undefined }),
         },
         plugins: { tooltip: { callbacks: {
           title: (items) => `epoch ${number(items[0].parsed.x)}`,
@@ -54,8 +55,7 @@ function curvesFigure(study) {
   return node;
 }
 
-function gapFigures(study) {
-  const main = study.charts[0];
+function gapFigures(study, main) {
   if (!main) return [];
   const byPoint = new Map(study.points.map((p) => [p.point, p]));
   const ends = new Map(study.curves.map((c) => [c.point, c.train_error]));
@@ -111,10 +111,13 @@ function table(heads, rows) {
 }
 
 function pointsTable(study) {
-  return table(['', 'test error, %', 'trials', 'no result', 'workers', 'images a worker', 'global batch', 'bn_span', 'lr', 'updates', 'core time'],
+  const searched = study.trials.some((t) => t.search);
+  return table(['', 'test error, %', 'trials', 'no result', 'workers', 'images a worker', 'global batch', 'bn_span', 'lr',
+    ...(searched ? ['factor chosen'] : []), 'updates', 'core time'],
     study.points.map((p) => [p.label, known(p.mean) ? plusMinus(p) : '\u2013', String(p.n),
       el('td', { class: p.without ? 'bad' : null }, p.without ? String(p.without) : ''), number(p.workers), number(p.samples_per_worker),
-      number(p.global_batch), p.bn_span ? number(p.bn_span) : '\u2013', number(p.lr), number(p.updates), p.n ? duration(p.core_seconds) : '']));
+      number(p.global_batch), p.bn_span ? number(p.bn_span) : '\u2013', number(p.lr),
+      ...(searched ? [number(p.lr_factor)] : []), number(p.updates), p.n ? duration(p.core_seconds) : '']));
 }
 
 function trialsTable(study) {
@@ -140,22 +143,27 @@ function later(title, make) {
 
 function section(study, index) {
   looks = new Map();
-  for (const s of study.charts.flatMap((c) => c.series)) s.name = s.name || 'all trials';
+  const shown = study.charts.length ? study.charts : [study.variants].filter(Boolean);
+  for (const s of shown.flatMap((c) => c.series)) s.name = s.name || 'all trials';
   const unfinished = study.trials_planned - study.trials_ended;
   const seeds = new Set(study.trials.filter((t) => !t.search).map((t) => t.seed)).size;
   const node = el('section', { id: `study-${index}` },
     el(studies.length > 1 ? 'h2' : 'h1', {}, study.title),
-    el('p', { class: 'soft' }, `${study.points.length} variants, ${study.trials_planned} trials, up to ${seeds} seed${seeds === 1 ? '' : 's'} each` +
+    el('p', { class: 'soft' }, `${study.points.length} variants, ${study.trials_planned} trials` +
+      `${study.trials_of_search ? ` (${study.trials_of_search} of them to choose learning rates)` : ''}, up to ${seeds} seed${seeds === 1 ? '' : 's'} each` +
       (unfinished > 0 ? `; ${unfinished} have not ended yet` : '')),
     el('div', { class: 'answer' }, el('ul', {}, study.answer.map((line) => el('li', {}, line))),
       el('p', { class: 'soft' }, study.notes.join(' '))));
-  const figures = study.charts.map((c, i) => axisFigure(c, `Test error by ${c.title.toLowerCase()}`,
-    i === 0 ? 'Means over seeds at the end of training, with 95 % intervals.' : '', 'test error, %', (p) => p, '%', [0, 100]));
-  figures.push(...gapFigures(study));
+  const about = 'Means over seeds at the end of training, with 95 % intervals.' + (study.points.some((p) => p.without)
+    ? ' \u00d7: some trials diverged or failed, and the mean is of the others; on the upper edge: all did.' : '');
+  const figures = shown.map((c, i) => axisFigure(c, `Test error by ${c.title.toLowerCase()}`, i === 0 ? about : '',
+    'test error, %', (p) => p, '%', [0, 100]));
+  figures.push(...gapFigures(study, shown[0]));
   if (figures.length % 2) figures[figures.length - 1].classList.add('wide');
   node.append(el('div', { class: 'charts' }, [...figures, curvesFigure(study), costFigure(study)].filter(Boolean)));
   node.append(el('h2', {}, 'Variants'), pointsTable(study),
-    later(`All ${study.trials.length} trials`, () => trialsTable(study)),
+    later(`All ${study.trials_planned} trials` + (study.trials.length > study.trials_planned
+      ? ` in ${study.trials.length} rows: some are of several variants` : ''), () => trialsTable(study)),
     el('h2', {}, 'What was run'), machine(study),
     later('The study', () => el('pre', {}, study.text)),
     later('The resolved configuration of the first trial', () => el('pre', {}, study.experiment)));
