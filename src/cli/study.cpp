@@ -15,6 +15,7 @@
 #include "cli/run_path.hpp"
 #include "cli/signals.hpp"
 #include "core/console.hpp"
+#include "study/plan.hpp"
 #include "syncbn/study/report.hpp"
 
 namespace syncbn::cli {
@@ -53,8 +54,8 @@ std::int64_t available_memory() {
 
 void print_plan(const Study& study, int cores) {
   const std::vector<Point> points = resolve(study);
-  const auto per_point = study.seeds.size() + study.lr_factors.size();
   std::set<std::string> distinct;  // points that differ in nothing that is read are trained once
+  std::set<std::string> search;    // hashes: candidates of two points may be one training
   std::size_t width = 6;
   double seconds = 0, longest = 0;
   std::int64_t memory = 0;
@@ -66,15 +67,21 @@ void print_plan(const Study& study, int cores) {
     const std::string span = shares_statistics(p.config.norm.type) ? std::to_string(e.bn_span) : "-";
     fmt::print("{:<{}}  {:>7}  {:>10}  {:>12}  {:>7}  {:>8.4g}  {:>8}  {:>9}\n", p.label, width, e.workers,
                e.batch_per_worker, e.global_batch, span, p.lr, e.steps, time_text(p.seconds));
-    if (distinct.insert(experiment_yaml(p.config)).second) seconds += p.seconds * static_cast<double>(per_point);
+    if (distinct.insert(experiment_yaml(p.config)).second)
+      seconds += p.seconds * static_cast<double>(study.seeds.size());
     longest = std::max(longest, p.seconds);
     memory = std::max(memory, p.memory_bytes);
   }
+  for (const Trial& trial : Planner(study, points).trials([](const Trial&) { return std::nullopt; })) {
+    if (trial.search && search.insert(trial.hash).second)
+      seconds += points[static_cast<std::size_t>(trial.point)].seconds;
+  }
+  const std::size_t trials = search.size() + distinct.size() * study.seeds.size();
   fmt::print("\n{} point{}", points.size(), points.size() == 1 ? "" : "s");
   if (distinct.size() < points.size()) fmt::print(" ({} different)", distinct.size());
-  fmt::print(", {} trial{}", distinct.size() * per_point, distinct.size() * per_point == 1 ? "" : "s");
-  if (!study.lr_factors.empty())
-    fmt::print(" ({} of them to choose learning rates)", distinct.size() * study.lr_factors.size());
+  // Points that differ in their rate alone may choose the same one.
+  fmt::print(", {}{} trial{}", search.empty() ? "" : "up to ", trials, trials == 1 ? "" : "s");
+  if (!search.empty()) fmt::print(" ({} of them to choose learning rates)", search.size());
   if (study.interval_below > 0) {
     fmt::print(", more seeds (up to {}) until half of a point's interval is below {:g} points of error",
                study.max_seeds, study.interval_below);
