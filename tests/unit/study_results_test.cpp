@@ -204,6 +204,31 @@ TEST(StudyResults, TheReportComparesEvaluationStatisticsTrialByTrial) {
   EXPECT_THAT(page, HasSubstr("\"gaps\":{}"));
 }
 
+// What the page's script draws of it.
+TEST(StudyResults, TheReportHasAChartOfNamedAlternativesAndTheFactorsOfASearch) {
+  const TempDir dir;
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.dimensions = {{{"norm.group"}, true, {"a", "b", "c", "d", "e", "f"}}};
+  for (TrialRow& row : r.rows) {
+    row.values = {row.point};
+    row.lr_factor = 0.5;
+    if (row.point == 4 || row.seed == 2) row.outcome->status = Outcome::Status::diverged;
+  }
+  r.rows.insert(r.rows.begin(), r.rows.front());
+  r.rows.front().search = true;
+  r.rows.front().hash = "candidate";
+  r.rows.front().folder = "trials/candidate";
+  const StudyDirectory store(dir.path());
+  store.write_plan(r);
+  for (const TrialRow& row : r.rows) store.write_outcome(row.folder, *row.outcome);
+  write_report({dir.path()}, dir / "report.html");
+  const std::string page = slurp(dir / "report.html");
+  EXPECT_THAT(page, HasSubstr("\"charts\":[],\"variants\":{\"title\":\"Variant\""));
+  EXPECT_THAT(page, HasSubstr("\"x\":4.0,\"mean\":null,\"half\":null,\"n\":0,\"without\":3}"));
+  EXPECT_THAT(page, HasSubstr(",\"lr_factor\":0.5,"));
+  EXPECT_THAT(page, HasSubstr("\"trials_planned\":19,\"trials_ended\":19,\"trials_of_search\":1,"));
+}
+
 TEST(StudyResults, AForeignFolderIsRefused) {
   const TempDir dir;
   spit(dir / "letter.txt", "hello");
