@@ -149,7 +149,7 @@ function section(study, index) {
   const seeds = new Set(study.trials.filter((t) => !t.search).map((t) => t.seed)).size;
   const node = el('section', { id: `study-${index}` },
     el(studies.length > 1 ? 'h2' : 'h1', {}, study.title),
-    el('p', { class: 'soft' }, `${study.points.length} variants, ${study.trials_planned} trials` +
+    el('p', { class: 'soft' }, `${study.points.length} variant${study.points.length === 1 ? '' : 's'}, ${study.trials_planned} trials` +
       `${study.trials_of_search ? ` (${study.trials_of_search} of them to choose learning rates)` : ''}, up to ${seeds} seed${seeds === 1 ? '' : 's'} each` +
       (unfinished > 0 ? `; ${unfinished} have not ended yet` : '')),
     el('div', { class: 'answer' }, el('ul', {}, study.answer.map((line) => el('li', {}, line))),
