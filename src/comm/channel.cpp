@@ -173,6 +173,8 @@ bool Channel::try_exchange(Round& round, int seat) {
   }
   try {
     complete(round);
+  } catch (const DeviceError& error) {
+    context_.fail_with(error.at(describe_local(seat)));
   } catch (const Error& error) {
     context_.fail_with(error);
   }
