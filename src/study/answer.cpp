@@ -22,7 +22,9 @@ std::string plus_minus(const Interval& d) {
 
 /// "(+0.2 ± 0.9 points)": of a difference that may be none.
 std::string in_brackets(const Interval& d) {
-  const std::string mean = (std::signbit(d.mean) ? "" : "+") + points_text(d.mean, d.half);
+  const std::string size = points_text(std::abs(d.mean), d.half);
+  const bool zero = size.find_first_of("123456789") == std::string::npos;
+  const std::string mean = (zero ? "" : d.mean < 0 ? "-" : "+") + size;
   if (!d.known()) return fmt::format("({} points, without an interval)", mean);
   return fmt::format("({} ± {} points)", mean, points_text(d.half, d.half));
 }
