@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "ops/backend.hpp"
@@ -84,12 +85,17 @@ class Array {
   bool same_bytes(const Array& other) const {
     return std::memcmp(tensor_.data, other.tensor_.data, tensor_.bytes()) == 0;
   }
+  /// NaN in the padding of blocked layouts, from sample `first` on: what a kernel finds that must clear it.
+  Array& poison_padding(std::int64_t first = 0) {
+    for (const std::int64_t at : padding()) {
+      if (at >= first * tensor_.sample_stride()) store(at, std::numeric_limits<double>::quiet_NaN());
+    }
+    return *this;
+  }
   /// Whether the padding of blocked layouts holds zeros and nothing was written behind the tensor.
   bool padding_is_clean() const {
-    std::vector<bool> used(static_cast<std::size_t>(tensor_.sample_stride() * n()), false);
-    for_each([&](auto n, auto c, auto i) { used[static_cast<std::size_t>(offset(n, c, i))] = true; });
-    for (std::size_t i = 0; i < used.size(); ++i) {
-      if (!used[i] && load(static_cast<std::int64_t>(i)) != 0) return false;
+    for (const std::int64_t at : padding()) {
+      if (load(at) != 0) return false;
     }
     const auto* end = static_cast<const std::byte*>(tensor_.data) + tensor_.bytes();
     for (std::size_t i = 0; i + size_of(tensor_.type) < 64; ++i) {
@@ -99,6 +105,17 @@ class Array {
   }
 
  private:
+  /// Offsets of what belongs to no channel.
+  std::vector<std::int64_t> padding() const {
+    std::vector<bool> used(static_cast<std::size_t>(tensor_.sample_stride() * n()), false);
+    for_each([&](auto n, auto c, auto i) { used[static_cast<std::size_t>(offset(n, c, i))] = true; });
+    std::vector<std::int64_t> unused;
+    for (std::size_t i = 0; i < used.size(); ++i) {
+      if (!used[i]) unused.push_back(static_cast<std::int64_t>(i));
+    }
+    return unused;
+  }
+
   Buffer buffer_;
   Tensor tensor_;
 };

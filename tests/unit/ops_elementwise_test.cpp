@@ -56,6 +56,7 @@ TEST_P(ElementwiseTest, ActivationsAndTheirGradients) {
   for (const auto kind : {Activation::relu, Activation::leaky_relu, Activation::sigmoid, Activation::tanh}) {
     for (const double std : {1.0, 60.0}) {
       Array x = make(1, std), y(kShape, layout), dy = make(2);
+      y.poison_padding();
       for (std::int64_t n = 0; n < kN; ++n) kernels.activate(kind, slope, x, y, {n, n + 1});
       y.for_each([&](auto n, auto c, auto i) {
         expect_close(y.get(n, c, i), activation(kind, slope, x.get(n, c, i)), 1e-6, 1e-37, "y");
@@ -63,6 +64,7 @@ TEST_P(ElementwiseTest, ActivationsAndTheirGradients) {
       EXPECT_TRUE(y.padding_is_clean());
       for (const bool accumulate : {false, true}) {
         Array dx = make(3), before = make(3);
+        if (!accumulate) dx.poison_padding();
         kernels.activate_backward(kind, slope, y, dy, dx, {0, kN}, accumulate);
         dx.for_each([&](auto n, auto c, auto i) {
           const double want =
@@ -166,6 +168,7 @@ TEST_P(ElementwiseTest, GlobalAverageAndItsGradient) {
   });
   for (const bool accumulate : {false, true}) {
     Array dx = make(3), before = make(3);
+    if (!accumulate) dx.poison_padding();
     kernels.global_average_backward(dy, dx, {0, kN}, accumulate);
     dx.for_each([&](auto n, auto c, auto i) {
       const double want = dy.get(n, c, 0) / static_cast<double>(x.spatial());
@@ -177,7 +180,7 @@ TEST_P(ElementwiseTest, GlobalAverageAndItsGradient) {
 
 TEST_P(ElementwiseTest, LooksUpThePixelsOfEachChannel) {
   Array y(kShape, layout);
-  y.fill(2);
+  y.fill(2).poison_padding();
   std::vector<std::uint8_t> bytes(static_cast<std::size_t>(kShape.elements()));
   for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(i * 37 + i / 60);
   std::vector<float> values(static_cast<std::size_t>(256 * y.c()));
@@ -194,7 +197,7 @@ TEST_P(ElementwiseTest, ReorderIntoEveryLayoutAndFlattenThereAndBack) {
   Array x = make(1);
   for (const Layout other : all_layouts()) {
     Array y(kShape, other), sum(kShape, other);
-    y.fill(2);
+    y.fill(2).poison_padding();
     sum.fill(2);
     Array before(kShape, other);
     before.fill(2);
@@ -208,6 +211,7 @@ TEST_P(ElementwiseTest, ReorderIntoEveryLayoutAndFlattenThereAndBack) {
 
     const std::int64_t features = x.c() * x.spatial();
     Array flat(Shape{kN, features}, other), back(kShape, layout);
+    flat.poison_padding(), back.poison_padding();
     kernels.reorder(x, flat, {0, kN}, false);
     x.for_each([&](auto n, auto c, auto i) { ASSERT_EQ(flat.get(n, c * x.spatial() + i, 0), x.get(n, c, i)); });
     EXPECT_TRUE(flat.padding_is_clean());
