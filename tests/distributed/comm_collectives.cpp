@@ -258,5 +258,20 @@ TEST(DistributedWorld, RefusesMoreRanksThanWorkers) {
   }
 }
 
+TEST(DistributedWorld, RefusesRanksWithOtherReductions) {
+  const int ranks = test::job_ranks(), rank = mpi_world(ranks).rank();
+  if (ranks == 1) return;
+  try {
+    mpi_world(ranks, rank == 1 ? Reduction::native : Reduction::ordered);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+    const std::string workers = " with " + std::to_string(ranks), message = error.what();
+    EXPECT_EQ(message.find("rank 1 ("), 0u) << message;
+    EXPECT_NE(message.find(workers + " workers (native reduction), rank 0 ("), std::string::npos) << message;
+    EXPECT_NE(message.find(workers + " (ordered); start every rank alike"), std::string::npos) << message;
+  }
+}
+
 }  // namespace
 }  // namespace syncbn
