@@ -2,11 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "support/temp_dir.hpp"
 #include "syncbn/train/trainer.hpp"
@@ -27,6 +31,7 @@ class TrainingRules : public testing::Test {
     request.config = load_config("quickstart", overrides);
     request.run_dir = dir_ / name;
     request.resume = resume;
+    request.watch = watch_;
     WorldOptions options;
     options.workers = request.config.workers;
     World world = World::threads(options);
@@ -39,6 +44,7 @@ class TrainingRules : public testing::Test {
   }
 
   TempDir dir_;
+  std::function<void(const ProgressState&)> watch_;
 };
 
 TEST_F(TrainingRules, ClippingShortensTheGradientToItsLimit) {
@@ -60,6 +66,31 @@ TEST_F(TrainingRules, ClippingShortensTheGradientToItsLimit) {
   }
 }
 
+TEST_F(TrainingRules, AGradientThatIsNotFiniteIsNotClipped) {
+  // Outputs of 0 behind two layers of huge weights: a finite loss whose gradient overflows.
+  std::vector<std::string> keys = {
+      "norm.type=none", "train.steps=2", "optimizer.lr=1e-30", "optimizer.clip_norm=1",
+      "model.layers=[{type: flatten}, {type: linear, out: 8}, {type: linear, out: 8}, {type: linear, out: 10}]"};
+  run("finite", keys);
+  SafetensorsFile huge;
+  const SafetensorsFile finite = weights("finite");
+  for (const auto& [name, tensor] : finite.tensors) {
+    std::vector<float> values(finite.f32(name, tensor.shape).size(), 0);
+    if (tensor.shape == std::vector<std::int64_t>{8, 8}) std::fill(values.begin(), values.end(), 1e30f);
+    if (tensor.shape == std::vector<std::int64_t>{10, 8}) std::fill_n(values.begin(), 8, 1e30f);  // of one class
+    huge.put_f32(name, tensor.shape, values);
+  }
+  write_file_durably(dir_ / "huge.safetensors", huge.serialize());
+  keys.push_back("model.weights=" + (dir_ / "huge.safetensors"));
+  try {
+    run("huge", keys);
+    FAIL() << "no error";
+  } catch (const Diverged& e) {
+    EXPECT_EQ(std::string(e.what()).find("the gradient of step 1 is not finite; it has changed no weight"), 0u)
+        << e.what();
+  }
+}
+
 /// Weights that stay as they are, and are as good after each epoch.
 const std::vector<std::string> kStill = {"optimizer.lr=1e-30", "norm.type=none", "checkpoint.keep=9",
                                          "checkpoint.every=epoch"};
@@ -78,6 +109,39 @@ TEST_F(TrainingRules, OfEqualsTheFirstIsTheBestAlsoAfterAResume) {
   const std::string metrics = slurp(dir_ / "equal/metrics.jsonl");
   run("equal", keys, true);
   EXPECT_EQ(slurp(dir_ / "equal/metrics.jsonl"), metrics);
+}
+
+TEST_F(TrainingRules, ACheckpointThatFailsEndsTheTrainingInMidRun) {
+  std::int64_t done = 0;
+  watch_ = [&](const ProgressState& state) {
+    done = state.done;
+    if (done > 2) std::this_thread::sleep_for(std::chrono::milliseconds(50));  // for the disk to fail
+    if (done != 2) return;
+    std::error_code ignored;
+    std::filesystem::remove_all(dir_ / "run/checkpoints", ignored);
+    spit(dir_ / "run/checkpoints", "no folder");
+  };
+  try {
+    run("run", {"train.steps=12", "checkpoint.every=2", "checkpoint.keep_best=false"});
+    FAIL() << "no error";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("run/checkpoints: Not a directory"), std::string::npos) << e.what();
+  }
+  EXPECT_LT(done, 12);
+}
+
+// As an older version leaves it whose training was meant to be longer.
+TEST_F(TrainingRules, ACheckpointOfTheEndWithoutItsEvaluationIsEvaluated) {
+  const std::vector<std::string> keys = {"train.steps=2"};
+  const TrainResult whole = run("run", keys);
+  CheckpointStore store(dir_ / "run", 1, false);
+  TrainingState saved = *store.load_newest(nullptr);
+  saved.scalars.at("last_evaluation") = "1";
+  saved.scalars.erase("evaluation.running");
+  store.save(saved, false);
+  const TrainResult again = run("run", keys, true);
+  ASSERT_EQ(again.evaluations.size(), 1u);
+  EXPECT_EQ(again.loss, whole.loss);
 }
 
 TEST_F(TrainingRules, AResumeBeforeTheFirstCheckpointStartsFromTheGivenWeights) {
