@@ -1,0 +1,70 @@
+// Which trials rank 0 starts, and when; nothing is trained.
+
+#include "study/coordinator.hpp"
+
+#include <gtest/gtest.h>
+
+#include "support/temp_dir.hpp"
+
+namespace syncbn {
+namespace {
+
+class StudyCoordinator : public testing::Test {
+ protected:
+  void prepare(const std::string& study) {
+    request_.study = parse_study(
+        "base: quickstart\nset: {workers: 1, data.train_limit: 20, data.test_limit: 10}\n" + study, "my.yaml", {});
+    request_.dir = dir_ / "study";
+    request_.threads_per_rank = 4;
+  }
+  /// What this rank is asked to train.
+  std::vector<Note> started() {
+    std::vector<Note> notes;
+    while (const auto letter = teams_.receive()) notes.push_back(Note::parse(letter->text));
+    return notes;
+  }
+  static void end(Coordinator& coordinator, const Note& started) {
+    coordinator.take({{"is", "ended"}, {"job", started.at("job")}, {"how", "diverged"}, {"message", "so"}}, 0);
+  }
+
+  TempDir dir_;
+  Teams teams_;
+  StudyRequest request_;
+};
+
+TEST_F(StudyCoordinator, RunsAtOnceWhatFitsIntoTheMemory) {
+  prepare("seeds: 3\n");
+  const std::int64_t of_one = resolve(request_.study).at(0).memory_bytes;
+  ASSERT_GT(of_one, 0);
+  const std::vector<std::pair<std::int64_t, std::size_t>> cases = {
+      {0, 3}, {1, 1}, {2 * of_one - 1, 1}, {2 * of_one, 2}, {3 * of_one, 3}};
+  for (const auto& [memory_bytes, at_once] : cases) {
+    std::filesystem::remove_all(request_.dir);
+    request_.memory_bytes = memory_bytes;
+    Coordinator coordinator(request_, teams_);
+    coordinator.assign();
+    const std::vector<Note> first = started();
+    ASSERT_EQ(first.size(), at_once) << memory_bytes;
+    end(coordinator, first[0]);
+    coordinator.assign();
+    EXPECT_EQ(started().size(), at_once < 3 ? 1u : 0u) << memory_bytes;
+  }
+}
+
+TEST_F(StudyCoordinator, StartsSearchesBeforeLongerTrials) {
+  prepare("vary: {grid: {train.epochs: [9, 1]}}\nlearning_rate: {search: [0.5, 1]}\nseeds: 1\n");
+  request_.jobs = 1;
+  Coordinator coordinator(request_, teams_);
+  std::vector<std::string> order;
+  for (coordinator.assign(); !coordinator.finished(); coordinator.assign()) {
+    const Note note = started().at(0);
+    const auto settings = note.at("settings").get<std::vector<std::pair<std::string, std::string>>>();
+    const bool search = settings.back().second == std::to_string(request_.study.lr_seed);
+    order.push_back(settings.front().second + (search ? " search" : ""));
+    end(coordinator, note);
+  }
+  EXPECT_EQ(order, (std::vector<std::string>{"9 search", "9 search", "1 search", "1 search", "9", "1"}));
+}
+
+}  // namespace
+}  // namespace syncbn
