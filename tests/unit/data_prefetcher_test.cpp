@@ -28,6 +28,27 @@ TEST_P(PrefetcherThreads, HandOnWhatFailedInTheBackground) {
       EXPECT_EQ(message_of(ExitCode::bad_data, [&] { prefetcher.next(consumer); }), "the disk is gone");
 }
 
+/// Consumers are told of the same error in every run: the one they would have met without threads.
+TEST(Prefetcher, OfTwoErrorsReportsThatOfTheEarlierBatch) {
+  for (const int hasty : {0, 1}) {
+    std::atomic<int> begun{0}, failed{0};
+    Prefetcher prefetcher(2, 1, 2, [&](std::int64_t, int consumer, Batch&) {
+      const auto wait_for = [](const std::atomic<int>& count, int wanted) {
+        while (count < wanted) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      };
+      ++begun;
+      wait_for(begun, 2);
+      if (consumer != hasty) wait_for(failed, 1), std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      ++failed;
+      throw Error("batch " + std::to_string(consumer), ExitCode::bad_data);
+    });
+    while (failed < 2) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    for (const int consumer : {1, 0})
+      ASSERT_EQ(message_of(ExitCode::bad_data, [&] { prefetcher.next(consumer); }), "batch 0");
+  }
+}
+
 TEST_P(PrefetcherThreads, RunAheadButNotTooFar) {
   std::atomic<std::int64_t> filled{0};
   Prefetcher prefetcher(1, 3, GetParam(), [&](std::int64_t, int, Batch&) { ++filled; });
