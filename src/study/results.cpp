@@ -211,7 +211,7 @@ StudyDirectory::StudyDirectory(std::string path) : path_(std::move(path)) {
     throw Error(fmt::format("{} is not empty, and holds no study; choose another --output", path_), ExitCode::usage);
   }
   make_folder(path_ + "/trials");
-  lock_ = lock_folder(path_);
+  lock_ = std::make_shared<const FolderLock>(path_);
 }
 
 std::string StudyDirectory::folder_of(const std::string& hash, const std::string& label, std::uint64_t seed) const {
@@ -261,6 +261,7 @@ Outcome StudyDirectory::read_summary(const std::string& folder) const {
 }
 
 void StudyDirectory::write_outcome(const std::string& folder, const Outcome& outcome) const {
+  lock_->require_held();
   const std::string path = path_ + "/" + folder;
   make_folder(path);  // a trial may have failed before it had one
   write_text(path + kOutcome, outcome_json(outcome).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
@@ -283,10 +284,12 @@ void StudyDirectory::write_plan(const Results& r) const {
                   {"interval_below", r.interval_below},
                   {"dimensions", dimensions},
                   {"trials", trials}};
+  lock_->require_held();
   write_text(path_ + kPlan, plan.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 void StudyDirectory::write_tables(const Results& results) const {
+  lock_->require_held();
   write_text(path_ + "/trials.csv", to_csv(results));
   write_text(path_ + "/trials.jsonl", to_jsonl(results));
 }

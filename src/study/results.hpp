@@ -10,7 +10,7 @@
 
 #include "study/plan.hpp"
 #include "syncbn/study/study.hpp"
-#include "train/durable_file.hpp"
+#include "train/folder_lock.hpp"
 
 namespace syncbn {
 
@@ -97,7 +97,7 @@ class StudyDirectory {
 
  private:
   std::string path_;
-  std::shared_ptr<const Descriptor> lock_;
+  std::shared_ptr<const FolderLock> lock_;
 };
 
 /// Reads study.json and the outcomes beside it. Throws Error(usage) when DIR holds no study.

@@ -11,6 +11,7 @@
 
 #include "syncbn/core/error.hpp"
 #include "train/durable_file.hpp"
+#include "train/folder_lock.hpp"
 #include "train/manifest.hpp"
 
 namespace syncbn {
@@ -95,11 +96,13 @@ void unlink_if_present(FileSystem& files, const std::string& path) {
 
 }  // namespace
 
-CheckpointStore::CheckpointStore(std::string dir, int keep_last, bool keep_best, std::shared_ptr<FileSystem> files)
+CheckpointStore::CheckpointStore(std::string dir, int keep_last, bool keep_best, std::shared_ptr<FileSystem> files,
+                                 std::shared_ptr<const FolderLock> lock)
     : dir_(std::move(dir) + "/checkpoints"),
       keep_last_(keep_last),
       keep_best_(keep_best),
-      files_(files ? std::move(files) : std::make_shared<FileSystem>()) {
+      files_(files ? std::move(files) : std::make_shared<FileSystem>()),
+      lock_(std::move(lock)) {
   if (keep_last < 1) {
     throw Error(fmt::format("checkpoint.keep = {} must be at least 1", keep_last), ExitCode::usage);
   }
@@ -116,6 +119,7 @@ std::vector<std::int64_t> CheckpointStore::steps() const {
 }
 
 void CheckpointStore::save(const TrainingState& state, bool is_best, const std::vector<std::string>& logs) {
+  require_own();
   remove_debris();
   const std::vector<std::byte> model = state.model.serialize(), optimizer = state.optimizer.serialize();
   Manifest manifest{state.step, is_best, {{kModel, describe(model)}, {kOptimizer, describe(optimizer)}}, state.scalars};
@@ -136,6 +140,7 @@ void CheckpointStore::save(const TrainingState& state, bool is_best, const std::
     make_folder_durably(*files_, folder);
     write_file_durably(*files_, folder + "/" + kModel, model);
     write_file_durably(*files_, folder + "/" + kOptimizer, optimizer);
+    require_own();
     write_file_durably(*files_, folder + "/" + kManifest, std::as_bytes(std::span(text)));
   } catch (const Error& e) {
     if (!same) {
@@ -150,7 +155,12 @@ void CheckpointStore::save(const TrainingState& state, bool is_best, const std::
   prune(state.step);
 }
 
+void CheckpointStore::require_own() const {
+  if (lock_) lock_->require_held();
+}
+
 void CheckpointStore::remove(const std::string& folder) {
+  require_own();
   // Without its manifest a checkpoint does not exist; that must be durable before its files go.
   if (path_exists(folder + "/" + kManifest)) {
     unlink_if_present(*files_, folder + "/" + kManifest);

@@ -13,6 +13,7 @@
 namespace syncbn {
 
 class FileSystem;
+class FolderLock;
 
 /// Commits files so that after a crash at any point the new content or the old one is there, never a mix: write
 /// NAME.tmp, fsync it, rename, fsync the directory. Throws Error naming path and errno's text; leaves no debris.
@@ -34,8 +35,10 @@ struct TrainingState {
 /// best, its own hash). A checkpoint exists when its manifest does. Used by one process (the one of worker 0).
 class CheckpointStore {
  public:
-  /// `dir`: the run directory; nothing is touched yet. `files` lets tests make system calls fail.
-  CheckpointStore(std::string dir, int keep_last, bool keep_best, std::shared_ptr<FileSystem> files = nullptr);
+  /// `dir`: the run directory; nothing is touched yet. `files` lets tests make system calls fail. With `lock`, which is
+  /// the directory's, nothing is committed or removed once that is another's.
+  CheckpointStore(std::string dir, int keep_last, bool keep_best, std::shared_ptr<FileSystem> files = nullptr,
+                  std::shared_ptr<const FolderLock> lock = nullptr);
 
   /// Writes and commits; then removes what is neither among the last k, nor the newest one marked as best, and what is
   /// newer than this step (a resume goes on from behind only when the newer ones are damaged). A step saved twice with
@@ -61,6 +64,8 @@ class CheckpointStore {
   void remove_debris();
 
  private:
+  static TrainingState load_weights(const std::string& path);
+  void require_own() const;
   void remove(const std::string& folder);
   void prune(std::int64_t saved);
   std::int64_t best_of(const std::vector<std::int64_t>& steps) const;
@@ -69,6 +74,7 @@ class CheckpointStore {
   int keep_last_;
   bool keep_best_;
   std::shared_ptr<FileSystem> files_;
+  std::shared_ptr<const FolderLock> lock_;
 };
 
 }  // namespace syncbn

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <memory>
 #include <string>
 
 #include "train/durable_file.hpp"
@@ -12,8 +11,18 @@ inline constexpr const char* kLockName = ".lock";
 /// Creates a folder and its parents where they are missing. Throws Error.
 void make_folder(const std::string& path);
 
-/// Holds FOLDER/.lock until the last copy is gone. Throws Error(usage) naming the process that holds it, if another
-/// does.
-std::shared_ptr<const Descriptor> lock_folder(const std::string& path);
+/// A folder's FOLDER/.lock, held by this process.
+class FolderLock {
+ public:
+  /// Throws Error(usage) naming the process that holds it, if another does.
+  explicit FolderLock(const std::string& folder);
+  /// Throws Error where the folder has been removed, or taken over by a process that has made it anew: the lock is that
+  /// of a file, and what is written goes by name.
+  void require_held() const;
+
+ private:
+  std::string folder_, name_;
+  Descriptor file_;
+};
 
 }  // namespace syncbn

@@ -152,7 +152,7 @@ RunDirectory RunDirectory::create(const std::string& path, const std::string& co
                                   const std::vector<std::string>& overrides, const std::vector<std::string>& command) {
   require_usable(path, false);
   make_folder(path);
-  auto lock = lock_folder(path);
+  auto lock = std::make_shared<const FolderLock>(path);
   require_usable(path, false);  // another process may have run to its end since
   return start(path, std::move(lock), config_yaml, overrides, command);
 }
@@ -160,7 +160,7 @@ RunDirectory RunDirectory::create(const std::string& path, const std::string& co
 RunDirectory RunDirectory::resume(const std::string& path, const Config& given,
                                   const std::vector<std::string>& overrides, const std::vector<std::string>& command) {
   make_folder(path);
-  auto lock = lock_folder(path);
+  auto lock = std::make_shared<const FolderLock>(path);
   if (is_fresh(path)) return start(path, std::move(lock), to_yaml(given), overrides, command);
   const std::string config = path + "/" + kConfig;
   if (!path_exists(config)) {
@@ -174,7 +174,7 @@ RunDirectory RunDirectory::resume(const std::string& path, const Config& given,
   return start(path, std::move(lock), to_yaml(given), overrides, command);
 }
 
-RunDirectory RunDirectory::start(std::string path, std::shared_ptr<const Descriptor> lock,
+RunDirectory RunDirectory::start(std::string path, std::shared_ptr<const FolderLock> lock,
                                  const std::string& config_yaml, const std::vector<std::string>& overrides,
                                  const std::vector<std::string>& command) {
   RunDirectory run(std::move(path), std::move(lock));
@@ -193,10 +193,12 @@ void RunDirectory::record_start(const std::string& config_yaml, const std::vecto
 }
 
 void RunDirectory::append_metrics(const std::string& json_line) {
+  lock_->require_held();
   append_line(file(kMetrics), json_line);
 }
 
 void RunDirectory::append_probes(const std::string& json_lines) {
+  lock_->require_held();
   append_to_file(file(kProbes), json_lines);
 }
 
@@ -209,7 +211,13 @@ std::vector<std::string> RunDirectory::logs() const {
   return {file(kMetrics), file(kProbes)};
 }
 
+void RunDirectory::write_weights(std::span<const std::byte> bytes) {
+  lock_->require_held();
+  write_file_durably(file("final.safetensors"), bytes);
+}
+
 void RunDirectory::write_summary(const std::string& json) {
+  lock_->require_held();
   write_text(file("summary.json"), json);
 }
 

@@ -79,7 +79,8 @@ void TrainingRun::open_directory(const TrainRequest& request) {
     directory_ = request.resume
                      ? RunDirectory::resume(request.run_dir, config, request.overrides, request.command)
                      : RunDirectory::create(request.run_dir, to_yaml(config), request.overrides, request.command);
-    checkpoints_.emplace(directory_->path(), request.config.checkpoint.keep, request.config.checkpoint.keep_best);
+    checkpoints_.emplace(directory_->path(), request.config.checkpoint.keep, request.config.checkpoint.keep_best,
+                         nullptr, directory_->lock());
   });
 }
 
@@ -239,7 +240,7 @@ TrainResult TrainingRun::finish() {
   result.images_per_second = reporter_->images_per_second();
   reporter_->finish();
   if (result.stopped) return result;
-  write_file_durably(directory_->file("final.safetensors"), store_model(state_).serialize());
+  directory_->write_weights(store_model(state_).serialize());
   // Of a run that had ended before, the summary tells more than what this start has seen.
   if (first_step_ == experiment_.total_steps && path_exists(directory_->file("summary.json"))) return result;
   directory_->write_summary(summary_json(result, experiment_, world_, backend_, request_.command));

@@ -1,5 +1,6 @@
 #include "train/run_directory.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "support/checkpoint_states.hpp"
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/config.hpp"
@@ -170,6 +172,38 @@ TEST(RunDirectory, TheLockDiesWithItsProcess) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   ASSERT_EQ(status, 0);
   resume(dir / "run");
+}
+
+TEST(RunDirectory, OneThatAnotherRunHasTakenOverIsLeftAlone) {
+  const TempDir dir;
+  RunDirectory first = create(dir / "run");
+  CheckpointStore checkpoints(dir / "run", 1, true, nullptr, first.lock());
+  first.append_metrics("{}");
+  checkpoints.save(training_state(5), false);
+  std::filesystem::remove_all(dir / "run");
+  const auto refuses_to_write = [&] {
+    const std::vector<std::function<void()>> writers = {
+        [&] { first.append_metrics("{}"); }, [&] { first.append_probes("{}\n"); }, [&] { first.write_weights({}); },
+        [&] { first.write_summary("{}"); }, [&] { checkpoints.save(training_state(6), false); }};
+    for (const auto& write : writers) {
+      try {
+        write();
+        ADD_FAILURE() << "no error";
+      } catch (const Error& e) {
+        EXPECT_THAT(e.what(), testing::HasSubstr(dir / "run has been removed, or taken over by another run"));
+      }
+    }
+  };
+  refuses_to_write();
+  EXPECT_FALSE(std::filesystem::exists(dir / "run"));
+
+  RunDirectory second = create(dir / "run");
+  second.append_metrics(R"({"step":1})");
+  CheckpointStore(dir / "run", 1, true, nullptr, second.lock()).save(training_state(9), false);
+  const std::set<std::string> whole = tree_of(dir / "run");
+  refuses_to_write();
+  EXPECT_EQ(tree_of(dir / "run"), whole);
+  EXPECT_EQ(slurp(second.file("metrics.jsonl")), "{\"step\":1}\n");
 }
 
 TEST(RunDirectory, OfManyStartsAtOnceExactlyOneWins) {
