@@ -23,14 +23,15 @@ ExitCode run_eval(const EvalOptions& options) {
     }
     return read;
   });
-  // On one rank, because the run may go on meanwhile.
   const std::string weights = job.on_rank_zero([&] {
     if (options.weights.empty()) {
       CheckpointStore::require_ended(options.config);
       return options.config + "/final.safetensors";
     }
     const bool word = run_dir && (options.weights == "best" || options.weights == "last");
-    return CheckpointStore::resolve(word ? options.config + "/" + options.weights : options.weights);
+    const std::string path = word ? options.config + "/" + options.weights : options.weights;
+    CheckpointStore::resolve(path);  // says that there is none; the run may go on, so that only reading it tells which
+    return path;
   });
 
   World world = job.make_world(config);

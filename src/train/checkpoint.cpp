@@ -250,8 +250,8 @@ std::string CheckpointStore::resolve(const std::string& path) {
               ExitCode::bad_data);
 }
 
-TrainingState CheckpointStore::load(const std::string& named) {
-  const std::string path = resolve(named);
+/// load() of a path as it is.
+TrainingState CheckpointStore::load_weights(const std::string& path) {
   std::error_code error;
   if (fs::exists(path + "/checkpoints", error)) require_ended(path);
   if (fs::is_directory(path, error) && !path_exists(path + "/final.safetensors")) {
@@ -265,6 +265,19 @@ TrainingState CheckpointStore::load(const std::string& named) {
   const std::string file = fs::is_directory(path, error) ? path + "/final.safetensors" : path;
   state.model = SafetensorsFile::parse(read_file(file, kNoLimit), file);
   return state;
+}
+
+TrainingState CheckpointStore::load(const std::string& named) {
+  for (std::string path = resolve(named);;) {
+    try {
+      return load_weights(path);
+    } catch (const Error&) {
+      // The run goes on, perhaps: what was its newest or best is gone, and another one is that now.
+      const std::string now = resolve(named);
+      if (now == path) throw;
+      path = now;
+    }
+  }
 }
 
 }  // namespace syncbn

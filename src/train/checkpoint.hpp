@@ -49,7 +49,7 @@ class CheckpointStore {
   /// the one before is used. nullopt if there is none at all.
   std::optional<TrainingState> load_newest(std::vector<std::string>* refused) const;
   /// What a user names: a checkpoint's folder, or a .safetensors file or the folder of a run that has ended (these fill
-  /// `model` only), or what resolve() knows.
+  /// `model` only), or what resolve() knows, also while the run goes on and replaces it.
   static TrainingState load(const std::string& path);
   /// The folder of a run's checkpoint: RUN/best is the one that is marked as the best, RUN/last the newest. Other
   /// paths, and what has such a name itself, stay as they are. Throws Error(bad_data) if the run has no such

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <set>
+#include <thread>
 
 #include "support/checkpoint_states.hpp"
 #include "support/temp_dir.hpp"
@@ -153,6 +155,27 @@ TEST(Checkpoint, ForgedManifestsAreRefused) {
   std::vector<std::string> refused;
   EXPECT_FALSE(store.load_newest(&refused));
   EXPECT_NE(refused.at(0).find("lists other files"), std::string::npos);
+}
+
+TEST(Checkpoint, TheLastOneIsReadWhileTheRunReplacesIt) {
+  const TempDir dir;
+  CheckpointStore store(dir.path(), 1, false);
+  store.save(training_state(1), false);
+  std::atomic<bool> ended = false;
+  std::thread run([&] {
+    for (int step = 2; step <= 100; ++step) store.save(training_state(step), false);
+    ended = true;
+  });
+  try {
+    for (std::int64_t last = 0; !ended;) {
+      const std::int64_t step = CheckpointStore::load(dir / "last").step;
+      EXPECT_GE(step, last);
+      last = step;
+    }
+  } catch (const Error& e) {
+    ADD_FAILURE() << e.what();
+  }
+  run.join();
 }
 
 TEST(Checkpoint, LoadsWhatTheUserNames) {
