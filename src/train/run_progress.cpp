@@ -13,6 +13,7 @@ namespace {
 constexpr const char* kSeed = "seed";
 constexpr const char* kData = "data";
 constexpr const char* kMachines = "machines";
+constexpr const char* kExperiment = "experiment";
 constexpr const char* kUpdates = "updates";
 constexpr const char* kBestAccuracy = "best_accuracy";
 constexpr const char* kLastEvaluation = "last_evaluation";
@@ -41,6 +42,7 @@ std::map<std::string, std::string> RunProgress::scalars() const {
   scalars[kSeed] = std::to_string(seed);
   scalars[kData] = data;
   if (!machines.empty()) scalars[kMachines] = machines;
+  scalars[kExperiment] = experiment;
   scalars[kUpdates] = std::to_string(updates);
   scalars[kBestAccuracy] = write_exact(best_accuracy);
   scalars[kLastEvaluation] = std::to_string(last_evaluation);
@@ -55,6 +57,7 @@ RunProgress RunProgress::of(const TrainingState& saved, const std::vector<std::s
   if (const auto seed = scalars.find(kSeed); seed != scalars.end()) p.seed = std::stoull(seed->second);
   p.data = scalars.at(kData);
   if (const auto machines = scalars.find(kMachines); machines != scalars.end()) p.machines = machines->second;
+  if (const auto experiment = scalars.find(kExperiment); experiment != scalars.end()) p.experiment = experiment->second;
   p.updates = std::stoll(scalars.at(kUpdates));
   p.best_accuracy = read_exact(scalars.at(kBestAccuracy));
   p.last_evaluation = std::stoll(scalars.at(kLastEvaluation));

@@ -14,8 +14,9 @@ namespace syncbn {
 struct RunProgress {
   // What the checkpoint belongs to; the weights of another experiment must not go on from it.
   std::uint64_t seed = 0;
-  std::string data;      ///< Experiment::data_fingerprint
-  std::string machines;  ///< norm.group = node: workers of each, "2+2"; else empty
+  std::string data;        ///< Experiment::data_fingerprint
+  std::string machines;    ///< norm.group = node: workers of each, "2+2"; else empty
+  std::string experiment;  ///< SHA-256 of changes_yaml(), which later versions with more keys keep
 
   std::int64_t steps_done = 0;
   std::int64_t updates = 0;                      ///< that the optimizer has counted

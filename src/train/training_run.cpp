@@ -9,6 +9,7 @@
 #include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <utility>
 
 #include "core/console.hpp"
@@ -16,6 +17,7 @@
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/durable_file.hpp"
+#include "train/manifest.hpp"
 #include "train/rank_zero.hpp"
 #include "train/state_io.hpp"
 #include "train/summary.hpp"
@@ -124,6 +126,11 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
 
 /// Throws where going on from `saved` would give other results than going on where it was saved.
 void TrainingRun::require_same_surroundings(const RunProgress& saved) const {
+  if (saved.experiment != progress_.experiment && !saved.experiment.empty())  // earlier versions did not write it
+    throw Error(fmt::format("{} was made by another experiment than {}: its configuration differs in more than where "
+                            "and how it runs; remove it, or start afresh with another output.dir",
+                            CheckpointStore(request_.run_dir, 1, false).folder_of(saved.steps_done), request_.run_dir),
+                ExitCode::bad_data);
   if (saved.data != progress_.data)
     throw Error(fmt::format("the checkpoint in {} was made with other data ({}; now {}); point data.path at the same "
                             "files, or start afresh with another output.dir",
@@ -179,6 +186,8 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
 void TrainingRun::begin() {
   progress_.seed = experiment_.config.seed;
   progress_.data = experiment_.data_fingerprint;
+  const std::string changes = changes_yaml(experiment_.config);
+  progress_.experiment = sha256(std::as_bytes(std::span(changes)));
   if (const Config::Norm& norm = experiment_.config.norm; norm.group == "node")
     progress_.machines = fmt::format("{}", fmt::join(norm_groups(world_, norm), "+"));
   const std::optional<TrainingState> saved = request_.resume ? newest_checkpoint() : std::nullopt;

@@ -41,6 +41,29 @@ TEST(CliRun, ItsBestAndItsLastCheckpointHaveNames) {
   EXPECT_TRUE(contains(none.err, "runs/tiny has no checkpoint yet")) << none.err;
 }
 
+TEST(CliRun, ACheckpointOfAnotherExperimentIsRefused) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const auto train = [&](const std::string& dir, const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"train", "tiny.yaml", "output.dir=" + dir, "train.eval_every=0"};
+    words.insert(words.end(), more.begin(), more.end());
+    return s.syncbn(words);
+  };
+  const std::string newest = "/checkpoints/step-000000018";
+  ASSERT_EQ(train("one", {"threads=1"}).code, 0);
+  ASSERT_EQ(train("other", {"optimizer.lr=0.03"}).code, 0);
+  // What only concerns how it runs may differ.
+  EXPECT_EQ(train("one", {"threads=2", "checkpoint.keep=3", "--resume"}).code, 0);
+  std::filesystem::rename(s.file("one" + newest), s.file("kept"));
+  std::filesystem::rename(s.file("other" + newest), s.file("one" + newest));
+  const Outcome refused = train("one", {"--resume"});
+  EXPECT_EQ(refused.code, 65) << refused.err;
+  EXPECT_TRUE(contains(refused.err, "one" + newest + " was made by another experiment than one: ")) << refused.err;
+  std::filesystem::remove_all(s.file("one" + newest));
+  std::filesystem::rename(s.file("kept"), s.file("one" + newest));
+  EXPECT_EQ(train("one", {"--resume"}).code, 0);
+}
+
 TEST(CliRun, AResumeSaysWhatIsLostOfTheMetrics) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);
