@@ -40,7 +40,8 @@ void handle_crash(int signal) {
   const int file = ::open(crash_path.data(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   write_text(STDERR_FILENO, crash_line.data());
   write_text(STDERR_FILENO, sigabbrev_np(signal));
-  if (signal == SIGBUS) write_text(STDERR_FILENO, " (was a data file cut short or its disk lost while in use?)");
+  if (signal == SIGBUS)
+    write_text(STDERR_FILENO, " (was a data file cut short or its disk lost while in use, or is /dev/shm full?)");
   if (file >= 0) {
     write_text(STDERR_FILENO, "; see ");
     write_text(STDERR_FILENO, crash_path.data());

@@ -306,8 +306,8 @@ TEST(CliTrain, ALastBatchWithoutVarianceIsRefusedAtTheStart) {
 TEST(CliTrain, ACrashLeavesABacktrace) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);
-  for (const auto& [signal, said] : {std::pair(SIGSEGV, "crashed: SIGSEGV; see "),
-                                     std::pair(SIGBUS, "crashed: SIGBUS (was a data file cut short")}) {
+  for (const auto& [signal, said] :
+       {std::pair(SIGSEGV, "crashed: SIGSEGV; see "), std::pair(SIGBUS, "in use, or is /dev/shm full?); see ")}) {
     const Outcome o = s.signalled({"train", "tiny.yaml", "train.steps=100000"}, "runs/tiny/metrics.jsonl", signal);
     EXPECT_EQ(o.code, 128 + signal);
     EXPECT_TRUE(contains(o.err, said)) << o.err;
