@@ -153,23 +153,31 @@ in_container() {
 # Runs mpirun. At SIGTERM or Ctrl-C it would leave its ranks a second and end with 1; so that they can save a checkpoint
 # and it ends with 75, it gets SIGUSR1 instead, which it passes on to them. The second time it gets SIGTERM.
 run_mpirun() { # ARGUMENT...
-  local pid asked=
+  local pid='' asked='' stopping=''
+  trap stop_mpirun INT TERM
+  trap 'stopping=yes' HUP
+  trap '' USR1 # inherited: it must not end an mpirun that is not ready for it yet
   set -m # a process group of its own: what is typed at the terminal comes here only
   mpirun "$@" < /dev/null &
   pid=$!
   set +m
-  trap stop_mpirun INT TERM
-  trap 'kill -USR1 $pid || :' USR1 HUP
+  trap 'stopping=yes' USR1
   # It stops and continues its ranks, but not itself.
   trap 'kill -TSTP $pid && kill -STOP $$ && kill -CONT $pid || :' TSTP
-  while kill -0 "$pid" 2> /dev/null; do wait "$pid" || :; done
+  while kill -0 "$pid" 2> /dev/null; do
+    if [ -z "$stopping" ]; then
+      wait "$pid" || :
+    else # not at once, because it ends ranks that have just been started; again and again, because it may be lost
+      sleep 0.5 || :
+      kill -USR1 "$pid" 2> /dev/null || :
+    fi
+  done
   wait "$pid"
 }
 
 stop_mpirun() {
   if [ -z "$asked" ]; then
-    asked=yes
-    kill -USR1 "$pid" || :
+    asked=yes stopping=yes
     note "${0##*/}: stopping after this step; once more to stop at once"
   else
     kill -TERM "$pid" || :

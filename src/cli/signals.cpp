@@ -11,6 +11,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "cli/launch.hpp"
 #include "syncbn/train/trainer.hpp"
 
 namespace syncbn::cli {
@@ -81,11 +82,11 @@ void ignore_write_signals() {
   for (const int signal : {SIGPIPE, SIGXFSZ}) set_handler(signal, SIG_IGN, 0);
 }
 
-void stop_on_signals(bool speaks) {
+void stop_on_signals() {
   for (const int signal : {SIGTERM, SIGUSR1}) set_handler(signal, handle_stop, SA_RESTART);
   if (!is_ignored(SIGHUP)) set_handler(SIGHUP, handle_stop, SA_RESTART);  // else nohup: the terminal may go
   if (is_ignored(SIGINT)) return;  // started in the background of a script: Ctrl-C is for others
-  if (speaks) interrupt_answer = "\nsyncbn: stopping after this step; once more to stop at once\n";
+  if (detect_launcher().rank == 0) interrupt_answer = "\nsyncbn: stopping after this step; once more to stop at once\n";
   set_handler(SIGINT, handle_stop, SA_RESTART | SA_RESETHAND);
 }
 

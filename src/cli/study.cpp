@@ -114,6 +114,7 @@ void require_report_file(const std::string& path) {
 }  // namespace
 
 ExitCode run_study(const StudyOptions& options) {
+  if (!options.dry_run) stop_on_signals();  // a request to stop may come at once
   const Job job;
   start_logging(job.rank(), false);
   StudyRequest request;
@@ -132,7 +133,6 @@ ExitCode run_study(const StudyOptions& options) {
                                                    static_cast<double>(machines.size()));
   request.jobs = options.jobs;
   request.command = options.command;
-  stop_on_signals(job.first());
 
   const auto teams = job.make_teams();
   StudyResult result;

@@ -48,6 +48,7 @@ void print_result(const TrainResult& result, const std::string& split, const std
 }  // namespace
 
 ExitCode run_train(const TrainOptions& options) {
+  stop_on_signals();  // a request to stop may come at once
   const Job job;
   start_logging(job.rank(), options.log_ranks);
   TrainRequest request;
@@ -67,7 +68,6 @@ ExitCode run_train(const TrainOptions& options) {
   request.command = options.command;
   log_to_run_directory(job.rank(), request.run_dir);
   report_crashes(job.rank(), request.run_dir);
-  stop_on_signals(job.first());
 
   World world = job.make_world(request.config);
   spdlog::info(sizes_line(request.config, world.ranks(), world.threads()));
