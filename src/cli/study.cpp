@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <new>
 #include <set>
 
@@ -15,6 +14,7 @@
 #include "cli/run_path.hpp"
 #include "cli/signals.hpp"
 #include "core/console.hpp"
+#include "study/available_memory.hpp"
 #include "study/plan.hpp"
 #include "syncbn/study/report.hpp"
 
@@ -28,28 +28,6 @@ std::string time_text(double seconds) {
   if (seconds < 90) return fmt::format("{:.0f} s", seconds);
   if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
   return fmt::format("{:.1f} h", seconds / 3600);
-}
-
-/// Memory that this host can still give, in bytes; 0 when the system does not say.
-std::int64_t available_memory() {
-  std::int64_t bytes = 0;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string name, unit; meminfo >> name;) {
-    std::int64_t kib = 0;
-    if (name == "MemAvailable:" && meminfo >> kib) bytes = kib * 1024;
-    std::getline(meminfo, unit);
-  }
-  // A container may have less (control groups, version 2).
-  std::int64_t limit = 0, used = 0;
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    std::ifstream stat("/sys/fs/cgroup/memory.stat");
-    std::int64_t count = 0;
-    for (std::string name; stat >> name >> count;) {
-      if (name == "inactive_file") used -= count;  // of files, given back on demand
-    }
-    bytes = std::clamp<std::int64_t>(limit - used, 1, bytes);
-  }
-  return bytes;
 }
 
 void print_plan(const Study& study, int cores) {
