@@ -9,6 +9,7 @@
 
 #include "cli/cores.hpp"
 #include "cli/log.hpp"
+#include "core/console.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/explain.hpp"
 
@@ -94,7 +95,7 @@ std::string Job::on_rank_zero(const std::function<std::string()>& what) const {
       code = e.code();
       spdlog::error(e.what());
     } catch (const std::exception& e) {
-      spdlog::error(e.what());
+      spdlog::error(message_of(e));
     }
     plain_.broadcast(std::string(1, static_cast<char>(code)));
     throw ReportedByRankZero(code);
@@ -157,10 +158,10 @@ void run_guarded(const World& world, const std::function<void()>& work) {
   try {
     work();
   } catch (const std::exception& e) {
-    record_failure(e.what());
+    record_failure(message_of(e));
     if (world.ranks() == 1) throw;
     const auto* error = dynamic_cast<const Error*>(&e);
-    world.abort(e.what(), error == nullptr ? ExitCode::failure : error->code());
+    world.abort(message_of(e), error == nullptr ? ExitCode::failure : error->code());
   }
 }
 

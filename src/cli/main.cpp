@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <exception>
 #include <iterator>
-#include <new>
 #include <string>
 
 #include "cli/command_line.hpp"
@@ -31,10 +30,8 @@ ExitCode run_and_report(int argc, char** argv) {
     return e.code();
   } catch (const syncbn::Error& e) {
     return report(e.what(), e.code());
-  } catch (const std::bad_alloc&) {
-    return report("out of memory; use a smaller batch_per_worker, fewer workers, or more hosts", ExitCode::failure);
   } catch (const std::exception& e) {
-    return report(e.what(), ExitCode::failure);
+    return report(syncbn::message_of(e), ExitCode::failure);
   }
 }
 

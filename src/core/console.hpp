@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <string_view>
 
 namespace syncbn {
@@ -7,5 +8,8 @@ namespace syncbn {
 /// One write where the system takes it whole, so that lines of several processes do not mix. Never fails: a standard
 /// error that is closed or full is no reason to stop.
 void write_stderr(std::string_view text) noexcept;
+
+/// e.what(), or what can be done about a lack of memory.
+const char* message_of(const std::exception& e) noexcept;
 
 }  // namespace syncbn

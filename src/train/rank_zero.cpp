@@ -2,6 +2,7 @@
 
 #include <exception>
 
+#include "core/console.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/checkpoint.hpp"
 #include "train/durable_file.hpp"
@@ -18,7 +19,7 @@ void on_rank_zero(const World& world, const std::function<void()>& work) {
       failure = e.what();
       code = e.code();
     } catch (const std::exception& e) {
-      failure = e.what();
+      failure = message_of(e);
       code = ExitCode::failure;
     }
   }
