@@ -166,6 +166,7 @@ bool Channel::try_exchange(Round& round, int seat) {
   std::unique_lock polling(link_mutex_, std::try_to_lock);
   if (!polling) return false;
   if (round.phase.load(std::memory_order_acquire) == Phase::done) return true;
+  context_.throw_if_failed();  // whoever polled before may have met a message that must not count
   const std::uint64_t progress = link_->progress();
   if (!advance(*link_, context_)) {
     if (link_->progress() != progress) context_.crew().resumed(local_index(seat));  // the next step is not far

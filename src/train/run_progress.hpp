@@ -16,7 +16,7 @@ struct RunProgress {
   std::uint64_t seed = 0;
   std::string data;        ///< Experiment::data_fingerprint
   std::string machines;    ///< norm.group = node: workers of each, "2+2"; else empty
-  std::string experiment;  ///< SHA-256 of changes_yaml(), which later versions with more keys keep
+  std::string experiment;  ///< SHA-256 of changes_yaml() without data.path, which later versions with more keys keep
 
   std::int64_t steps_done = 0;
   std::int64_t updates = 0;                      ///< that the optimizer has counted

@@ -186,7 +186,9 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
 void TrainingRun::begin() {
   progress_.seed = experiment_.config.seed;
   progress_.data = experiment_.data_fingerprint;
-  const std::string changes = changes_yaml(experiment_.config);
+  Config config = experiment_.config;
+  config.data.path.clear();  // the data are known by their fingerprint
+  const std::string changes = changes_yaml(config);
   progress_.experiment = sha256(std::as_bytes(std::span(changes)));
   if (const Config::Norm& norm = experiment_.config.norm; norm.group == "node")
     progress_.machines = fmt::format("{}", fmt::join(norm_groups(world_, norm), "+"));
