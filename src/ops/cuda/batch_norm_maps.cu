@@ -23,7 +23,8 @@ struct AnyMode {
   bool with_add;  ///< a residual is added; backward, its gradient is wanted
   bool with_dx = true, accumulate_dx = false, accumulate_add = false;
 };
-/// ... or by the compiler, which makes half as many instructions and registers of it.
+/// ... or by the compiler: the gradient of bf16 takes 94 to 114 registers instead of 130 then (nvcc 13.0, sm_90), so
+/// that two blocks have room on a multiprocessor.
 template <FusedRelu kRelu, bool kWithAdd>
 struct Mode {
   static constexpr FusedRelu relu = kRelu;

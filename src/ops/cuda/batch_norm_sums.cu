@@ -2,7 +2,8 @@
 //
 // Floor: one read of x forward, of x and dy backward, at the bandwidth of the device's memory. A block adds a sixteenth
 // (f32) or an eighth (f16, bf16) of what it has read to the second-level cache, at most, and these partial sums are
-// read once, by a block for each 16 of them; one block for all of them would have taken longer than the sweep.
+// read once, by a block for each 16 of them. One block that reads all of them would take longer than the sweep, by the
+// bytes that a multiprocessor can load (not measured).
 
 #include "ops/cuda/batch_norm_channels.cuh"
 #include "ops/cuda/channel_walk.cuh"
