@@ -17,6 +17,7 @@ class DeviceBatchNormLayer : public NormLayer {
 
   void begin_update() override { running_.begin_update(); }
   bool uses_batch(const Pass& pass) const override { return running_.uses_batch(pass); }
+  bool repeats() const override { return running_.repeats(); }
   void begin(const Pass& pass) override;
   void accumulate(const Pass&, ops::Samples samples) override;
   void exchange(const Pass& pass) override;

@@ -37,6 +37,7 @@ class HostNormLayer : public NormLayer {
     running_.contribute(pass, pass_.count(), pass_.mean(), moments(), pass_.unbiased_factor());
   }
 
+  bool repeats() const override { return false; }
   void begin_backward(const Pass&) override { pass_.begin_backward(); }
   void start_exchange_backward(const Pass& pass) override {
     if (exchanges_) pass_.start_backward(pass.step);

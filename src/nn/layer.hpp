@@ -58,6 +58,9 @@ class Layer {
   virtual void backward_parameters(const Pass&) {}
   /// Whether forward() and backward() want the whole batch in one call.
   virtual bool whole_batch() const { return false; }
+  /// Whether training passes over as many samples all queue the same for a device, which has what differs in its
+  /// memory.
+  virtual bool repeats() const { return true; }
 };
 
 /// What layers are made from.

@@ -166,6 +166,7 @@ class DropoutLayer : public SweepLayer {
   void backward(const Pass& pass, Samples s) override {
     if (t_.dx) apply(pass, t_.dy, t_.dx, s, t_.accumulate_dx);
   }
+  bool repeats() const override { return false; }
 
  private:
   void apply(const Pass& pass, const Tensor& from, const Tensor& to, Samples s, bool accumulate) const {

@@ -301,6 +301,11 @@ void Network::backward(const Pass& given, const std::function<void(int)>& finish
   }
 }
 
+bool Network::repeats() const {
+  return backend_->device() &&
+         std::all_of(layers_.begin() + 1, layers_.end(), [](const auto& layer) { return layer->repeats(); });
+}
+
 void Network::begin_population() {
   for (const int l : norms_) norm(l).population().begin();
 }

@@ -46,6 +46,9 @@ class Network {
   /// `finished(layer)` is called once a layer's share of the gradient is complete. Collective over the group.
   void backward(const Pass& pass, const std::function<void(int)>& finished);
 
+  /// Whether training passes over as many samples, one in each update, all queue the same for a device.
+  bool repeats() const;
+
   /// Starts to gather the statistics of precise evaluation anew; then any number of forward passes with
   /// Pass::population, which are evaluations by batch statistics.
   void begin_population();

@@ -22,6 +22,8 @@ class RunningStatistics {
     return pass.mode == Mode::train || pass.statistics == Statistics::batch ||
            (pass.statistics == Statistics::running && !state_);
   }
+  /// Whether every update of one pass folds its batch in alike.
+  bool repeats() const { return !context_.state.norm().options.cumulative; }
   /// The processor's; on a device these wait for it.
   std::span<const float> mean() const { return readable(context_.backend, place(state_->mean), mean_copy_); }
   std::span<const float> var() const { return readable(context_.backend, place(state_->var), var_copy_); }

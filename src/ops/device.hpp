@@ -123,6 +123,14 @@ class Updates {
   virtual void descend(std::span<const float> rates, float* parameters, const float* direction) = 0;
 };
 
+/// What queues of a device were given while they were captured, to be done again by one call.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  /// Whether the memory that it works in is still there.
+  virtual bool valid() const = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -141,6 +149,14 @@ class Device {
 
   /// Waits until everything that has been queued here is done.
   virtual void finish() const = 0;
+
+  /// From here on, what is queued here is captured instead of done, and so is what other queues are given behind a mark
+  /// that is set here. Before end_capture() this queue must follow all of them again. Meanwhile nobody waits for such a
+  /// queue or mark, and nothing comes from, or goes to, the processor's memory.
+  virtual void begin_capture() const = 0;
+  virtual std::unique_ptr<Graph> end_capture() const = 0;
+  /// Queues here what was captured. Its numbers are those of the capture, but for what lies in the device's memory.
+  virtual void launch(const Graph& graph) const = 0;
 
   /// A range on a profiler's time line, until it is closed, by any thread. Costs next to nothing where none is
   /// attached.

@@ -296,6 +296,8 @@ std::vector<Key<Config>> make_config_schema() {
        "compute threads of a rank, which share its workers; auto: its share of the cores", kRunOnly},
       {"overlap", [](C& c) -> Field { return &c.overlap; }, boolean(), "reduce gradients while backward runs",
        kRunOnly},
+      {"cuda_graphs", [](C& c) -> Field { return &c.cuda_graphs; }, boolean(),
+       "device: cuda, on one rank: capture forward and backward passes once, then start each by one call", kRunOnly},
       {"bucket_kib", [](C& c) -> Field { return &c.bucket_kib; }, integer(1, 1 << 20, {"auto"}),
        "size of a gradient bucket; auto: 256, on cuda 8192", kRunOnly},
       {"timeout_s", [](C& c) -> Field { return &c.timeout_s; }, above(0, 1e6),

@@ -56,6 +56,8 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
                        : nullptr),
       exchange_(world, buckets_.buckets, state_.flat_size(),
                 request.config.overlap && !(sums_ && sums_->between_ranks()), for_gradients_),
+      forward_("forward graph", backend.device(), world.local_workers()),
+      backward_("backward graph", backend.device(), world.local_workers()),
       total_gradient_(backend.allocate(static_cast<std::size_t>(state_.flat_size()) * sizeof(float))),
       squares_(reinterpret_cast<double*>(memory.take(slots_.size() * sizeof(double))), slots_.size()),
       loss_scale_(precision_of(request.config).type == DataType::f16),

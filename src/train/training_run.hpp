@@ -11,6 +11,7 @@
 #include "comm/gradient_exchange.hpp"
 #include "comm/machine_memory.hpp"
 #include "nn/network.hpp"
+#include "nn/repeated_pass.hpp"
 #include "syncbn/optim/optimizer.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/buckets.hpp"
@@ -89,6 +90,7 @@ class TrainingRun {
   std::shared_ptr<RankDevice> for_statistics_;
   std::unique_ptr<DeviceSums> sums_;  // null as well where they must go by way of the processors
   GradientExchange exchange_;
+  RepeatedPass forward_, backward_;
   std::vector<float> probed_exchanged_, probed_gradient_;  // copies from a device, for probes
   ops::Memory total_gradient_;                             // summed over all workers
   std::span<double> squares_;                              // of each parameter's gradient

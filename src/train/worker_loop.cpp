@@ -44,7 +44,13 @@ struct TrainingRun::WorkerState {
       if (!run.experiment_.config.probes.names.empty()) gradient_here.resize(gradient.size());
     }
     probes = make_probes(run);
+    // Messages of other ranks are no part of a graph, nor is what differs from one micro-batch to the next.
+    const Config& config = run.experiment_.config;
+    repeats_ = config.cuda_graphs && run.world_.ranks() == 1 && config.train.accumulate == 1 && network.repeats();
   }
+
+  /// Whether this update's passes queue the same as those of others. Probes want to see theirs layer by layer.
+  bool repeats() const { return repeats_ && !probing; }
 
   bool is_first() const { return worker.index() == 0; }
   bool is_first_here() const { return worker.local_index() == 0; }
@@ -88,6 +94,7 @@ struct TrainingRun::WorkerState {
   std::vector<float> gradient_here;     ///< of a gradient on a device, what probes want to see
   std::unique_ptr<Probes> probes;       ///< nullptr: none
   bool probing = false;                 ///< in this update
+  bool repeats_ = false;
   WorkerTimes times;
 };
 
@@ -164,11 +171,15 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
     pass.progress = static_cast<double>(step) / static_cast<double>(experiment_.total_steps);
     pass.seed = experiment_.config.seed;
     pass.sample_ids = std::span(batch.ids).first(static_cast<std::size_t>(batch.n));
-    w.network.forward(pass);
+    const bool last = m + 1 == accumulate;
+    if (w.repeats())
+      forward_.run(w.worker, *w.network.backend().device(), pass.batch_samples, {"forward", step},
+                   [&] { w.network.forward(pass); });
+    else
+      w.network.forward(pass);
     w.network.start_loss(std::span(batch.labels).first(static_cast<std::size_t>(batch.n)),
                          experiment_.config.label_smoothing, scale * loss_scale_.value());
-    const bool last = m + 1 == accumulate;
-    w.network.backward(pass, [&](int layer) {
+    const auto finished = [&](int layer) {
       if (!last) return;
       if (w.probing) {
         w.fetch_gradient(state_.exchanged(layer), loss_scale_.value());
@@ -176,7 +187,17 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
       }
       const int bucket = buckets_.completed_by[static_cast<std::size_t>(layer)];
       if (bucket >= 0) exchange_.ready(w.worker, bucket);
-    });
+    };
+    if (w.repeats()) {
+      const ops::Device* device = w.network.backend().device();
+      backward_.run(w.worker, *device, pass.batch_samples, {"backward", step},
+                    [&] { w.network.backward(pass, [](int) {}); });
+      ops::within(device, "gradients", [&] {
+        for (auto layer = static_cast<int>(experiment_.model.layers.size()) - 1; layer > 0; --layer) finished(layer);
+      });
+    } else {
+      w.network.backward(pass, finished);
+    }
     const LossResult loss = w.network.finish_loss();
     own.add(loss.loss_sum, loss.correct, batch.n);
     if (last && w.probing) {

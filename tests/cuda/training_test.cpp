@@ -139,6 +139,88 @@ TEST_F(CudaTraining, HasTheSameBitsOnAnyNumberOfThreadsAndInEveryRun) {
   EXPECT_EQ(run("four", {"device=cuda", "threads=4"}).weights, first.weights);
 }
 
+/// An environment variable of the stand-in for the length of a test.
+class Wish {
+ public:
+  Wish(const char* name, const std::string& value) : name_(name) { ::setenv(name, value.c_str(), 1); }
+  ~Wish() { ::unsetenv(name_); }
+
+ private:
+  const char* name_;
+};
+
+bool on_stand_in() {
+  return std::getenv("SYNCBN_CUDA_MODULE") == std::string(STAND_IN_MODULE);
+}
+
+/// What profilers saw, and how often.
+std::map<std::string, int> ranges_in(const std::string& file) {
+  std::map<std::string, int> seen;
+  std::istringstream ranges(slurp(file));
+  for (std::string name; std::getline(ranges, name);) ++seen[name];
+  return seen;
+}
+
+/// A short training of a small network.
+std::vector<std::string> small_and(std::vector<std::string> options) {
+  options.insert(
+      options.end(),
+      {"device=cuda", "train.epochs=3", "data.test_limit=3",
+       "model.layers=[{type: conv2d, out: 8, kernel: 5, stride: 4}, {type: norm}, {type: relu}, {type: conv2d, "
+       "out: 8, kernel: 3}, {type: norm}, {type: flatten}, {type: linear, out: 10}]"});
+  return options;
+}
+
+// Two kinds of passes, for batches of 8 and of 7 images; each is captured when it comes for the second time.
+TEST_F(CudaTraining, GraphsChangeNoBit) {
+  const std::vector<std::vector<std::string>> variants = {
+      {"norm.group=all"},
+      {"norm.group=2", "threads=1", "precision=bfloat16"},
+      {"workers=1", "batch_per_worker=8"},
+      {"workers=10", "batch_per_worker=1", "norm.type=group", "precision=float16", "optimizer.clip_norm=1"}};
+  for (const std::vector<std::string>& variant : variants) {
+    SCOPED_TRACE(variant.front());
+    const std::string name = std::to_string(runs_++);
+    std::vector<std::string> options = small_and(variant);
+    const Wish wish("STAND_IN_RANGES", folder_ / "ranges" + name);
+    const Outcome graphs = run("graphs" + name, options);
+    options.emplace_back("cuda_graphs=false");
+    const Outcome calls = run("calls" + name, options);
+    EXPECT_EQ(graphs.losses, calls.losses);
+    EXPECT_TRUE(graphs.weights == calls.weights);
+    if (!on_stand_in()) continue;
+    std::map<std::string, int> seen = ranges_in(folder_ / "ranges" + name);
+    // A capture takes two ranges, a launch one: of 6 steps 2 were queued call by call and 2 captured.
+    EXPECT_EQ(seen["forward graph"], 2 * 2 + 2);
+    EXPECT_EQ(seen["backward graph"], 2 * 2 + 2);
+  }
+}
+
+TEST_F(CudaTraining, WhatIsNotTheSameInEveryStepIsNoGraph) {
+  for (const char* option : {"train.accumulate=2", "norm.momentum=cumulative", "norm.type=renorm",
+                             "model.layers=[{type: flatten}, {type: dropout, p: 0.1}, {type: linear, out: 10}]"}) {
+    SCOPED_TRACE(option);
+    const std::string name = std::to_string(runs_++);
+    const Wish wish("STAND_IN_RANGES", folder_ / "ranges" + name);
+    std::vector<std::string> options = small_and({});
+    options.emplace_back(option);
+    const Outcome first = run("first" + name, options);
+    options.emplace_back("cuda_graphs=false");
+    const Outcome second = run("second" + name, options);
+    EXPECT_TRUE(first.weights == second.weights);
+    if (!on_stand_in()) continue;
+    EXPECT_EQ(ranges_in(folder_ / "ranges" + name).count("forward graph"), 0U);
+  }
+}
+
+TEST_F(CudaTraining, ProbesSeeTheirStepsLayerByLayer) {
+  std::vector<std::string> options = small_and({"probes.names=[all]", "probes.every=4"});
+  run("graphs", options);
+  options.emplace_back("cuda_graphs=false");
+  run("calls", options);
+  EXPECT_EQ(slurp(folder_ / "graphs/probes.jsonl"), slurp(folder_ / "calls/probes.jsonl"));
+}
+
 /// Losses of the first steps may differ by `tolerance`, relative and absolute.
 struct Narrow {
   const char* precision;
@@ -255,25 +337,11 @@ INSTANTIATE_TEST_SUITE_P(All, CudaPrecision,
                          ::testing::Values(Narrow{"tf32", 2e-3}, Narrow{"bfloat16", 2e-2}, Narrow{"float16", 2e-3}),
                          [](const auto& test) { return test.param.precision; });
 
-/// An environment variable of the stand-in for the length of a test.
-class Wish {
- public:
-  Wish(const char* name, const std::string& value) : name_(name) { ::setenv(name, value.c_str(), 1); }
-  ~Wish() { ::unsetenv(name_); }
-
- private:
-  const char* name_;
-};
-
-bool on_stand_in() {
-  return std::getenv("SYNCBN_CUDA_MODULE") == std::string(STAND_IN_MODULE);
-}
-
 TEST_F(CudaTraining, ErrorsOfTheDeviceSayWhere) {
   if (!on_stand_in()) GTEST_SKIP() << "a device does not fail at will";
   const std::string worker = ", (rank 0, worker [0-3], step [0-3]|worker [0-3] \\(rank 0, .*\\))";
   struct Case {
-    std::string failure, message;
+    std::string failure, message, options = "cuda_graphs=false";
   };
   for (const Case& c :
        {Case{"cudnnConvolution 3", "cuDNN: .* \\(device 0\\), in [a-z0-9]+ forward" + worker},
@@ -282,6 +350,10 @@ TEST_F(CudaTraining, ErrorsOfTheDeviceSayWhere) {
         Case{"cudaLaunchKernelEx 700", "CUDA: .* \\(cudaErrorNotSupported, device 0\\), (in|at) .*" + worker},
         Case{"cudaMallocAsync 100", "CUDA: device 0 cannot give .* are free\\), in .*" + worker +
                                         "; use smaller batches or fewer workers on it"},
+        Case{"cudaLaunchKernelEx 800", "CUDA: .* \\(cudaErrorNotSupported, device 0\\), (in|at) .*" + worker,
+             "train.epochs=4"},  // in a capture
+        Case{"cudaStreamEndCapture 2", "CUDA: ending a capture: .*, in backward graph" + worker, "train.epochs=4"},
+        Case{"cudaGraphLaunch 3", "CUDA: starting a graph: .*, in forward graph" + worker, "train.epochs=4"},
         // By whoever asks next: CUDA, or one of its libraries.
         Case{"kernel 700",
              ".*\\((cudaErrorIllegalAddress, device 0|device 0, cudaErrorIllegalAddress)\\)(, (in|at) .*)?" + worker +
@@ -289,7 +361,7 @@ TEST_F(CudaTraining, ErrorsOfTheDeviceSayWhere) {
     SCOPED_TRACE(c.failure);
     const Wish wish("STAND_IN_FAILURE", c.failure);
     try {
-      run(std::to_string(runs_++), {"device=cuda"});
+      run(std::to_string(runs_++), {"device=cuda", c.options});
       ADD_FAILURE() << "nothing failed";
     } catch (const Error& error) {
       EXPECT_TRUE(std::regex_match(error.what(), std::regex(c.message))) << error.what();
@@ -300,10 +372,8 @@ TEST_F(CudaTraining, ErrorsOfTheDeviceSayWhere) {
 TEST_F(CudaTraining, ProfilersSeeARangeForEachLayer) {
   if (!on_stand_in()) GTEST_SKIP() << "needs a profiler";
   const Wish wish("STAND_IN_RANGES", folder_ / "ranges");
-  run("profiled", {"device=cuda"});
-  std::map<std::string, int> seen;
-  std::istringstream ranges(slurp(folder_ / "ranges"));
-  for (std::string name; std::getline(ranges, name);) ++seen[name];
+  run("profiled", {"device=cuda", "cuda_graphs=false"});
+  std::map<std::string, int> seen = ranges_in(folder_ / "ranges");
   constexpr int kSteps = 4, kWorkers = 4;
   EXPECT_GE(seen["conv2d0 forward"], kSteps * kWorkers);
   EXPECT_EQ(seen["conv2d0 backward"], 2 * kSteps * kWorkers) << "of the input and of the weights";

@@ -113,10 +113,11 @@ struct Config {
     bool tensorboard = false;         ///< write the metrics as TensorBoard events too
   } output;
 
-  int threads = 0;        ///< compute threads of a rank; 0 = its share of the machine's cores
-  bool overlap = true;    ///< reduce gradients while backward runs
-  int bucket_kib = 0;     ///< size of a gradient bucket; 0 = auto, see bucket_bytes()
-  double timeout_s = 30;  ///< how long a worker waits for another before the job is ended
+  int threads = 0;          ///< compute threads of a rank; 0 = its share of the machine's cores
+  bool overlap = true;      ///< reduce gradients while backward runs
+  bool cuda_graphs = true;  ///< on one rank: capture forward and backward passes once, then start each by one call
+  int bucket_kib = 0;       ///< size of a gradient bucket; 0 = auto, see bucket_bytes()
+  double timeout_s = 30;    ///< how long a worker waits for another before the job is ended
 };
 
 /// What probes.names may list: batch_noise, gradient_noise_scale, activations, norms, shift.

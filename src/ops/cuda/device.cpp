@@ -17,6 +17,20 @@ class CudaMark final : public Mark {
   Event event;
 };
 
+class CudaGraph final : public Graph {
+ public:
+  /// Captured while scratch memory had moved so often.
+  CudaGraph(cudaGraph_t captured, std::uint64_t scratch_moves) : scratch_moves_(scratch_moves) {
+    check(cudaGraphInstantiateWithFlags(exec_.place(), captured, 0), "making a graph of what was captured");
+  }
+  bool valid() const override { return scratch_moves_ == Queue::scratch_moves(); }
+  cudaGraphExec_t get() const { return exec_; }
+
+ private:
+  Handle<cudaGraphExec_t, cudaGraphExecDestroy> exec_;
+  std::uint64_t scratch_moves_;
+};
+
 std::size_t bytes_of(std::int64_t count) {
   return static_cast<std::size_t>(count) * sizeof(float);
 }
@@ -47,6 +61,20 @@ class CudaDevice final : public Device {
   void follow(const Mark& mark) const override { queue_.follow(static_cast<const CudaMark&>(mark).event); }
 
   void finish() const override { queue_.synchronize(); }
+
+  // Relaxed: other threads may allocate memory, or wait for what is not captured.
+  void begin_capture() const override {
+    scratch_moves_ = Queue::scratch_moves();
+    check(cudaStreamBeginCapture(queue_.stream(), cudaStreamCaptureModeRelaxed), "beginning a capture");
+  }
+  std::unique_ptr<Graph> end_capture() const override {
+    Handle<cudaGraph_t, cudaGraphDestroy> captured;
+    check(cudaStreamEndCapture(queue_.stream(), captured.place()), "ending a capture");
+    return std::make_unique<CudaGraph>(captured, scratch_moves_);
+  }
+  void launch(const Graph& graph) const override {
+    check(cudaGraphLaunch(static_cast<const CudaGraph&>(graph).get(), queue_.stream()), "starting a graph");
+  }
 
   // Not nested ones (nvtxRangePush), because workers may take turns on a thread within one.
   std::uint64_t open_range(const char* name) const override { return nvtxRangeStartA(name); }
@@ -117,6 +145,7 @@ class CudaDevice final : public Device {
   DeviceMemory loss_;
   PinnedMemory loss_here_;
   Event loss_arrived_{Event::Wait::asleep};  // for most of a step
+  mutable std::uint64_t scratch_moves_ = 0;  // when the capture began
 };
 
 }  // namespace

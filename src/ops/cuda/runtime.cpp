@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
@@ -10,6 +11,8 @@
 namespace syncbn::ops::cuda {
 
 namespace {
+
+std::atomic<std::uint64_t> times_scratch_moved{0};
 
 double mebibytes(std::size_t bytes) {
   return static_cast<double>(bytes) / (1 << 20);
@@ -45,6 +48,8 @@ bool comes_late(cudaError_t code) {
 }
 
 std::string advice_for(cudaError_t code) {
+  if (code >= cudaErrorStreamCaptureUnsupported && code <= cudaErrorStreamCaptureWrongThread)
+    return "cuda_graphs=false does without captures";
   if (!comes_late(code)) return {};
   const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
   if (blocking && std::string_view(blocking) == "1") return {};
@@ -171,8 +176,13 @@ void Queue::synchronize() {
   if (code != cudaSuccess) check(code, fmt::format("running what was launched last ({}), or before it", last_launch_));
 }
 
+std::uint64_t Queue::scratch_moves() {
+  return times_scratch_moved;
+}
+
 void* Queue::scratch_bytes(std::size_t bytes) {
   if (bytes > scratch_.size()) {
+    if (scratch_.size() > 0) ++times_scratch_moved;
     scratch_ = DeviceMemory();  // given back first: both would not always fit
     scratch_ = DeviceMemory(*this, bytes);
   }

@@ -128,6 +128,8 @@ class Queue {
   T* scratch(std::size_t count) {
     return static_cast<T*>(scratch_bytes(count * sizeof(T)));
   }
+  /// How often that of any queue has been given back for larger, so that graphs captured before must not run again.
+  static std::uint64_t scratch_moves();
 
   /// Starts a kernel; an empty grid is nothing to do. `what` names it in errors and must live on: a literal.
   template <class... Parameters, class... Arguments>

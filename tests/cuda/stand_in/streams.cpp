@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -23,11 +24,30 @@ struct StandInStream {
   };
   std::deque<Work> work;
   std::uint64_t queued = 0, done = 0;
+  StandInGraph* capture = nullptr;  // what becomes of it now
 };
 
 struct StandInEvent {
   StandInStream* stream = nullptr;
   std::uint64_t place = 0;
+  StandInGraph* capture = nullptr;                 // in which it was recorded
+  std::map<StandInStream*, std::uint64_t> behind;  // of a capture: the places that come before it
+};
+
+/// What streams were given while they were captured. Places count from its beginning.
+struct StandInGraph {
+  struct Lane {
+    std::vector<StandInStream::Work> work;
+    std::map<StandInStream*, std::uint64_t> behind;
+  };
+  StandInStream* origin = nullptr;
+  std::map<StandInStream*, Lane> lanes;
+};
+
+/// Has streams of its own, one for each lane.
+struct StandInGraphExec {
+  StandInGraph graph;
+  std::map<StandInStream*, StandInStream*> streams;
 };
 
 namespace {
@@ -109,9 +129,37 @@ void go_on_by_chance() {
 
 void push(StandInStream& stream, StandInStream::Work work) {
   const std::lock_guard lock(device);
+  if (stream.capture) return stream.capture->lanes[&stream].work.push_back(std::move(work));
   stream.work.push_back(std::move(work));
   ++stream.queued;
   go_on_by_chance();
+}
+
+StandInStream* make_stream() {
+  const std::lock_guard lock(device);
+  return streams().emplace_back(std::make_unique<StandInStream>()).get();
+}
+
+/// Graphs stay until the process ends, because events may name them.
+std::vector<std::unique_ptr<StandInGraph>>& graphs() {
+  static auto& all = *new std::vector<std::unique_ptr<StandInGraph>>;
+  return all;
+}
+
+bool under_way(const StandInGraph* capture) {
+  return std::any_of(streams().begin(), streams().end(), [&](const auto& s) { return s->capture == capture; });
+}
+
+/// A stream in a capture comes behind an event of that capture, and so becomes a part of it.
+cudaError_t follow_in_capture(StandInStream& stream, const StandInEvent& event) {
+  if (!event.capture) return cudaErrorStreamCaptureIsolation;
+  if (!under_way(event.capture)) return cudaErrorCapturedEvent;
+  if (stream.capture && stream.capture != event.capture) return cudaErrorStreamCaptureMerge;
+  stream.capture = event.capture;
+  StandInGraph::Lane& lane = stream.capture->lanes[&stream];
+  for (const auto& [other, place] : event.behind) lane.behind[other] = std::max(lane.behind[other], place);
+  lane.work.push_back({{}, event.stream, event.place});
+  return cudaSuccess;
 }
 
 /// Page-locked memory: from the first byte to the end.
@@ -161,13 +209,12 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
-  const std::lock_guard lock(device);
-  streams().push_back(std::make_unique<StandInStream>());
-  *stream = streams().back().get();
+  *stream = make_stream();
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const std::lock_guard lock(device);
+  if (stream->capture) return cudaErrorStreamCaptureUnsupported;
   run_until(*stream, stream->queued);
   return stand_in::outcome("cudaStreamSynchronize");
 }
@@ -176,7 +223,62 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event) {
   const std::lock_guard lock(device);
+  if (event->stream && (stream->capture || event->capture)) return follow_in_capture(*stream, *event);
   if (event->stream) push(*stream, {{}, event->stream, event->place});
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const std::lock_guard lock(device);
+  if (stream->capture) return cudaErrorStreamCaptureUnsupported;
+  stream->capture = graphs().emplace_back(std::make_unique<StandInGraph>()).get();
+  stream->capture->origin = stream;
+  return stand_in::outcome("cudaStreamBeginCapture");
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard lock(device);
+  StandInGraph* capture = stream->capture;
+  if (!capture || capture->origin != stream) return cudaErrorStreamCaptureUnsupported;
+  for (const auto& s : streams())
+    if (s->capture == capture) s->capture = nullptr;
+  for (const auto& [other, lane] : capture->lanes)
+    if (other != stream && capture->lanes[stream].behind[other] < lane.work.size())
+      return cudaErrorStreamCaptureUnjoined;
+  *graph = capture;
+  return stand_in::outcome("cudaStreamEndCapture");
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t) {
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  const std::lock_guard lock(device);
+  *exec = new StandInGraphExec{*graph, {}};
+  for (const auto& [stream, lane] : graph->lanes) (*exec)->streams[stream] = make_stream();
+  return stand_in::outcome("cudaGraphInstantiateWithFlags");
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  const std::lock_guard lock(device);
+  if (stream->capture) return cudaErrorStreamCaptureUnsupported;
+  const cudaError_t code = stand_in::outcome("cudaGraphLaunch");
+  if (code != cudaSuccess) return code;
+  std::map<StandInStream*, std::uint64_t> begin;
+  const std::uint64_t before = stream->queued;
+  for (const auto& [captured, lane] : exec->streams) {
+    push(*lane, {{}, stream, before});
+    begin[captured] = lane->queued;
+  }
+  for (const auto& [captured, lane] : exec->graph.lanes)
+    for (StandInStream::Work work : lane.work) {
+      if (work.other) {
+        work.place += begin.at(work.other);
+        work.other = exec->streams.at(work.other);
+      }
+      push(*exec->streams.at(captured), std::move(work));
+    }
+  for (const auto& [captured, lane] : exec->streams) push(*stream, {{}, lane, lane->queued});
   return cudaSuccess;
 }
 
@@ -190,16 +292,24 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::lock_guard lock(device);
-  *event = {stream, stream->queued};
+  if (stream->capture) {
+    StandInGraph::Lane& lane = stream->capture->lanes[stream];
+    lane.behind[stream] = lane.work.size();
+    *event = {stream, lane.work.size(), stream->capture, lane.behind};
+  } else {
+    *event = {stream, stream->queued, nullptr, {}};
+  }
   return stand_in::outcome("cudaEventRecord");
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const std::lock_guard lock(device);
+  if (event->capture) return cudaErrorCapturedEvent;
   if (event->stream) run_until(*event->stream, event->place);
   return stand_in::outcome("cudaEventSynchronize");
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const std::lock_guard lock(device);
+  if (event->capture) return cudaErrorCapturedEvent;
   if (!event->stream || event->stream->done >= event->place) return stand_in::outcome("cudaEventQuery");
   step_or_others(*event->stream);
   return cudaErrorNotReady;
@@ -207,6 +317,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 
 cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t stream) {
   if (stand_in::outcome("cudaMallocAsync") != cudaSuccess) return cudaErrorMemoryAllocation;
+  if (stream->capture) return cudaErrorStreamCaptureUnsupported;  // CUDA would allow it, but no graph of ours wants it
   const cudaError_t code = allocate(data, bytes);
   if (code != cudaSuccess) return code;
   // NaN: nobody may count on what is there.
@@ -237,6 +348,8 @@ cudaError_t cudaHostUnregister(void* data) {
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   const std::lock_guard lock(device);
+  // CUDA would allow it, and read the same place again at each launch.
+  if (stream->capture && kind != cudaMemcpyDeviceToDevice) return cudaErrorStreamCaptureUnsupported;
   if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {  // has been read when the call returns
     const auto* first = static_cast<const std::byte*>(from);
     stand_in::queue(stream, [to, values = std::vector<std::byte>(first, first + bytes)] {
