@@ -171,7 +171,7 @@ void Coordinator::start(const Trial& trial, const Placement& placement) {
   running.placement = placement;
   running.state.label = name_of_trial(trial);
   running.state.cores = placement.cores();
-  std::vector<std::pair<std::string, std::string>> settings = row_of(trial, folder).settings;
+  TrialRow::Settings settings = row_of(trial, folder).settings;
   settings.emplace_back("seed", std::to_string(trial.seed));
   const Note note{{"do", "train"},
                   {"job", job},

@@ -1,6 +1,7 @@
 #include "study/results.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -23,7 +24,7 @@ constexpr const char* kPlan = "/study.json";
 constexpr const char* kOutcome = "/outcome.json";
 
 /// Numbers of a summary that say where and how fast it was trained.
-const std::set<std::string> kMachineKeys = {"seconds", "images_per_second", "peak_rss_bytes", "ranks", "threads"};
+const std::vector<std::string> kMachineKeys = {"seconds", "images_per_second", "peak_rss_bytes", "ranks", "threads"};
 /// Numbers of a summary that the row has already.
 const std::set<std::string> kKnownKeys = {"schema",       "workers",    "samples_per_worker",
                                           "global_batch", "parameters", "steps"};
@@ -66,59 +67,60 @@ bool is_fresh(const std::string& path) {
   return true;
 }
 
-Json row_json(const TrialRow& r) {
-  Json settings = Json::object();
-  for (const auto& [key, value] : r.settings) settings[key] = value;
-  return Json{{"schema", kSchema},
-              {"trial", r.hash},
-              {"folder", r.folder},
-              {"point", r.point},
-              {"label", r.label},
-              {"values", r.values},
-              {"settings", settings},
-              {"seed", r.seed},
-              {"lr_factor", r.lr_factor},
-              {"search", r.search},
-              {"workers", r.workers},
-              {"samples_per_worker", r.samples_per_worker},
-              {"global_batch", r.global_batch},
-              {"norm", r.norm},
-              {"norm_group", r.norm_group},
-              {"bn_span", r.bn_span},
-              {"lr", r.lr},
-              {"steps", r.steps},
-              {"parameters", r.parameters},
-              {"messages_per_update", r.messages},
-              {"bytes_per_update", r.bytes},
-              {"estimate_s", r.estimate_s},
-              {"experiment", r.experiment}};
+/// A trial's fields under their names in study.json and trials.jsonl, in the order in which they stand there.
+template <class Row, class Visit>
+void for_each_field(Row& r, const Visit& visit) {
+  visit("trial", r.hash);
+  visit("folder", r.folder);
+  visit("point", r.point);
+  visit("label", r.label);
+  visit("values", r.values);
+  visit("settings", r.settings);
+  visit("seed", r.seed);
+  visit("lr_factor", r.lr_factor);
+  visit("search", r.search);
+  visit("workers", r.workers);
+  visit("samples_per_worker", r.samples_per_worker);
+  visit("global_batch", r.global_batch);
+  visit("norm", r.norm);
+  visit("norm_group", r.norm_group);
+  visit("bn_span", r.bn_span);
+  visit("lr", r.lr);
+  visit("steps", r.steps);
+  visit("parameters", r.parameters);
+  visit("messages_per_update", r.messages);
+  visit("bytes_per_update", r.bytes);
+  visit("estimate_s", r.estimate_s);
+  visit("experiment", r.experiment);
+}
+
+template <class T>
+void put(Json& j, const T& value) {
+  j = value;
+}
+void put(Json& j, const TrialRow::Settings& settings) {
+  j = Json::object();
+  for (const auto& [key, value] : settings) j[key] = value;
+}
+
+template <class T>
+void take(const Json& j, T& value) {
+  j.get_to(value);
+}
+void take(const Json& j, TrialRow::Settings& settings) {
+  for (const auto& [key, value] : j.items()) settings.emplace_back(key, value.get<std::string>());
+}
+
+Json row_json(const TrialRow& row) {
+  Json j{{"schema", kSchema}};
+  for_each_field(row, [&](const char* name, const auto& value) { put(j[name], value); });
+  return j;
 }
 
 TrialRow row_of(const Json& j) {
-  TrialRow r;
-  j.at("trial").get_to(r.hash);
-  j.at("folder").get_to(r.folder);
-  j.at("point").get_to(r.point);
-  j.at("label").get_to(r.label);
-  j.at("values").get_to(r.values);
-  for (const auto& [key, value] : j.at("settings").items()) r.settings.emplace_back(key, value.get<std::string>());
-  j.at("seed").get_to(r.seed);
-  j.at("lr_factor").get_to(r.lr_factor);
-  j.at("search").get_to(r.search);
-  j.at("workers").get_to(r.workers);
-  j.at("samples_per_worker").get_to(r.samples_per_worker);
-  j.at("global_batch").get_to(r.global_batch);
-  j.at("norm").get_to(r.norm);
-  j.at("norm_group").get_to(r.norm_group);
-  j.at("bn_span").get_to(r.bn_span);
-  j.at("lr").get_to(r.lr);
-  j.at("steps").get_to(r.steps);
-  j.at("parameters").get_to(r.parameters);
-  j.at("messages_per_update").get_to(r.messages);
-  j.at("bytes_per_update").get_to(r.bytes);
-  j.at("estimate_s").get_to(r.estimate_s);
-  j.at("experiment").get_to(r.experiment);
-  return r;
+  TrialRow row;
+  for_each_field(row, [&](const char* name, auto& value) { take(j.at(name), value); });
+  return row;
 }
 
 Json outcome_json(const Outcome& o) {
@@ -157,14 +159,17 @@ std::string csv_cell(const std::string& text) {
   return quoted + "\"";
 }
 
-void append_line(std::string& csv, const std::vector<std::string>& cells) {
-  for (std::size_t i = 0; i < cells.size(); ++i) csv += (i == 0 ? "" : ",") + csv_cell(cells[i]);
-  csv += "\n";
+std::string csv_cell(const Json& value) {
+  if (value.is_boolean()) return value.get<bool>() ? "1" : "0";
+  if (value.is_number_float()) return fmt::format("{}", value.get<double>());
+  return value.is_string() ? csv_cell(value.get_ref<const std::string&>()) : value.dump();
 }
 
-std::string value_in(const std::map<std::string, double>& values, const std::string& key) {
-  const auto found = values.find(key);
-  return found == values.end() ? "" : fmt::format("{}", found->second);
+/// What trials.jsonl says of a trial that has ended.
+Json line_of(const TrialRow& row) {
+  Json line = row_json(row);
+  line.update(outcome_json(*row.outcome));
+  return line;
 }
 
 }  // namespace
@@ -252,7 +257,7 @@ Outcome StudyDirectory::read_summary(const std::string& folder) const {
     const Json summary = parse(file);
     for (const auto& [key, value] : summary.items()) {
       if (!value.is_number() || kKnownKeys.contains(key)) continue;
-      (kMachineKeys.contains(key) ? outcome.machine : outcome.metrics)[key] = value.get<double>();
+      (std::ranges::count(kMachineKeys, key) > 0 ? outcome.machine : outcome.metrics)[key] = value.get<double>();
     }
   } catch (const Json::exception&) {
     throw Error(fmt::format("{}: damaged; remove it, and start the study again", file), ExitCode::bad_data);
@@ -337,42 +342,31 @@ std::string to_csv(const Results& results) {
     if (!r.outcome) continue;
     for (const auto& [key, value] : r.outcome->metrics) metrics.insert(key);
   }
-  std::vector<std::string> columns = {"trial", "status", "point", "label", "seed", "lr_factor", "search"};
-  columns.insert(columns.end(), varied.begin(), varied.end());
-  for (const char* name : {"workers", "samples_per_worker", "global_batch", "norm", "norm_group", "bn_span", "lr",
-                           "steps", "parameters", "messages_per_update", "bytes_per_update"}) {
-    columns.emplace_back(name);
-  }
-  columns.insert(columns.end(), metrics.begin(), metrics.end());
-  columns.emplace_back("message");
-  const std::vector<std::string> machine = {"seconds", "images_per_second", "peak_rss_bytes", "ranks", "threads"};
-  columns.insert(columns.end(), machine.begin(), machine.end());
+  // A column is a name, and the part of a line of trials.jsonl that has it ("": the line itself).
+  std::vector<std::pair<std::string, std::string>> columns;
+  const auto add = [&](const char* part, const auto& names) {
+    for (const auto& name : names) columns.emplace_back(part, name);
+  };
+  add("", std::vector{"trial", "status", "point", "label", "seed", "lr_factor", "search"});
+  add("settings", varied);
+  add("", std::vector{"workers", "samples_per_worker", "global_batch", "norm", "norm_group", "bn_span", "lr", "steps",
+                      "parameters", "messages_per_update", "bytes_per_update"});
+  add("metrics", metrics);
+  add("", std::vector{"message"});
+  add("machine", kMachineKeys);
 
-  std::string csv;
-  append_line(csv, columns);
-  for (const TrialRow& r : results.rows) {
-    if (!r.outcome) continue;
-    const auto setting = [&](const std::string& key) {
-      for (const auto& [name, value] : r.settings) {
-        if (name == key) return value;
-      }
-      return std::string();
-    };
-    std::vector<std::string> cells = {r.hash,
-                                      name_of(r.outcome->status),
-                                      std::to_string(r.point),
-                                      r.label,
-                                      std::to_string(r.seed),
-                                      fmt::format("{}", r.lr_factor),
-                                      r.search ? "1" : "0"};
-    for (const std::string& key : varied) cells.push_back(setting(key));
-    for (const std::int64_t n : {r.workers, r.samples_per_worker, r.global_batch}) cells.push_back(std::to_string(n));
-    cells.insert(cells.end(), {r.norm, r.norm_group, std::to_string(r.bn_span), fmt::format("{}", r.lr)});
-    for (const std::int64_t n : {r.steps, r.parameters, r.messages, r.bytes}) cells.push_back(std::to_string(n));
-    for (const std::string& key : metrics) cells.push_back(value_in(r.outcome->metrics, key));
-    cells.push_back(r.outcome->message);
-    for (const std::string& key : machine) cells.push_back(value_in(r.outcome->machine, key));
-    append_line(csv, cells);
+  std::vector<std::string> cells;
+  for (const auto& [part, name] : columns) cells.push_back(csv_cell(name));
+  std::string csv = fmt::format("{}\n", fmt::join(cells, ","));
+  for (const TrialRow& row : results.rows) {
+    if (!row.outcome) continue;
+    const Json line = line_of(row);
+    cells.clear();
+    for (const auto& [part, name] : columns) {
+      const Json& values = part.empty() ? line : line.at(part);
+      cells.push_back(values.contains(name) ? csv_cell(values.at(name)) : "");
+    }
+    csv += fmt::format("{}\n", fmt::join(cells, ","));
   }
   return csv;
 }
@@ -381,12 +375,7 @@ std::string to_jsonl(const Results& results) {
   std::string lines;
   for (const TrialRow& r : results.rows) {
     if (!r.outcome) continue;
-    Json line = row_json(r);
-    line["status"] = name_of(r.outcome->status);
-    line["message"] = r.outcome->message;
-    line["metrics"] = r.outcome->metrics;
-    line["machine"] = r.outcome->machine;
-    lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    lines += line_of(r).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   }
   return lines;
 }

@@ -29,10 +29,12 @@ const char* name_of(Outcome::Status status);
 
 /// A trial and everything about it that its point says: what a line of trials.jsonl starts with.
 struct TrialRow {
+  using Settings = std::vector<std::pair<std::string, std::string>>;
+
   std::string hash, folder, label;
   int point = 0;
-  std::vector<int> values;                                    ///< per dimension
-  std::vector<std::pair<std::string, std::string>> settings;  ///< varied keys
+  std::vector<int> values;  ///< per dimension
+  Settings settings;        ///< varied keys
   std::uint64_t seed = 0;
   double lr_factor = 1;
   bool search = false;
