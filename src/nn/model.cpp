@@ -37,6 +37,9 @@ const std::vector<ReadyModel>& ready_models() {
   return models;
 }
 
+const std::vector<LayerType> kActivations = {LayerType::relu, LayerType::leaky_relu, LayerType::sigmoid,
+                                             LayerType::tanh};
+
 [[noreturn]] void refuse(const std::string& what) {
   throw Error(what, ExitCode::usage);
 }
@@ -51,7 +54,7 @@ void check_options(const ModelOptions& o) {
   const bool list = o.name == "layers";
   const bool resnet = o.name.starts_with("resnet");
   require_one_of("norm.type", o.norm, norm_types());
-  require_one_of("model.init", o.init, {"default", "he", "glorot", "gaussian"});
+  require_one_of("model.init", o.init, init_names());
   if (o.init == "gaussian" && !(o.init_std > 0)) refuse(fmt::format("model.init_std: {} must be above 0", o.init_std));
   if (o.classes < 1) refuse(fmt::format("model {}: {} classes: there must be at least 1", o.name, o.classes));
   if (!(o.dropout >= 0 && o.dropout < 1)) refuse(fmt::format("model.dropout: {} is outside [0, 1)", o.dropout));
@@ -167,13 +170,25 @@ const std::vector<std::string>& model_names() {
   return names;
 }
 
-LayerType activation_of(const ModelOptions& options) {
+std::vector<std::string> names_of(const std::vector<LayerType>& types) {
   std::vector<std::string> names;
-  for (const LayerType t : {LayerType::relu, LayerType::leaky_relu, LayerType::sigmoid, LayerType::tanh}) {
+  for (const LayerType t : types) names.emplace_back(name_of(t));
+  return names;
+}
+
+std::vector<std::string> init_names() {
+  return {"default", "he", "glorot", "gaussian"};
+}
+
+std::vector<std::string> activation_names() {
+  return names_of(kActivations);
+}
+
+LayerType activation_of(const ModelOptions& options) {
+  for (const LayerType t : kActivations) {
     if (options.activation == name_of(t)) return t;
-    names.emplace_back(name_of(t));
   }
-  refuse("model.activation: " + unknown(options.activation, names));
+  refuse("model.activation: " + unknown(options.activation, activation_names()));
 }
 
 ModelBuilder make_builder(const ModelOptions& options) {

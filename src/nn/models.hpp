@@ -19,6 +19,13 @@ Model make_resnet(const ModelOptions& options, int depth);
 /// From options.layers.
 Model make_from_layers(const ModelOptions& options);
 
+/// What ModelOptions::init, ModelOptions::activation and LayerConfig::type may be.
+std::vector<std::string> init_names();
+std::vector<std::string> activation_names();
+std::vector<std::string> layer_type_names();
+
+std::vector<std::string> names_of(const std::vector<LayerType>& types);
+
 /// options.activation as a layer type. Throws Error(usage).
 LayerType activation_of(const ModelOptions& options);
 

@@ -21,12 +21,10 @@ std::string entry(const LayerConfig& config, std::size_t i) {
 
 LayerType parse_type(const LayerConfig& config, const std::string& where) {
   if (config.type == "norm") return LayerType::batch_norm;  // or what else norm.type says: NormRule makes it
-  std::vector<std::string> names{"norm"};
   for (const LayerType t : kTypes) {
     if (config.type == name_of(t)) return t;
-    names.emplace_back(name_of(t));
   }
-  throw Error(fmt::format("{}: type: {}", where, unknown(config.type, names)), ExitCode::usage);
+  throw Error(fmt::format("{}: type: {}", where, unknown(config.type, layer_type_names())), ExitCode::usage);
 }
 
 class ListBuilder {
@@ -106,6 +104,12 @@ class ListBuilder {
 };
 
 }  // namespace
+
+std::vector<std::string> layer_type_names() {
+  std::vector<std::string> names = names_of(kTypes);
+  names.insert(names.begin(), "norm");
+  return names;
+}
 
 Model make_from_layers(const ModelOptions& options) {
   if (options.layers.empty())

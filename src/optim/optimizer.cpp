@@ -1,7 +1,5 @@
 #include "syncbn/optim/optimizer.hpp"
 
-#include <map>
-
 #include "optim/flat_optimizer.hpp"
 #include "optim/options.hpp"
 #include "optim/ranges.hpp"
@@ -10,11 +8,17 @@
 namespace syncbn {
 namespace {
 
-const std::map<std::string, OptimizerFactory*>& factories() {
-  static const std::map<std::string, OptimizerFactory*> all = {{"sgd", make_sgd},   {"adagrad", make_adagrad},
-                                                               {"adam", make_adam}, {"adamw", make_adamw},
-                                                               {"lars", make_lars}, {"lamb", make_lamb}};
-  return all;
+constexpr struct Rule {
+  const char* name;
+  OptimizerFactory* make;
+} kRules[] = {{"sgd", make_sgd},     {"adagrad", make_adagrad}, {"adam", make_adam},
+              {"adamw", make_adamw}, {"lars", make_lars},       {"lamb", make_lamb}};
+
+/// Throws Error(usage) if there is none.
+const Rule& rule_of(const std::string& name) {
+  for (const Rule& rule : kRules)
+    if (rule.name == name) return rule;
+  refuse_name("optimizer.name", name, optimizer_names());
 }
 
 std::shared_ptr<float> memory_here(std::int64_t count) {
@@ -24,12 +28,14 @@ std::shared_ptr<float> memory_here(std::int64_t count) {
 
 }  // namespace
 
+std::vector<std::string> optimizer_names() {
+  std::vector<std::string> names;
+  for (const Rule& rule : kRules) names.emplace_back(rule.name);
+  return names;
+}
+
 void validate(const OptimizerOptions& options) {
-  if (!factories().contains(options.name)) {
-    std::vector<std::string> names;
-    for (const auto& [name, factory] : factories()) names.push_back(name);
-    refuse_name("optimizer.name", options.name, names);
-  }
+  rule_of(options.name);
   require_in_range("optimizer.momentum", options.momentum, ranges::kMomentum);
   require_in_range("optimizer.beta1", options.beta1, ranges::kBeta);
   require_in_range("optimizer.beta2", options.beta2, ranges::kBeta);
@@ -44,7 +50,7 @@ void validate(const OptimizerOptions& options) {
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots,
                                           std::int64_t flat_size, const StateMemory& memory) {
   validate(options);
-  auto optimizer = factories().at(options.name)(options, std::move(slots), flat_size);
+  auto optimizer = rule_of(options.name).make(options, std::move(slots), flat_size);
   optimizer->allocate(memory ? memory : memory_here);
   return optimizer;
 }

@@ -7,6 +7,9 @@
 
 namespace syncbn {
 
+/// What OptimizerOptions::name may be.
+std::vector<std::string> optimizer_names();
+
 /// Throws Error(usage): the value of this key is none of the names.
 [[noreturn]] void refuse_name(const std::string& key, const std::string& value, const std::vector<std::string>& names);
 

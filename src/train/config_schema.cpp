@@ -5,6 +5,8 @@
 
 #include <limits>
 
+#include "nn/models.hpp"
+#include "optim/options.hpp"
 #include "optim/ranges.hpp"
 
 namespace syncbn::detail {
@@ -168,14 +170,14 @@ std::vector<Key<Config>> make_config_schema() {
        {.form = Form::layers},
        "with model.name = layers: a list of {type: conv2d, out: 16, kernel: 3, ...}",
        with("model.name", {"layers"})},
-      {"model.init", [](C& c) -> Field { return &c.model.init; }, one_of({"default", "he", "glorot", "gaussian"}),
+      {"model.init", [](C& c) -> Field { return &c.model.init; }, one_of(init_names()),
        "initial weights (default: the model's own)"},
       {"model.init_std", [](C& c) -> Field { return &c.model.init_std; }, above(0), "of the gaussian",
        with("model.init", {"gaussian"})},
       {"model.hidden", [](C& c) -> Field { return &c.model.hidden; }, integer(1, 1e6), "mlp: widths of hidden layers",
        with("model.name", {"mlp"})},
-      {"model.activation", [](C& c) -> Field { return &c.model.activation; },
-       one_of({"relu", "leaky_relu", "sigmoid", "tanh"}), "mlp, lenet", with("model.name", {"mlp", "lenet"})},
+      {"model.activation", [](C& c) -> Field { return &c.model.activation; }, one_of(activation_names()), "mlp, lenet",
+       with("model.name", {"mlp", "lenet"})},
       {"model.dropout", [](C& c) -> Field { return &c.model.dropout; }, below(0, 1),
        "probability before the classifier, of ready models; vgg at 224 pixels: 0 stands for its own 0.5",
        with("model.name", model_names())},
@@ -189,8 +191,7 @@ std::vector<Key<Config>> make_config_schema() {
        "tensors, by name or pattern, that start at random all the same ([\"fc.*\"], say, for other classes)",
        with("model.weights", {})},
 
-      {"optimizer.name", [](C& c) -> Field { return &c.optimizer.name; },
-       one_of({"sgd", "adagrad", "adam", "adamw", "lars", "lamb"}), "update rule"},
+      {"optimizer.name", [](C& c) -> Field { return &c.optimizer.name; }, one_of(optimizer_names()), "update rule"},
       {"optimizer.lr", [](C& c) -> Field { return &c.lr; }, number(ranges::kLearningRate),
        "learning rate (the peak of the schedule)"},
       {"optimizer.lr_scaling", [](C& c) -> Field { return &c.lr_scaling; }, one_of(lr_scaling_names()),
@@ -315,9 +316,7 @@ using L = LayerConfig;
 
 std::vector<LayerKey> make_layer_schema() {
   return {
-      {{"type", [](L& l) -> Field { return &l.type; },
-        one_of({"conv2d", "linear", "norm", "batch_norm", "relu", "leaky_relu", "sigmoid", "tanh", "max_pool",
-                "avg_pool", "global_avg_pool", "dropout", "flatten", "add"}),
+      {{"type", [](L& l) -> Field { return &l.type; }, one_of(layer_type_names()),
         "what the layer computes; norm: what norm.type says"}},
       {{"name", [](L& l) -> Field { return &l.name; }, text(), "default: type and position"}},
       {{"from", [](L& l) -> Field { return &l.from; }, text(), "add: the other input; else: the input layer"}},
