@@ -6,10 +6,10 @@
 namespace syncbn::cli {
 
 std::optional<std::string> find_data(const std::string& kind, const std::string& path) {
-  const SetLayout& layout = layout_of(kind);
+  const DatasetFacts& facts = facts_of(kind);
   try {
-    locate_files(layout, path, layout.test_files);
-    return locate_files(layout, path, layout.train_files).front().parent_path().string();
+    locate_files(facts, path, facts.test_files);
+    return locate_files(facts, path, facts.train_files).front().parent_path().string();
   } catch (const Error&) {
     return std::nullopt;
   }

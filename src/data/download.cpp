@@ -55,18 +55,19 @@ Verdict missing(const std::string& folder, const std::string& name) {
   return {FileState::missing, fmt::format("{} has no {}[.gz|.xz]", folder, name)};
 }
 
-Verdict check_member(const SetLayout& layout, const std::string& folder, const ArchiveMember& member) {
+Verdict check_member(const DatasetFacts& facts, const std::string& folder, const ArchiveMember& member) {
   const auto path = find_file(folder, member.name);
   if (!path) return missing(folder, member.name);
-  read_cifar(*path, cifar_format(layout.kind, member.name == layout.train_files.front()), remedy_for(layout));
+  const Split split = member.name == facts.test_files.front() ? Split::test : Split::train;
+  read_cifar(*path, cifar_format(facts, split), remedy_for(facts));
   return {FileState::ok, ""};
 }
 
-Verdict check_file(const SetLayout& layout, const std::string& folder, const RemoteFile& file) {
+Verdict check_file(const DatasetFacts& facts, const std::string& folder, const RemoteFile& file) {
   const std::string name = without_gz(file.name);
   const auto path = find_file(folder, name);
   if (!path) return missing(folder, name);
-  const std::string remedy = remedy_for(layout);
+  const std::string remedy = remedy_for(facts);
   if (path->filename() == file.name && md5_of(*ByteSource::open_packed(*path, remedy)) == file.md5)
     return {FileState::ok, ""};
   if (!file.content_md5.empty() && md5_of(*ByteSource::open(*path, remedy)) == file.content_md5)
@@ -75,11 +76,11 @@ Verdict check_file(const SetLayout& layout, const std::string& folder, const Rem
           fmt::format("{} differs from the official file (MD5); delete it and {}", path->string(), remedy)};
 }
 
-Verdict check_all(const SetLayout& layout, const std::string& folder, const RemoteFile& file) {
+Verdict check_all(const DatasetFacts& facts, const std::string& folder, const RemoteFile& file) {
   const auto members = archive_members(file.name);
-  if (members.empty()) return check_file(layout, folder, file);
+  if (members.empty()) return check_file(facts, folder, file);
   for (const auto& member : members)
-    if (auto verdict = check_member(layout, folder, member); verdict.state != FileState::ok) return verdict;
+    if (auto verdict = check_member(facts, folder, member); verdict.state != FileState::ok) return verdict;
   return {FileState::ok, "unpacked: by size and labels, there are no official checksums of its files"};
 }
 
@@ -114,7 +115,7 @@ void download(const RemoteFile& file, const std::string& folder,
 FileState check(const RemoteDataset& dataset, const RemoteFile& file, const std::string& folder, std::string* reason) {
   Verdict verdict;
   try {
-    verdict = check_all(layout_of(dataset.kind), folder, file);
+    verdict = check_all(facts_of(dataset.kind), folder, file);
   } catch (const Error& error) {
     if (error.code() != ExitCode::bad_data) throw;
     verdict = {FileState::altered, error.what()};

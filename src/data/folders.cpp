@@ -3,14 +3,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <optional>
 
 #include "data/byte_source.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/data/download.hpp"
 
 namespace syncbn {
 namespace fs = std::filesystem;
@@ -37,7 +35,7 @@ Found find_all(const fs::path& folder, std::span<const std::string> names) {
   return found;
 }
 
-std::vector<fs::path> candidates(const SetLayout& layout, const std::string& path) {
+std::vector<fs::path> candidates(const DatasetFacts& facts, const std::string& path) {
   std::vector<fs::path> roots;
   std::vector<fs::path> folders;
   if (!path.empty()) {
@@ -48,39 +46,20 @@ std::vector<fs::path> candidates(const SetLayout& layout, const std::string& pat
     roots.push_back(cache_root());
   }
   for (const auto& root : roots)
-    for (const auto& name : layout.folders) folders.push_back(root / name);
+    for (const auto& name : facts.folders) folders.push_back(root / name);
   return folders;
 }
 
 }  // namespace
 
-const SetLayout& layout_of(const std::string& kind) {
-  static const std::vector<std::string> idx_train = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"};
-  static const std::vector<std::string> idx_test = {"t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"};
-  static const std::array<SetLayout, 4> layouts = {{
-      {"mnist", {"mnist"}, idx_train, idx_test},
-      {"fashion-mnist", {"fashion-mnist"}, idx_train, idx_test},
-      {"cifar10",
-       {"cifar-10", "cifar10", "cifar-10-batches-bin"},
-       {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"},
-       {"test_batch.bin"}},
-      {"cifar100", {"cifar-100", "cifar100", "cifar-100-binary"}, {"train.bin"}, {"test.bin"}},
-  }};
-  for (const auto& layout : layouts)
-    if (layout.kind == kind) return layout;
-  throw Error(
-      fmt::format("unknown data set '{}'; use builtin, mnist, fashion-mnist, cifar10, cifar100 or image-folder", kind),
-      ExitCode::usage);
+std::string remedy_for(const DatasetFacts& facts) {
+  return fmt::format("fetch it again: syncbn data get {}", facts.kind);
 }
 
-std::string remedy_for(const SetLayout& layout) {
-  return fmt::format("fetch it again: syncbn data get {}", layout.kind);
-}
-
-std::vector<fs::path> locate_files(const SetLayout& layout, const std::string& path,
+std::vector<fs::path> locate_files(const DatasetFacts& facts, const std::string& path,
                                    std::span<const std::string> files) {
   std::vector<std::string> looked;
-  for (const auto& folder : candidates(layout, path)) {
+  for (const auto& folder : candidates(facts, path)) {
     auto found = find_all(folder, files);
     if (!found.files.empty()) return found.files;
     std::error_code ignored;
@@ -90,18 +69,18 @@ std::vector<fs::path> locate_files(const SetLayout& layout, const std::string& p
   }
   throw Error(
       fmt::format("no {} found; looked in {}; fetch it: syncbn data get {}, or name its folder: data.path=FOLDER",
-                  layout.kind, fmt::join(looked, ", "), layout.kind),
+                  facts.kind, fmt::join(looked, ", "), facts.kind),
       ExitCode::bad_data);
 }
 
 std::string unpacking_hint(const std::string& kind, const std::string& path) {
   constexpr std::uintmax_t kLarge = 50'000'000;  // those of CIFAR, not those of MNIST
-  if (kind == "builtin" || kind == "image-folder") return "";
-  const SetLayout& layout = layout_of(kind);
+  const DatasetFacts& facts = facts_of(kind);
+  if (facts.folders.empty()) return "";
   std::uintmax_t bytes = 0;
   fs::path packed;
-  for (const auto* names : {&layout.train_files, &layout.test_files}) {
-    for (const fs::path& file : locate_files(layout, path, *names)) {
+  for (const auto* names : {&facts.train_files, &facts.test_files}) {
+    for (const fs::path& file : locate_files(facts, path, *names)) {
       if (file.extension() != ".gz" && file.extension() != ".xz") continue;
       std::error_code ignored;
       if (const auto size = fs::file_size(file, ignored); !ignored) bytes += size;

@@ -66,14 +66,9 @@ std::vector<std::uint8_t> read_idx_labels(const std::filesystem::path& path, int
   return {labels.bytes.begin(), labels.bytes.end()};
 }
 
-CifarFormat cifar_format(const std::string& kind, bool train) {
-  if (kind == "cifar10") return {10'000, {10}};
-  return {train ? 50'000 : 10'000, {20, 100}};
-}
-
 CifarFile read_cifar(const std::filesystem::path& path, const CifarFormat& format, const std::string& remedy) {
   const auto source = ByteSource::open(path, remedy);
-  CifarFile file{source->rest(static_cast<std::uint64_t>(format.records * format.record_bytes())), {}};
+  CifarFile file{source->rest(format.file_bytes()), {}};
   for (std::int64_t at = 0; at < std::ssize(file.records.bytes); at += format.record_bytes()) {
     const auto labels = file.records.bytes.subspan(static_cast<std::size_t>(at), format.label_classes.size());
     for (std::size_t i = 0; i < labels.size(); ++i)

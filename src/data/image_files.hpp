@@ -32,9 +32,8 @@ struct CifarFormat {
   std::int64_t records = 0;
   std::vector<int> label_classes;  ///< how many classes each label byte tells apart; the last one is the label kept
   std::int64_t record_bytes() const { return std::ssize(label_classes) + kCifarPixels; }
+  std::uint64_t file_bytes() const { return static_cast<std::uint64_t>(records * record_bytes()); }
 };
-/// Format of the official files of `kind` (cifar10, cifar100).
-CifarFormat cifar_format(const std::string& kind, bool train);
 struct CifarFile {
   SharedBytes records;                ///< [records, record_bytes]
   std::vector<std::uint16_t> labels;  ///< [records]

@@ -16,24 +16,21 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::int64_t kBuiltinTrain = 10'000;
-constexpr std::int64_t kBuiltinTest = 2'000;
-
-Dataset open_idx(const SetLayout& layout, const std::vector<fs::path>& files) {
-  constexpr int kClasses = 10;
-  const std::string remedy = remedy_for(layout);
+Dataset open_idx(const DatasetFacts& facts, const std::vector<fs::path>& files) {
+  const int classes = facts.label_classes.back();
+  const std::string remedy = remedy_for(facts);
   auto images = read_idx_images(files[0], remedy);
-  auto labels = read_idx_labels(files[1], kClasses, remedy);
+  auto labels = read_idx_labels(files[1], classes, remedy);
   if (images.count != static_cast<std::int64_t>(labels.size()))
     throw Error(fmt::format("{} holds {} images but {} holds {} labels; {}", files[0].string(), images.count,
                             files[1].string(), labels.size(), remedy),
                 ExitCode::bad_data);
   const RecordFormat format{1, images.height, images.width, 0, images.height * images.width};
-  return Dataset(layout.kind, 1, images.height, images.width, kClasses, {labels.begin(), labels.end()},
+  return Dataset(facts.kind, 1, images.height, images.width, classes, {labels.begin(), labels.end()},
                  std::make_shared<RecordImages>(format, std::vector{images.pixels}));
 }
 
-Dataset open_cifar(const SetLayout& layout, const std::vector<fs::path>& files, const CifarFormat& format) {
+Dataset open_cifar(const DatasetFacts& facts, const std::vector<fs::path>& files, const CifarFormat& format) {
   std::vector<CifarFile> read(files.size());
   std::vector<std::exception_ptr> errors(files.size());
   {
@@ -41,7 +38,7 @@ Dataset open_cifar(const SetLayout& layout, const std::vector<fs::path>& files, 
     for (std::size_t f = 0; f < files.size(); ++f)
       readers.emplace_back([&, f] {
         try {
-          read[f] = read_cifar(files[f], format, remedy_for(layout));
+          read[f] = read_cifar(files[f], format, remedy_for(facts));
         } catch (...) {
           errors[f] = std::current_exception();
         }
@@ -56,20 +53,20 @@ Dataset open_cifar(const SetLayout& layout, const std::vector<fs::path>& files, 
     labels.insert(labels.end(), file.labels.begin(), file.labels.end());
   }
   const RecordFormat record{3, 32, 32, std::ssize(format.label_classes), format.record_bytes()};
-  return Dataset(layout.kind, 3, 32, 32, format.label_classes.back(), std::move(labels),
+  return Dataset(facts.kind, 3, 32, 32, format.label_classes.back(), std::move(labels),
                  std::make_shared<RecordImages>(record, std::move(records)));
 }
 
 }  // namespace
 
 Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed) {
-  const bool train = split == Split::train;
-  if (kind == "builtin") return make_builtin_dataset(split, seed, train ? kBuiltinTrain : kBuiltinTest);
+  const DatasetFacts& facts = facts_of(kind);
+  if (kind == "builtin")
+    return make_builtin_dataset(split, seed, split == Split::train ? facts.train_images : facts.test_images);
   if (kind == "image-folder") return open_image_folder(path, split);
-  const SetLayout& layout = layout_of(kind);
-  const auto files = locate_files(layout, path, train ? layout.train_files : layout.test_files);
-  if (kind == "cifar10" || kind == "cifar100") return open_cifar(layout, files, cifar_format(kind, train));
-  return open_idx(layout, files);
+  const auto files = locate_files(facts, path, facts.files_of(split));
+  if (facts.format == DatasetFacts::Format::cifar) return open_cifar(facts, files, cifar_format(facts, split));
+  return open_idx(facts, files);
 }
 
 }  // namespace syncbn

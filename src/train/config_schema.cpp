@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "data/catalog.hpp"
 #include "nn/models.hpp"
 #include "optim/options.hpp"
 #include "optim/ranges.hpp"
@@ -130,13 +131,12 @@ std::vector<Key<Config>> make_config_schema() {
       {"norm.position", [](C& c) -> Field { return &c.norm.position; }, one_of({"before", "after"}),
        "before or after the activation", with_norm_layers()},
 
-      {"data.kind", [](C& c) -> Field { return &c.data.kind; },
-       one_of({"builtin", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder"}),
+      {"data.kind", [](C& c) -> Field { return &c.data.kind; }, one_of(dataset_kinds()),
        "data set; image-folder: your own pictures, data.path/train/CLASS/*.jpg and data.path/val/CLASS/*.jpg (or "
        ".png)"},
       {"data.path", [](C& c) -> Field { return &c.data.path; }, text(),
        "folder with the files under their official names; empty: where `syncbn data get` puts them",
-       run_only_with("data.kind", {"mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder"})},
+       run_only_with("data.kind", only(dataset_kinds(), [](const std::string& kind) { return kind != "builtin"; }))},
       {"data.image_size", [](C& c) -> Field { return &c.data.image_size; }, integer(0, 4096),
        "height and width to which images are scaled; 0: the data set's own, 224 of an image-folder"},
       {"data.crop_fraction", [](C& c) -> Field { return &c.data.crop_fraction; }, above(0, 1),

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/round_up.hpp"
+#include "data/catalog.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/explain.hpp"
 #include "train/probes/probes.hpp"
@@ -16,7 +17,6 @@ namespace syncbn {
 
 namespace {
 
-/// Per-channel mean and standard deviation of the training pixels in 0..1, as commonly used for each set.
 Augmentation make_augmentation(const Config::Data& data) {
   Augmentation a;
   a.image_size = scaled_image_size(data);
@@ -26,25 +26,9 @@ Augmentation make_augmentation(const Config::Data& data) {
   a.horizontal_flip = data.horizontal_flip;
   a.binarize = data.binarize;
   if (data.binarize || !data.normalize) return a;
-  if (data.kind == "mnist") {
-    a.mean = {0.1307f};
-    a.stddev = {0.3081f};
-  } else if (data.kind == "fashion-mnist") {
-    a.mean = {0.2860f};
-    a.stddev = {0.3530f};
-  } else if (data.kind == "cifar10") {
-    a.mean = {0.4914f, 0.4822f, 0.4465f};
-    a.stddev = {0.2470f, 0.2435f, 0.2616f};
-  } else if (data.kind == "cifar100") {
-    a.mean = {0.5071f, 0.4865f, 0.4409f};
-    a.stddev = {0.2673f, 0.2564f, 0.2762f};
-  } else if (data.kind == "image-folder") {  // those of ImageNet, which weights trained elsewhere expect
-    a.mean = {0.485f, 0.456f, 0.406f};
-    a.stddev = {0.229f, 0.224f, 0.225f};
-  } else {
-    a.mean = {0.5f};
-    a.stddev = {0.25f};
-  }
+  const DatasetFacts& facts = facts_of(data.kind);
+  a.mean = facts.mean;
+  a.stddev = facts.stddev;
   return a;
 }
 

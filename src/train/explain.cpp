@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 
+#include "data/catalog.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/data/dataset.hpp"
 #include "train/buckets.hpp"
@@ -106,12 +107,10 @@ DataShape folder_shape(const std::string& path) {
 
 /// Images before they are scaled; 0 x 0: of different sizes.
 DataShape stored_shape(const std::string& kind, const std::string& path) {
-  if (kind == "builtin") return {{1, 3, 32, 32}, 10, 10'000, 2'000};
-  if (kind == "mnist" || kind == "fashion-mnist") return {{1, 1, 28, 28}, 10, 60'000, 10'000};
-  if (kind == "cifar10") return {{1, 3, 32, 32}, 10, 50'000, 10'000};
-  if (kind == "cifar100") return {{1, 3, 32, 32}, 100, 50'000, 10'000};
   if (kind == "image-folder") return folder_shape(path);
-  throw Error(fmt::format("data.kind: unknown data set '{}'", kind), ExitCode::usage);
+  const DatasetFacts& facts = facts_of(kind);
+  return {
+      {1, facts.channels, facts.side, facts.side}, facts.label_classes.back(), facts.train_images, facts.test_images};
 }
 
 }  // namespace
