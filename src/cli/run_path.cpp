@@ -9,6 +9,7 @@
 #include "syncbn/core/text.hpp"
 #include "train/config_check.hpp"
 #include "train/durable_file.hpp"
+#include "train/experiment.hpp"
 
 namespace syncbn::cli {
 
@@ -48,10 +49,9 @@ std::string sizes_line(const Config& config, int ranks, int threads_per_rank) {
   const std::int64_t batch = config.batch_per_worker * config.workers;
   std::string span = "none";
   if (shares_statistics(config.norm.type)) {
-    const std::string& group = config.norm.group;
-    span = group == "node"  ? "all samples of a machine (so results depend on how the ranks lie on machines)"
-           : group == "all" ? std::to_string(batch)
-                            : std::to_string(config.batch_per_worker * std::stoi(group));
+    const int group = norm_group_size(config.workers, config.norm);
+    span = group == 0 ? "all samples of a machine (so results depend on how the ranks lie on machines)"
+                      : std::to_string(config.batch_per_worker * group);
   }
   std::string line = fmt::format("{} worker{} on {} rank{} ({} thread{} each), {} samples per worker, global batch {}",
                                  config.workers, config.workers == 1 ? "" : "s", ranks, ranks == 1 ? "" : "s",

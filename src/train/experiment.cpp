@@ -47,13 +47,7 @@ NormSettings make_norm_settings(const World& world, const Config& config) {
     norm.renorm = RenormOptions{config.norm.renorm_r_max, config.norm.renorm_d_max, config.norm.renorm_start,
                                 config.norm.renorm_full};
   }
-  const std::string& group = config.norm.group;
-  if (group == "node") {
-    const auto& nodes = world.nodes();
-    norm.whole_world = std::equal(nodes.begin() + 1, nodes.end(), nodes.begin());
-  } else {
-    norm.whole_world = group == "all" || std::stoi(group) == config.workers;
-  }
+  norm.whole_world = norm_groups(world, config.norm).size() == 1;
   return norm;
 }
 
@@ -147,10 +141,10 @@ Model make_model(const Config& config, const Shape& image, int classes) {
   return make_model(model_options(config, image, classes));
 }
 
-int norm_group_size(const World& world, const Config::Norm& norm) {
+int norm_group_size(int workers, const Config::Norm& norm) {
   if (!shares_statistics(norm.type)) return 1;
   if (norm.group == "node") return 0;
-  return norm.group == "all" ? world.workers() : std::stoi(norm.group);
+  return norm.group == "all" ? workers : std::stoi(norm.group);
 }
 
 std::vector<int> norm_groups(const World& world, const Config::Norm& norm) {

@@ -59,9 +59,12 @@ std::vector<std::string> unreached_points(const Config& config, std::int64_t bat
 /// The model of a configuration for images of this shape ([1, C, H, W]).
 Model make_model(const Config& config, const Shape& image, int classes);
 
-/// How many consecutive workers share statistics, as norm.group says: 1 where norm.type shares none, 0 for the workers
-/// of a machine.
-int norm_group_size(const World& world, const Config::Norm& norm);
+/// How many consecutive workers of so many share statistics, as norm.group says: 1 where norm.type shares none, 0 for
+/// the workers of a machine.
+int norm_group_size(int workers, const Config::Norm& norm);
+inline int norm_group_size(const World& world, const Config::Norm& norm) {
+  return norm_group_size(world.workers(), norm);
+}
 
 /// Workers of each group, in order; of norm.group = node that is of each machine.
 std::vector<int> norm_groups(const World& world, const Config::Norm& norm);

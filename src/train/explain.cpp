@@ -37,11 +37,6 @@ std::string sample_shape(const Shape& shape) {
   return text;
 }
 
-int group_size(const Config& config) {
-  if (!shares_statistics(config.norm.type)) return 1;
-  return config.norm.group == "all" || config.norm.group == "node" ? config.workers : std::stoi(config.norm.group);
-}
-
 /// Buffers as long as the weights that the optimizer keeps.
 int optimizer_buffers(const std::string& name) {
   if (name == "sgd" || name == "lars" || name == "adagrad") return 1;
@@ -143,7 +138,8 @@ Explanation explain(const Config& config, int ranks) {
   e.ranks = ranks;
   e.batch_per_worker = config.batch_per_worker;
   e.global_batch = e.workers * e.batch_per_worker * config.train.accumulate;
-  e.group = group_size(config);
+  e.group = norm_group_size(config.workers, config.norm);
+  if (e.group == 0) e.group = config.workers;  // as if on one machine
   e.bn_span = e.group * e.batch_per_worker;
   e.parameters = model.parameter_count();
   e.weight_bytes = kFloat * e.parameters * (2 + optimizer_buffers(config.optimizer.name));
