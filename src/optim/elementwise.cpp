@@ -34,7 +34,7 @@ class Elementwise : public FlatOptimizer {
     const std::int64_t end = units * (part + 1) / parts * 16;
     std::vector<Segment> result;
     for (const auto& slot : slots()) {
-      Segment segment = segment_of(slot);
+      Segment segment = segment_of(slot, options());
       segment.offset = std::max(begin, slot.offset);
       segment.count = std::min(end, slot.offset + slot.count) - segment.offset;
       if (segment.count > 0) result.push_back(segment);
@@ -108,12 +108,11 @@ class Adam final : public Elementwise {
       g += static_cast<float>(block.weight_decay) * p;
     }
     const double beta1 = options().beta1, beta2 = options().beta2;
-    const auto t = static_cast<double>(updates());
+    const BiasCorrection correct = bias_correction(options(), updates());
     FloatMap mean = state_of(0, block), square = state_of(1, block);
     mean = static_cast<float>(beta1) * mean + static_cast<float>(1 - beta1) * g;
     square = static_cast<float>(beta2) * square + static_cast<float>(1 - beta2) * g.square();
-    const auto rate = static_cast<float>(lr / (1 - std::pow(beta1, t)));
-    const auto correction = static_cast<float>(std::sqrt(1 - std::pow(beta2, t)));
+    const auto rate = static_cast<float>(lr / correct.mean), correction = static_cast<float>(correct.root);
     p -= rate * (mean / (square.sqrt() / correction + static_cast<float>(options().eps)));
   }
 

@@ -58,11 +58,6 @@ std::span<float> FlatOptimizer::state(int i) {
   return {states_.at(static_cast<std::size_t>(i)).get(), static_cast<std::size_t>(flat_size_)};
 }
 
-Segment FlatOptimizer::segment_of(const ParameterSlot& slot) const {
-  const bool covered = !slot.norm_or_bias || options_.decay_norm_and_bias;
-  return {slot.offset, slot.count, covered ? options_.weight_decay : 0.0, covered};
-}
-
 void FlatOptimizer::update(std::span<float> parameters, std::span<const float> gradient, double lr,
                            double gradient_scale, int part, int parts) {
   const auto size = static_cast<std::size_t>(flat_size_);

@@ -7,21 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "optim/scalars.hpp"
 #include "syncbn/core/tensor.hpp"
-#include "syncbn/optim/optimizer.hpp"
 
 namespace syncbn {
 
 using FloatMap = Eigen::Map<Eigen::ArrayXf>;
 using ConstFloatMap = Eigen::Map<const Eigen::ArrayXf>;
-
-/// A stretch of one parameter in the flat buffers.
-struct Segment {
-  std::int64_t offset = 0;
-  std::int64_t count = 0;
-  double weight_decay = 0;
-  bool adapt = false;  ///< whether LARS and LAMB scale its update
-};
 
 /// What one update passes to every segment.
 struct Step {
@@ -59,7 +51,6 @@ class FlatOptimizer : public Optimizer {
   virtual std::vector<Segment> segments(int part, int parts) const = 0;
   virtual void update_segment(const Segment& segment, float* parameters, const float* gradient, const Step& step) = 0;
 
-  Segment segment_of(const ParameterSlot& slot) const;
   float* state_at(std::size_t i, std::int64_t offset) const { return states_[i].get() + offset; }
   const OptimizerOptions& options() const { return options_; }
   const std::vector<ParameterSlot>& slots() const { return slots_; }

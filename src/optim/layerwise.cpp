@@ -15,7 +15,7 @@ class Layerwise : public FlatOptimizer {
   std::vector<Segment> segments(int part, int parts) const final {
     std::vector<Segment> result;
     for (const int i : slots_of_part(slots(), part, parts)) {
-      result.push_back(segment_of(slots()[static_cast<std::size_t>(i)]));
+      result.push_back(segment_of(slots()[static_cast<std::size_t>(i)], options()));
     }
     return result;
   }
@@ -35,12 +35,8 @@ class Lars final : public Layerwise {
   void update_segment(const Segment& segment, float* parameters, const float* gradient, const Step& step) override {
     double ratio = 1;
     if (segment.adapt) {
-      const double p_norm = norm(parameters, segment.count);
       const double g_norm = norm(gradient, segment.count) * std::abs(static_cast<double>(step.gradient_scale));
-      // A parameter that is still all zero, or gets no gradient, has no ratio; it takes the plain step.
-      if (p_norm > 0 && g_norm > 0) {
-        ratio = options().trust_coefficient * p_norm / (g_norm + segment.weight_decay * p_norm + options().eps);
-      }
+      ratio = lars_ratio(segment, norm(parameters, segment.count), g_norm, options());
     }
     const auto n = static_cast<Eigen::Index>(segment.count);
     FloatMap p(parameters, n), v(state_at(0, segment.offset), n);
@@ -67,19 +63,15 @@ class Lamb final : public Layerwise {
     const ConstFloatMap g(gradient, n);
 
     const double beta1 = options().beta1, beta2 = options().beta2;
-    const auto t = static_cast<double>(updates());
+    const BiasCorrection correct = bias_correction(options(), updates());
     mean = static_cast<float>(beta1) * mean + static_cast<float>(1 - beta1) * (step.gradient_scale * g);
     square = static_cast<float>(beta2) * square + static_cast<float>(1 - beta2) * (step.gradient_scale * g).square();
-    const auto correction1 = static_cast<float>(1 - std::pow(beta1, t));
-    const auto correction2 = static_cast<float>(std::sqrt(1 - std::pow(beta2, t)));
-    u = (mean / correction1) / (square.sqrt() / correction2 + static_cast<float>(options().eps)) +
+    u = (mean / static_cast<float>(correct.mean)) /
+            (square.sqrt() / static_cast<float>(correct.root) + static_cast<float>(options().eps)) +
         static_cast<float>(segment.weight_decay) * p;
 
     double ratio = 1;
-    if (segment.adapt) {
-      const double p_norm = norm(p.data(), segment.count), u_norm = norm(u.data(), segment.count);
-      if (p_norm > 0 && u_norm > 0) ratio = p_norm / u_norm;
-    }
+    if (segment.adapt) ratio = lamb_ratio(segment, norm(p.data(), segment.count), norm(u.data(), segment.count));
     p -= static_cast<float>(step.lr * ratio) * u;
   }
 

@@ -6,15 +6,15 @@ namespace syncbn {
 
 DeviceOptimizer::DeviceOptimizer(const OptimizerOptions& options, const std::vector<ParameterSlot>& slots,
                                  std::int64_t flat_size, const ops::Backend& backend)
-    : options_(options), slots_(slots) {
+    : options_(options) {
   // The names of the state are part of a checkpoint, which any device can go on from.
   state_names_ = syncbn::make_optimizer(options, {}, 0)->state_names();
   for (std::size_t i = 0; i < state_names_.size(); ++i) states_.emplace_back(backend, flat_size);
   if (options.name == "lamb") direction_ = backend.allocate(static_cast<std::size_t>(flat_size) * sizeof(float));
   std::vector<ops::Updates::Slot> decaying;
   for (const ParameterSlot& slot : slots) {
-    decays_.push_back(!slot.norm_or_bias || options.decay_norm_and_bias ? options.weight_decay : 0);
-    decaying.push_back({slot.offset, slot.count, decays_.back()});
+    segments_.push_back(segment_of(slot, options));
+    decaying.push_back({slot.offset, slot.count, segments_.back().weight_decay});
   }
   rules_ = backend.device()->updates(decaying);
 }
@@ -44,10 +44,10 @@ void DeviceOptimizer::update(std::span<float> parameters, std::span<const float>
 
 ops::Updates::Adam DeviceOptimizer::adam_step(double lr, float scale) const {
   const double beta1 = options_.beta1, beta2 = options_.beta2;
-  const auto t = static_cast<double>(updates_);
+  const BiasCorrection correct = bias_correction(options_, updates_);
   ops::Updates::Adam step{};
-  step.rate = static_cast<float>(lr / (1 - std::pow(beta1, t)));
-  step.correction = static_cast<float>(std::sqrt(1 - std::pow(beta2, t)));
+  step.rate = static_cast<float>(lr / correct.mean);
+  step.correction = static_cast<float>(correct.root);
   step.scale = scale;
   step.beta1 = static_cast<float>(beta1), step.one_minus_beta1 = static_cast<float>(1 - beta1);
   step.beta2 = static_cast<float>(beta2), step.one_minus_beta2 = static_cast<float>(1 - beta2);
@@ -57,21 +57,15 @@ ops::Updates::Adam DeviceOptimizer::adam_step(double lr, float scale) const {
   return step;
 }
 
-// You, Gitman & Ginsburg 2017, algorithm 1. A parameter that is still all zero, or gets no gradient, takes the plain
-// step.
+// You, Gitman & Ginsburg 2017, algorithm 1.
 void DeviceOptimizer::lars(float* parameters, const float* gradient, double lr, float scale) {
-  std::vector<double> p_squares(slots_.size()), g_squares(slots_.size());
+  std::vector<double> p_squares(segments_.size()), g_squares(segments_.size());
   rules_->squares(parameters, p_squares);
   rules_->squares(gradient, g_squares);
-  std::vector<float> rates(slots_.size());
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const double p_norm = std::sqrt(p_squares[i]);
+  std::vector<float> rates;
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
     const double g_norm = std::sqrt(g_squares[i]) * std::abs(static_cast<double>(scale));
-    double ratio = 1;
-    const bool adapts = !slots_[i].norm_or_bias || options_.decay_norm_and_bias;
-    if (adapts && p_norm > 0 && g_norm > 0)
-      ratio = options_.trust_coefficient * p_norm / (g_norm + decays_[i] * p_norm + options_.eps);
-    rates[i] = static_cast<float>(lr * ratio);
+    rates.push_back(static_cast<float>(lr * lars_ratio(segments_[i], std::sqrt(p_squares[i]), g_norm, options_)));
   }
   rules_->lars(static_cast<float>(options_.momentum), scale, rates, parameters, gradient, kernels(0));
 }
@@ -79,16 +73,15 @@ void DeviceOptimizer::lars(float* parameters, const float* gradient, double lr, 
 // You et al. 2020, algorithm 2.
 void DeviceOptimizer::lamb(float* parameters, const float* gradient, double lr, float scale) {
   ops::Updates::Adam step = adam_step(lr, scale);
-  step.rate = static_cast<float>(1 - std::pow(options_.beta1, static_cast<double>(updates_)));
+  step.rate = static_cast<float>(bias_correction(options_, updates_).mean);
   rules_->lamb_direction(step, parameters, gradient, kernels(0), kernels(1), direction_.as<float>());
-  std::vector<double> p_squares(slots_.size()), u_squares(slots_.size());
+  std::vector<double> p_squares(segments_.size()), u_squares(segments_.size());
   rules_->squares(parameters, p_squares);
   rules_->squares(direction_.as<float>(), u_squares);
-  std::vector<float> rates(slots_.size());
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const double p_norm = std::sqrt(p_squares[i]), u_norm = std::sqrt(u_squares[i]);
-    const bool adapts = !slots_[i].norm_or_bias || options_.decay_norm_and_bias;
-    rates[i] = static_cast<float>(lr * (adapts && p_norm > 0 && u_norm > 0 ? p_norm / u_norm : 1));
+  std::vector<float> rates;
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    const double ratio = lamb_ratio(segments_[i], std::sqrt(p_squares[i]), std::sqrt(u_squares[i]));
+    rates.push_back(static_cast<float>(lr * ratio));
   }
   rules_->descend(rates, parameters, direction_.as<float>());
 }

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "nn/flat_buffer.hpp"
-#include "syncbn/optim/optimizer.hpp"
+#include "optim/scalars.hpp"
 
 namespace syncbn {
 
@@ -35,12 +35,11 @@ class DeviceOptimizer final : public Optimizer {
   void lamb(float* parameters, const float* gradient, double lr, float scale);
 
   OptimizerOptions options_;
-  std::vector<ParameterSlot> slots_;
+  std::vector<Segment> segments_;  // of each slot
   std::vector<std::string> state_names_;
   std::vector<FlatBuffer> states_;
   ops::Memory direction_;  // of LAMB
   std::unique_ptr<ops::Updates> rules_;
-  std::vector<double> decays_;  // of each slot
   std::int64_t updates_ = 0;
 };
 
