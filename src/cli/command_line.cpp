@@ -8,7 +8,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/launch.hpp"
-#include "syncbn/core/text.hpp"
+#include "core/text.hpp"
 #include "syncbn/train/config.hpp"
 
 namespace syncbn::cli {

@@ -8,7 +8,8 @@
 
 #include "cli/commands.hpp"
 #include "core/console.hpp"
-#include "syncbn/study/study.hpp"
+#include "core/text.hpp"
+#include "study/study.hpp"
 #include "syncbn/train/config.hpp"
 #include "train/durable_file.hpp"
 

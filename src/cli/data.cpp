@@ -8,8 +8,8 @@
 #include "cli/commands.hpp"
 #include "cli/find_data.hpp"
 #include "core/console.hpp"
-#include "syncbn/core/text.hpp"
-#include "syncbn/data/download.hpp"
+#include "core/text.hpp"
+#include "data/download.hpp"
 
 namespace syncbn::cli {
 namespace {

@@ -11,7 +11,7 @@
 #include "cli/log.hpp"
 #include "core/console.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/train/explain.hpp"
+#include "train/explain.hpp"
 
 namespace syncbn::cli {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "syncbn/comm/teams.hpp"
+#include "comm/teams.hpp"
 #include "syncbn/comm/world.hpp"
 #include "syncbn/train/config.hpp"
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 #include "train/config_check.hpp"
 #include "train/durable_file.hpp"
 #include "train/experiment.hpp"

@@ -1,4 +1,4 @@
-#include "syncbn/study/study.hpp"
+#include "study/study.hpp"
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -16,7 +16,7 @@
 #include "core/console.hpp"
 #include "study/available_memory.hpp"
 #include "study/plan.hpp"
-#include "syncbn/study/report.hpp"
+#include "study/report.hpp"
 
 namespace syncbn::cli {
 namespace {

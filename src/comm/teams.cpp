@@ -1,4 +1,4 @@
-#include "syncbn/comm/teams.hpp"
+#include "comm/teams.hpp"
 
 #include <deque>
 #include <list>

@@ -1,4 +1,4 @@
-#include "syncbn/core/text.hpp"
+#include "core/text.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "data/download.hpp"
 #include "data/image_files.hpp"
 #include "syncbn/data/dataset.hpp"
-#include "syncbn/data/download.hpp"
 
 namespace syncbn {
 

@@ -1,4 +1,4 @@
-#include "syncbn/data/download.hpp"
+#include "data/download.hpp"
 
 #include <curl/curl.h>
 #include <fmt/format.h>

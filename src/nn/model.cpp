@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <functional>
 
+#include "core/text.hpp"
 #include "nn/models.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 namespace {

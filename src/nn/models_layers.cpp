@@ -3,9 +3,9 @@
 
 #include <map>
 
+#include "core/text.hpp"
 #include "nn/models.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 namespace {

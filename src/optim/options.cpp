@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 

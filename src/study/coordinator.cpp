@@ -8,9 +8,9 @@
 #include <limits>
 
 #include "data/folders.hpp"
+#include "study/report.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/data/dataset.hpp"
-#include "syncbn/study/report.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/compute.hpp"
 #include "train/progress_line.hpp"

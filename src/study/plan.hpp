@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "syncbn/study/study.hpp"
+#include "study/study.hpp"
 
 namespace syncbn {
 

@@ -1,4 +1,4 @@
-#include "syncbn/study/report.hpp"
+#include "study/report.hpp"
 
 #include <fmt/format.h>
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "study/plan.hpp"
-#include "syncbn/study/study.hpp"
+#include "study/study.hpp"
 #include "train/folder_lock.hpp"
 
 namespace syncbn {

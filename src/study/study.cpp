@@ -1,4 +1,4 @@
-#include "syncbn/study/study.hpp"
+#include "study/study.hpp"
 
 #include <optional>
 #include <thread>

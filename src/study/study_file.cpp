@@ -7,10 +7,10 @@
 #include <map>
 #include <set>
 
+#include "core/text.hpp"
 #include "study/plan.hpp"
 #include "study/yaml_section.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 #include "train/config_schema.hpp"
 #include "train/config_value.hpp"
 #include "train/yaml_text.hpp"

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "syncbn/comm/teams.hpp"
+#include "comm/teams.hpp"
 
 namespace syncbn {
 

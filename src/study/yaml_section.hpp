@@ -10,7 +10,7 @@
 #include <system_error>
 #include <vector>
 
-#include "syncbn/core/text.hpp"
+#include "core/text.hpp"
 #include "train/config_value.hpp"
 
 namespace syncbn {

@@ -7,8 +7,8 @@
 #include <map>
 #include <set>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 #include "train/config_check.hpp"
 #include "train/config_schema.hpp"
 #include "train/config_value.hpp"

@@ -7,8 +7,8 @@
 #include <charconv>
 #include <optional>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 
 namespace syncbn::detail {
 namespace {

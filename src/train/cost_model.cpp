@@ -1,4 +1,4 @@
-#include "syncbn/train/cost_model.hpp"
+#include "train/cost_model.hpp"
 
 #include <algorithm>
 #include <array>

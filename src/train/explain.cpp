@@ -1,4 +1,4 @@
-#include "syncbn/train/explain.hpp"
+#include "train/explain.hpp"
 
 #include <fmt/format.h>
 

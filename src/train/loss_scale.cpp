@@ -1,6 +1,6 @@
 #include "train/loss_scale.hpp"
 
-#include "syncbn/core/text.hpp"
+#include "core/text.hpp"
 
 namespace syncbn {
 

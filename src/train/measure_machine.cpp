@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "nn/network.hpp"
-#include "syncbn/train/cost_model.hpp"
 #include "train/compute.hpp"
+#include "train/cost_model.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/experiment.hpp"
 #include "train/state_io.hpp"

@@ -8,7 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "syncbn/core/text.hpp"
+#include "core/text.hpp"
 
 namespace syncbn {
 

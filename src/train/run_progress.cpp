@@ -4,7 +4,7 @@
 
 #include <sstream>
 
-#include "syncbn/core/text.hpp"
+#include "core/text.hpp"
 
 namespace syncbn {
 

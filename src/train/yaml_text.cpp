@@ -6,7 +6,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "syncbn/core/text.hpp"
+#include "core/text.hpp"
 #include "train/config_value.hpp"
 
 namespace syncbn::detail {

@@ -6,7 +6,7 @@
 #include <array>
 #include <thread>
 
-#include "syncbn/comm/teams.hpp"
+#include "comm/teams.hpp"
 
 namespace syncbn {
 namespace {

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "syncbn/core/error.hpp"
-#include "syncbn/train/explain.hpp"
+#include "train/explain.hpp"
 
 namespace syncbn {
 namespace {

@@ -1,4 +1,4 @@
-#include "syncbn/data/download.hpp"
+#include "data/download.hpp"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>

@@ -8,8 +8,8 @@
 
 #include "study/answer.hpp"
 #include "study/charts.hpp"
+#include "study/study.hpp"
 #include "support/temp_dir.hpp"
-#include "syncbn/study/study.hpp"
 
 namespace syncbn {
 namespace {

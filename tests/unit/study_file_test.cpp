@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "study/plan.hpp"
+#include "study/study.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/study/study.hpp"
 #include "train/config_schema.hpp"
 #include "train/config_value.hpp"
 

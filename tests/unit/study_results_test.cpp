@@ -7,11 +7,11 @@
 #include "study/curves.hpp"
 #include "study/live_table.hpp"
 #include "study/placement.hpp"
+#include "study/report.hpp"
 #include "study/results.hpp"
 #include "study/statistics.hpp"
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/study/report.hpp"
 #include "unit/study_example.hpp"
 
 namespace syncbn {

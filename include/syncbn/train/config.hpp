@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "syncbn/core/text.hpp"
 #include "syncbn/data/loader.hpp"
 #include "syncbn/nn/model.hpp"
 #include "syncbn/optim/optimizer.hpp"

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/text.hpp"
 #include "optim/flat_optimizer.hpp"
-#include "syncbn/core/text.hpp"
 #include "train/probes/probe.hpp"
 
 namespace syncbn {

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/core/text.hpp"
 
 namespace syncbn {
 

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "syncbn/comm/teams.hpp"
+#include "comm/teams.hpp"
 #include "syncbn/train/config.hpp"
-#include "syncbn/train/explain.hpp"
+#include "train/explain.hpp"
 
 namespace syncbn {
 

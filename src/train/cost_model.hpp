@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "syncbn/comm/world.hpp"
-#include "syncbn/train/explain.hpp"
+#include "train/explain.hpp"
 
 namespace syncbn {
 
