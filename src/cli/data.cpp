@@ -26,7 +26,7 @@ std::vector<const RemoteDataset*> select(const std::vector<std::string>& kinds) 
       throw Error(fmt::format("unknown data set '{}'{}", kind, did_you_mean(kind, names, "; see syncbn data list")),
                   ExitCode::usage);
     }
-    selected.push_back(&remote_datasets()[static_cast<std::size_t>(at - names.begin())]);
+    selected.push_back(&remote_datasets()[at - names.begin()]);
   }
   if (kinds.empty()) {
     for (const RemoteDataset& dataset : remote_datasets()) selected.push_back(&dataset);

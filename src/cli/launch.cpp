@@ -130,7 +130,7 @@ int Job::cores_offered() const {
   const std::vector<int> own = allowed_cores();
   const int mine = own.empty() ? 0 : *std::max_element(own.begin(), own.end()) + 1;
   const auto width = static_cast<std::size_t>(plain_.max_over_ranks(mine));
-  const auto node = static_cast<std::size_t>(plain_.nodes()[static_cast<std::size_t>(rank())]);
+  const auto node = static_cast<std::size_t>(plain_.nodes()[rank()]);
   std::vector<std::int64_t> table(static_cast<std::size_t>(ranks()) * width, 0);
   for (const int core : own) table[node * width + static_cast<std::size_t>(core)] = 1;
   plain_.run([&](Worker& worker) { worker.all().all_reduce(table, Reduce::max, {"cores offered", 0}); });

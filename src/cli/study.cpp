@@ -51,8 +51,7 @@ void print_plan(const Study& study, int cores) {
     memory = std::max(memory, p.memory_bytes);
   }
   for (const Trial& trial : Planner(study, points).trials([](const Trial&) { return std::nullopt; })) {
-    if (trial.search && search.insert(trial.hash).second)
-      seconds += points[static_cast<std::size_t>(trial.point)].seconds;
+    if (trial.search && search.insert(trial.hash).second) seconds += points[trial.point].seconds;
   }
   const std::size_t trials = search.size() + distinct.size() * study.seeds.size();
   fmt::print("\n{} point{}", points.size(), points.size() == 1 ? "" : "s");

@@ -41,7 +41,7 @@ Channel::Channel(RankContext& context, int id, const IndexRange& members)
 
 void Channel::start(int seat, Header header, std::span<std::byte> values, std::function<void()> complete) {
   context_.throw_if_failed();
-  Seat& me = seats_[static_cast<std::size_t>(seat)];
+  Seat& me = seats_[seat];
   if (me.pending)
     context_.fail_with(Error(fmt::format("{} starts {} before it has finished the one under way on this communicator",
                                          describe_local(seat), describe(header))));
@@ -53,7 +53,7 @@ void Channel::start(int seat, Header header, std::span<std::byte> values, std::f
   context_.note(local_index(seat), header);
   Round& round = round_of(header.sequence);
   if (!direct_) {
-    Buffer& mine = round.values[static_cast<std::size_t>(seat)];
+    Buffer& mine = round.values[seat];
     ensure(mine, header.bytes());
     if (!values.empty()) std::memcpy(mine.data(), values.data(), values.size());
   }
@@ -66,8 +66,8 @@ void Channel::start(int seat, Header header, std::span<std::byte> values, std::f
       round.here.assign(seats_.size(), false);
       round.phase.store(Phase::collecting, std::memory_order_relaxed);
     }
-    round.headers[static_cast<std::size_t>(seat)] = header;
-    round.here[static_cast<std::size_t>(seat)] = true;
+    round.headers[seat] = header;
+    round.here[seat] = true;
     last = ++round.arrived == local_.size();
   }
   if (!last) return;
@@ -81,8 +81,7 @@ void Channel::start(int seat, Header header, std::span<std::byte> values, std::f
 void Channel::complete_here(Round& round) {
   const Header& header = round.headers[0];
   for (int seat = 1; seat < local_.size(); ++seat)
-    require_equal(round.headers[static_cast<std::size_t>(seat)], seat, header, 0,
-                  [this](int one) { return describe_local(one); });
+    require_equal(round.headers[seat], seat, header, 0, [this](int one) { return describe_local(one); });
   const auto values_of = [&](int seat) {
     const auto i = static_cast<std::size_t>(seat);
     return direct_ ? seats_[i].values.data() : round.values[i].data();
@@ -119,7 +118,7 @@ void Channel::set_phase(Round& round, Phase phase) {
 }
 
 void Channel::finish(int seat) {
-  Seat& me = seats_[static_cast<std::size_t>(seat)];
+  Seat& me = seats_[seat];
   if (!me.pending) context_.fail_with(Error(describe_local(seat) + " finishes a collective that it has not started"));
   Round& round = round_of(me.next - 1);
   if (!is_done(round, seat)) {
@@ -142,9 +141,7 @@ void Channel::wait(Round& round, int seat) {
     relax();
   }
   const Deadline deadline(context_.timeout_s());
-  const auto where = [&] {
-    return fmt::format("{} at {}", describe_local(seat), describe(round.headers[static_cast<std::size_t>(seat)]));
-  };
+  const auto where = [&] { return fmt::format("{} at {}", describe_local(seat), describe(round.headers[seat])); };
   std::optional<RemoteWait> remote;
   double looked_at_s = 0;
   for (;; context_.crew().pause(local_index(seat), remote ? kRemoteNap : kLookAround)) {
@@ -197,14 +194,14 @@ void Channel::check_arrivals(const Round& round, int seat, const Deadline& deadl
   if (round.phase.load(std::memory_order_relaxed) != Phase::collecting) return;
   std::string missing;
   for (int other = 0; other < local_.size(); ++other) {
-    if (round.here[static_cast<std::size_t>(other)]) continue;
+    if (round.here[other]) continue;
     const bool left = context_.has_left(local_index(other));
     if (!left && !late) continue;
     missing += fmt::format("{}{} ({})", missing.empty() ? "" : ", ", context_.describe_worker(local_index(other)),
                            left ? "has finished its work and left" : "has not arrived");
   }
   if (missing.empty()) return;
-  const std::string where = describe(round.headers[static_cast<std::size_t>(seat)]);
+  const std::string where = describe(round.headers[seat]);
   const std::string waits = late ? fmt::format("has waited {:.3g} s", deadline.limit_s()) : "waits";
   context_.fail_with(Error(fmt::format("{} {} at {} for {}", describe_local(seat), waits, where, missing)));
 }

@@ -33,7 +33,7 @@ class Channel {
   void finish(int seat);
 
   int seat_of(int worker) const { return worker - local_.first; }
-  double waited_seconds(int seat) const { return seats_[static_cast<std::size_t>(seat)].waited_s; }
+  double waited_seconds(int seat) const { return seats_[seat].waited_s; }
 
  private:
   enum class Phase { collecting, exchanging, done };

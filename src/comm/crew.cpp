@@ -92,7 +92,7 @@ class Crew::Thread {
 
   void pause(int worker, std::chrono::microseconds nap) {
     nap_ = std::min(nap_, nap);
-    if (count_ > 1) return fibers_[static_cast<std::size_t>(worker - first_)].pause();
+    if (count_ > 1) return fibers_[worker - first_].pause();
     end_round();
     begin_round();
   }
@@ -109,7 +109,7 @@ class Crew::Thread {
 
  private:
   void resume(int i) {
-    Fiber& fiber = fibers_[static_cast<std::size_t>(i)];
+    Fiber& fiber = fibers_[i];
     if (fiber.done()) return;
     running_.store(first_ + i, std::memory_order_relaxed);
     switches_.fetch_add(1, std::memory_order_relaxed);
@@ -165,7 +165,7 @@ Crew::Crew(int threads, int workers, bool may_spin) : may_spin_(may_spin) {
 Crew::~Crew() = default;
 
 Crew::Thread& Crew::thread_of(int worker) const {
-  return *threads_[static_cast<std::size_t>(thread_of_[static_cast<std::size_t>(worker)])];
+  return *threads_[thread_of_[worker]];
 }
 
 void Crew::run(const std::function<void(int)>& body, const std::function<void()>& watch) {

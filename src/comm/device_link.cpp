@@ -106,9 +106,9 @@ void DeviceLink::exchange() {
   float* room = inbox_;
   for (int rank = 0; rank < ranks_; ++rank) {
     const Slice theirs = shard(rank);
-    for (int i = 0; i < joint_.nodes[static_cast<std::size_t>(rank)]; ++i) {
+    for (int i = 0; i < joint_.nodes[rank]; ++i) {
       if (rank == rank_) {
-        values_.push_back(blocks_[static_cast<std::size_t>(i)] + mine.begin);
+        values_.push_back(blocks_[i] + mine.begin);
         continue;
       }
       values_.push_back(room);
@@ -126,8 +126,8 @@ void DeviceLink::fold() {
   const Slice mine = shard(rank_);
   if (mine.count == 0) return;
   for (const Fold& fold : joint_.plan.folds) {
-    float* into = values_[static_cast<std::size_t>(fold.into)];
-    device_.add(into, values_[static_cast<std::size_t>(fold.from)], into, mine.count, kQueue);
+    float* into = values_[fold.into];
+    device_.add(into, values_[fold.from], into, mine.count, kQueue);
   }
   device_.copy(values_[0], result_ + mine.begin, bytes_of(mine.count), kQueue);
 }

@@ -35,7 +35,7 @@ std::vector<IndexRange> Layout::groups(int workers_per_group) const {
 }
 
 int Layout::ranks_on_this_node() const {
-  return static_cast<int>(std::count(nodes.begin(), nodes.end(), nodes[static_cast<std::size_t>(rank)]));
+  return static_cast<int>(std::count(nodes.begin(), nodes.end(), nodes[rank]));
 }
 
 bool Layout::nodes_are_contiguous() const {
@@ -47,7 +47,7 @@ bool Layout::nodes_are_contiguous() const {
 IndexRange Layout::ranks_here() const {
   IndexRange here = this_rank();
   if (ranks == 1 || !nodes_are_contiguous()) return here;
-  const auto node = [this](int r) { return nodes[static_cast<std::size_t>(r)]; };
+  const auto node = [this](int r) { return nodes[r]; };
   while (here.first > 0 && node(here.first - 1) == node(rank)) --here.first;
   while (here.last < ranks && node(here.last) == node(rank)) ++here.last;
   return here;
@@ -57,7 +57,7 @@ std::vector<IndexRange> Layout::by_node() const {
   std::vector<IndexRange> groups;
   std::vector<int> seen;
   for (int r = 0; r < ranks; ++r) {
-    const int node = nodes[static_cast<std::size_t>(r)];
+    const int node = nodes[r];
     if (r > 0 && node == nodes[static_cast<std::size_t>(r) - 1]) {
       groups.back().last = of_rank(r).last;
       continue;
@@ -65,7 +65,7 @@ std::vector<IndexRange> Layout::by_node() const {
     if (std::find(seen.begin(), seen.end(), node) != seen.end())
       throw Error(fmt::format("ranks {} and {} are on {}, the ranks between them are not: a group per node needs the "
                               "ranks of a host side by side; start them host by host (mpirun --map-by slot)",
-                              node, r, hosts[static_cast<std::size_t>(r)]),
+                              node, r, hosts[r]),
                   ExitCode::usage);
     seen.push_back(node);
     groups.push_back(of_rank(r));
@@ -75,7 +75,7 @@ std::vector<IndexRange> Layout::by_node() const {
 
 std::string Layout::describe_rank(int r) const {
   const IndexRange range = of_rank(r);
-  const std::string& host = hosts[static_cast<std::size_t>(r)];
+  const std::string& host = hosts[r];
   if (range.size() == 1) return fmt::format("rank {} ({}, worker {})", r, host, range.first);
   return fmt::format("rank {} ({}, workers {}-{})", r, host, range.first, range.last - 1);
 }
@@ -83,7 +83,7 @@ std::string Layout::describe_rank(int r) const {
 std::string Layout::describe_worker(int worker) const {
   int r = 0;
   while (!of_rank(r).contains(worker)) ++r;
-  return fmt::format("worker {} (rank {}, {})", worker, r, hosts[static_cast<std::size_t>(r)]);
+  return fmt::format("worker {} (rank {}, {})", worker, r, hosts[r]);
 }
 
 int cores_offered() {

@@ -63,7 +63,7 @@ void MachineMemory::commit() {
       context_->all_gather(fmt::format("{} {}", bytes, fits ? "" : "no room"), "planned memory");
   const std::vector<int>& nodes = context_->layout().nodes;
   for (std::size_t rank = 0; may_be_shared_ && rank < plans.size(); ++rank) {
-    const std::string& first = plans[static_cast<std::size_t>(nodes[rank])];
+    const std::string& first = plans[nodes[rank]];
     if (std::stoull(plans[rank]) != std::stoull(first))
       throw Error(fmt::format("{} plans {} bytes of common memory, the first of its machine {}",
                               context_->layout().describe_rank(static_cast<int>(rank)), std::stoull(plans[rank]),

@@ -218,8 +218,8 @@ void MpiLink::fold_blocks() {
     for (std::size_t i = 0; i < static_cast<std::size_t>(joint_.nodes[peer]); ++i)
       values.push_back(peer == me_ ? blocks_[i] + offset : messages_->inbox[peer].data() + kHeaderBytes + i * bytes);
   for (const Fold& fold : joint_.plan.folds) {
-    std::byte* into = values[static_cast<std::size_t>(fold.into)];
-    combine(into, into, values[static_cast<std::size_t>(fold.from)], mine.count, header_.type, header_.reduce);
+    std::byte* into = values[fold.into];
+    combine(into, into, values[fold.from], mine.count, header_.type, header_.reduce);
   }
   std::memcpy(messages_->result.data + offset, values[0], bytes);
 }

@@ -73,7 +73,7 @@ std::vector<std::vector<Party>> MpiTransport::by_machine(const std::vector<Party
   std::vector<std::vector<Party>> machines;
   int last = -1;
   for (const Party& party : parties) {
-    const int node = layout_.nodes[static_cast<std::size_t>(party.rank)];
+    const int node = layout_.nodes[party.rank];
     if (node != last) machines.emplace_back();
     machines.back().push_back(party);
     last = node;
@@ -241,7 +241,7 @@ MpiConnection connect_mpi(const WorldOptions& options, int fortran_comm) {
   layout.node_cores = cores_of(node.get());
   const std::vector<Introduction> all = introduce(comm.get(), node.get(), options, layout.rank, layout.ranks);
   for (int rank = 1; rank < layout.ranks; ++rank) {
-    const Introduction& theirs = all[static_cast<std::size_t>(rank)];
+    const Introduction& theirs = all[rank];
     if (theirs.workers != all[0].workers || theirs.reduction != all[0].reduction)
       throw Error(
           fmt::format("rank {} ({}) was started with {} workers ({} reduction), rank 0 ({}) with {} ({}); start "

@@ -111,14 +111,14 @@ void RankContext::check_for_hogs() noexcept {
 }
 
 void RankContext::note(int local_index, const Header& header) {
-  WorkerRecord& worker = workers_[static_cast<std::size_t>(local_index)];
+  WorkerRecord& worker = workers_[local_index];
   std::lock_guard lock(worker.mutex);
   worker.last = header;
   worker.seen = true;
 }
 
 std::string RankContext::describe_worker(int local_index) const {
-  const WorkerRecord& worker = workers_[static_cast<std::size_t>(local_index)];
+  const WorkerRecord& worker = workers_[local_index];
   const std::string name = layout_.describe_worker(layout_.local().first + local_index);
   std::lock_guard lock(worker.mutex);
   return worker.seen ? fmt::format("{} last seen at {}", name, describe(worker.last)) : name + " not seen yet";
@@ -180,7 +180,7 @@ std::vector<std::string> RankContext::all_gather(const std::string& value, const
 std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<IndexRange>& ranges) {
   const IndexRange local = layout_.local();
   std::lock_guard lock(opening_mutex_);
-  const int number = workers_[static_cast<std::size_t>(local_index)].openings_made++;
+  const int number = workers_[local_index].openings_made++;
   Opening& opening = openings_[number];
   if (opening.to_fetch == 0) {  // the first local worker to get here opens them for all, in ascending order
     opening.to_fetch = local.size();

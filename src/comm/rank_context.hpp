@@ -73,8 +73,8 @@ class RankContext {
   std::string describe_worker(int local_index) const;
 
   /// A worker that has returned from the body will not join any more collectives in this run.
-  void set_left(int local_index, bool left) { workers_[static_cast<std::size_t>(local_index)].left.store(left); }
-  bool has_left(int local_index) const { return workers_[static_cast<std::size_t>(local_index)].left.load(); }
+  void set_left(int local_index, bool left) { workers_[local_index].left.store(left); }
+  bool has_left(int local_index) const { return workers_[local_index].left.load(); }
 
   /// The channel of this worker among those of the given consecutive ranges; null when its range is just itself. All
   /// local workers must call it alike; the n-th call of each refers to the same channels.

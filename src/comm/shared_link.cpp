@@ -154,8 +154,7 @@ void SharedLink::fold(const Slice& slice, std::byte* root) {
     const auto node = static_cast<std::size_t>(step.into);
     const bool last = !goes_beyond() && &step == &plan_.folds.back();
     std::byte* sum = last ? root : scratch_.data() + node * bytes;
-    combine(sum, operands_[node], operands_[static_cast<std::size_t>(step.from)], slice.count, header_.type,
-            header_.reduce);
+    combine(sum, operands_[node], operands_[step.from], slice.count, header_.type, header_.reduce);
     operands_[node] = sum;
   }
 }

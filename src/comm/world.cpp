@@ -191,8 +191,7 @@ std::string World::broadcast(const std::string& value) const {
 void World::abort(const std::string& message, ExitCode code) const {
   std::fflush(stdout);
   if (rank() != 0) std::this_thread::sleep_for(kLetRankZeroSpeak);
-  const std::string line =
-      fmt::format("syncbn: rank {} ({}): {}\n", rank(), hosts()[static_cast<std::size_t>(rank())], message);
+  const std::string line = fmt::format("syncbn: rank {} ({}): {}\n", rank(), hosts()[rank()], message);
   std::fputs(line.c_str(), stderr);
   std::fflush(stderr);
   state_->context->transport().abort(static_cast<int>(code));

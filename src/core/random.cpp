@@ -29,7 +29,7 @@ std::uint32_t Random::next() {
     ++counter_[0];
     used_ = 0;
   }
-  return block_[static_cast<std::size_t>(used_++)];
+  return block_[used_++];
 }
 
 std::uint64_t Random::below(std::uint64_t bound) {

@@ -56,7 +56,7 @@ int block_of(Layout layout) {
 
 Shape::Shape(std::initializer_list<std::int64_t> dims) {
   if (dims.size() > dims_.size()) throw Error("a tensor has at most 5 dimensions", ExitCode::usage);
-  for (const auto d : dims) dims_[static_cast<std::size_t>(rank_++)] = d;
+  for (const auto d : dims) dims_[rank_++] = d;
 }
 
 std::int64_t Shape::spatial() const {

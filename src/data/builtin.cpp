@@ -117,7 +117,7 @@ void draw(int label, Random random, std::uint8_t* out) {
   const Colour colour = contrasting_colour(random, background);
   std::array<int, kGrid * kGrid> cells;
   std::iota(cells.begin(), cells.end(), 0);
-  for (std::size_t i = 0; i < kNumbers[static_cast<std::size_t>(label / kShapes)]; ++i) {
+  for (std::size_t i = 0; i < kNumbers[label / kShapes]; ++i) {
     std::swap(cells[i], cells[i + random.below(cells.size() - i)]);
     const float radius = uniform(random, 1.8f, 3.4f), slack = kCell / 2.0f - radius;
     const auto centre = [&](int cell) {

@@ -75,7 +75,7 @@ class PictureFiles : public ImageSource {
   PictureFiles(fs::path root, std::vector<std::string> files) : root_(std::move(root)), files_(std::move(files)) {}
 
   Image image(std::int64_t i) const override {
-    const fs::path file = root_ / files_[static_cast<std::size_t>(i)];
+    const fs::path file = root_ / files_[i];
     std::error_code error;
     const std::uintmax_t size = fs::file_size(file, error);
     if (error) refuse(fmt::format("{}: {}", file.string(), error.message()));
@@ -86,7 +86,7 @@ class PictureFiles : public ImageSource {
 
   std::uint64_t hash(std::int64_t n, std::uint64_t seed) const override {
     for (std::int64_t i = 0; i < n; ++i) {
-      const std::string& name = files_[static_cast<std::size_t>(i)];
+      const std::string& name = files_[i];
       seed = XXH3_64bits_withSeed(name.data(), name.size() + 1, seed);  // with the 0 that ends it
     }
     return seed;

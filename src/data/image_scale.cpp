@@ -43,7 +43,7 @@ class Triangles {
 
   /// row = place i of each column of [.., stride] bytes.
   void mix(std::int64_t i, const std::uint8_t* bytes, std::int64_t stride, std::span<float> row) const {
-    const Place& place = places_[static_cast<std::size_t>(i)];
+    const Place& place = places_[i];
     std::fill(row.begin(), row.end(), 0.0f);
     bytes += place.first * stride;
     for (std::size_t k = 0; k < place.count; ++k, bytes += stride) {

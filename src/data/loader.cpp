@@ -85,9 +85,9 @@ struct Loader::Impl {
     batch.labels.resize(static_cast<std::size_t>(slice.count));
     batch.ids.resize(static_cast<std::size_t>(slice.count));
     for (std::int64_t i = 0; i < slice.count; ++i) {
-      const std::int64_t id = (*order)[static_cast<std::size_t>(begin + slice.begin + i)];
-      batch.ids[static_cast<std::size_t>(i)] = id;
-      batch.labels[static_cast<std::size_t>(i)] = dataset->label(id);
+      const std::int64_t id = (*order)[begin + slice.begin + i];
+      batch.ids[i] = id;
+      batch.labels[i] = dataset->label(id);
       pipeline.augmented(id, options.seed, batch.epoch, batch.images.data() + i * bytes);
     }
   }

@@ -14,7 +14,7 @@ RecordImages::RecordImages(const RecordFormat& format, std::vector<SharedBytes> 
 Image RecordImages::image(std::int64_t i) const {
   const auto at = static_cast<std::size_t>(i % per_file_ * format_.record_bytes + format_.offset);
   const auto bytes = static_cast<std::size_t>(format_.channels * format_.height * format_.width);
-  return {format_.height, format_.width, files_[static_cast<std::size_t>(i / per_file_)].bytes.subspan(at, bytes)};
+  return {format_.height, format_.width, files_[i / per_file_].bytes.subspan(at, bytes)};
 }
 
 std::uint64_t RecordImages::hash(std::int64_t n, std::uint64_t seed) const {

@@ -15,7 +15,7 @@ std::int64_t padded(std::int64_t channels) {
 }
 
 double at(std::span<const float> values, std::int64_t c, double otherwise) {
-  return values.empty() ? otherwise : static_cast<double>(values[static_cast<std::size_t>(c)]);
+  return values.empty() ? otherwise : static_cast<double>(values[c]);
 }
 
 }  // namespace

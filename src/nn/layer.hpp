@@ -73,7 +73,7 @@ struct LayerContext {
   int groups = 1;             ///< number of groups in the world
   std::int64_t max_samples = 0;
 
-  const LayerSpec& spec(int layer) const { return state.model().layers[static_cast<std::size_t>(layer)]; }
+  const LayerSpec& spec(int layer) const { return state.model().layers[layer]; }
 };
 
 /// Any layer but those whose type shares_statistics(), see make_norm_layer().

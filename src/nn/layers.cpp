@@ -193,7 +193,7 @@ ops::Activation activation_of(LayerType type) {
 }  // namespace
 
 std::unique_ptr<Layer> make_layer(const LayerContext& context, int index, const LayerTensors& t) {
-  const LayerSpec& spec = context.state.model().layers[static_cast<std::size_t>(index)];
+  const LayerSpec& spec = context.state.model().layers[index];
   switch (spec.type) {
     case LayerType::conv2d:
       return std::make_unique<Conv2dLayer>(context, index, t);

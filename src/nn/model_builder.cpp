@@ -226,8 +226,7 @@ int ModelBuilder::add(const std::string& name, int x, int other) {
     const auto& layers = model_.layers;
     fail(name, layer.type,
          fmt::format("'{}' {} and '{}' {} differ in shape: make them equal, e.g. by a 1x1 conv2d on the shortcut",
-                     layers[static_cast<std::size_t>(x)].name, shape(x).str(),
-                     layers[static_cast<std::size_t>(other)].name, shape(other).str()));
+                     layers[x].name, shape(x).str(), layers[other].name, shape(other).str()));
   }
   return append(layer, shape(x));
 }
@@ -237,8 +236,8 @@ void ModelBuilder::require_all_used() const {
   std::vector<bool> used(layers.size(), false);
   used.back() = true;
   for (const LayerSpec& l : layers) {
-    if (l.input >= 0) used[static_cast<std::size_t>(l.input)] = true;
-    if (l.residual >= 0) used[static_cast<std::size_t>(l.residual)] = true;
+    if (l.input >= 0) used[l.input] = true;
+    if (l.residual >= 0) used[l.residual] = true;
   }
   for (std::size_t i = 0; i < layers.size(); ++i)
     if (!used[i])

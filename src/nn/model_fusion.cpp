@@ -8,8 +8,8 @@ namespace {
 std::vector<int> count_readers(const std::vector<LayerSpec>& layers) {
   std::vector<int> readers(layers.size(), 0);
   for (const LayerSpec& l : layers) {
-    if (l.input >= 0) ++readers[static_cast<std::size_t>(l.input)];
-    if (l.residual >= 0) ++readers[static_cast<std::size_t>(l.residual)];
+    if (l.input >= 0) ++readers[l.input];
+    if (l.residual >= 0) ++readers[l.residual];
   }
   return readers;
 }
@@ -28,7 +28,7 @@ void fuse_norms(Model& model) {
   std::vector<int> moved(model.layers.size());  // old index -> index in `fused`
   std::vector<LayerSpec> fused;
   std::vector<int> fused_readers;  // of what the fused layer yields
-  const auto new_index = [&moved](int old) { return old < 0 ? old : moved[static_cast<std::size_t>(old)]; };
+  const auto new_index = [&moved](int old) { return old < 0 ? old : moved[old]; };
 
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     LayerSpec layer = model.layers[i];
@@ -49,7 +49,7 @@ void fuse_norms(Model& model) {
     }
   }
   model.layers = std::move(fused);
-  for (ParameterSpec& p : model.parameters) p.layer = moved[static_cast<std::size_t>(p.layer)];
+  for (ParameterSpec& p : model.parameters) p.layer = moved[p.layer];
 }
 
 }  // namespace syncbn

@@ -11,8 +11,8 @@
 namespace syncbn {
 
 ops::Conv2dGeometry conv2d_geometry(const Model& model, int layer, bool bias) {
-  const LayerSpec& spec = model.layers[static_cast<std::size_t>(layer)];
-  const Shape& in = model.layers[static_cast<std::size_t>(spec.input)].output;
+  const LayerSpec& spec = model.layers[layer];
+  const Shape& in = model.layers[spec.input].output;
   const Shape& out = spec.output;
   return {in.c(),        in.h(),        in.w(),      out.c(),      out.h(), out.w(),
           spec.kernel_h, spec.kernel_w, spec.stride, spec.padding, bias};
@@ -30,7 +30,7 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
     const ParameterSpec& p = model_.parameters[i];
     const bool is_weight = p.kind == ParameterKind::weight || p.kind == ParameterKind::norm_weight;
     auto& index = is_weight ? weight_of_ : p.kind == ParameterKind::weight_gain ? gain_of_ : bias_of_;
-    index[static_cast<std::size_t>(p.layer)] = static_cast<int>(i);
+    index[p.layer] = static_cast<int>(i);
   }
   const auto shares = [&](std::size_t l) { return shares_statistics(model_.layers[l].type); };
   for (std::size_t l = 0; l < layers; ++l) {
@@ -82,7 +82,7 @@ void ModelState::place_norm(int layer) {
   place_parameter(weight_of(layer));
   place_parameter(bias_of(layer));
   if (!norm_.options.track_running_stats) return;
-  const LayerSpec& spec = model_.layers[static_cast<std::size_t>(layer)];
+  const LayerSpec& spec = model_.layers[layer];
   const std::int64_t c = spec.output.c();
   NormState state;
   state.layer = layer;
@@ -112,7 +112,7 @@ void ModelState::initialize(std::uint64_t seed) {
     const std::span<float> out = values(parameters_[i]);
     if (p.kind == ParameterKind::weight_gain) {
       const int v = weight_of(p.layer);  // its weights come before it
-      start_gain(values(parameter(v)), model_.parameters[static_cast<std::size_t>(v)].init_scale, out);
+      start_gain(values(parameter(v)), model_.parameters[v].init_scale, out);
       continue;
     }
     if (p.kind != ParameterKind::weight) {
@@ -125,7 +125,7 @@ void ModelState::initialize(std::uint64_t seed) {
     // He et al. 2015 (arXiv 1502.01852), fan-out form as torchvision's residual networks; Glorot & Bengio 2010.
     if (p.init == Init::he) std = std::sqrt(2.0 / (p.dims.size() == 4 ? fan_out : fan_in));
     if (p.init == Init::glorot) std = std::sqrt(2.0 / (fan_in + fan_out));
-    if (gain_of_[static_cast<std::size_t>(p.layer)] < 0) std *= p.init_scale;
+    if (gain_of_[p.layer] < 0) std *= p.init_scale;
     Random random(seed, Purpose::init, hash_name(p.name));
     for (float& v : out) v = static_cast<float>(std * random.normal());
   }
@@ -150,19 +150,18 @@ std::span<float> ModelState::normalized(int layer, std::span<float> all) {
 }
 
 std::span<const float> ModelState::weights(int layer) {
-  return gain_of_[static_cast<std::size_t>(layer)] < 0 ? kernels(parameter(weight_of(layer)))
-                                                       : normalized(layer, normalized_.kernels());
+  return gain_of_[layer] < 0 ? kernels(parameter(weight_of(layer))) : normalized(layer, normalized_.kernels());
 }
 
 const void* ModelState::linear_weights(int layer) {
-  const ops::Memory& cast = cast_[static_cast<std::size_t>(layer)];
+  const ops::Memory& cast = cast_[layer];
   return cast.data() ? static_cast<const void*>(cast.data()) : weights(layer).data();
 }
 
 void ModelState::cast(int layer) {
   const std::span<const float> from = weights(layer);
   const Shape row{1, static_cast<std::int64_t>(from.size())};
-  const Tensor to{cast_[static_cast<std::size_t>(layer)].data(), row, backend_.activation_type()};
+  const Tensor to{cast_[layer].data(), row, backend_.activation_type()};
   backend_.elementwise().reorder({const_cast<float*>(from.data()), row}, to, {0, 1}, false);
 }
 
@@ -216,7 +215,7 @@ void ModelState::finish_gradient(std::span<const float> summed, std::span<const 
 }
 
 void ModelState::finish_gain(int layer, std::span<float> gradient) {
-  const FlatRange gain = parameter(gain_of_[static_cast<std::size_t>(layer)]), weight = parameter(weight_of(layer));
+  const FlatRange gain = parameter(gain_of_[layer]), weight = parameter(weight_of(layer));
   const std::span<float> d_gain = gradient.subspan(gain.offset, gain.count);
   const std::span<float> d_weight = gradient.subspan(weight.offset, weight.count);
   if (!backend_.device()) return weight_norm_gradient(values(gain), values(weight), d_weight, d_gain);

@@ -72,17 +72,17 @@ class ModelState {
   void send();
 
   /// By index into model().parameters.
-  FlatRange parameter(int i) const { return parameters_[static_cast<std::size_t>(i)]; }
+  FlatRange parameter(int i) const { return parameters_[i]; }
   /// Index of a layer's weight / bias (gamma / beta), -1 if it has none.
-  int weight_of(int layer) const { return weight_of_[static_cast<std::size_t>(layer)]; }
-  int bias_of(int layer) const { return bias_of_[static_cast<std::size_t>(layer)]; }
+  int weight_of(int layer) const { return weight_of_[layer]; }
+  int bias_of(int layer) const { return bias_of_[layer]; }
   /// What a convolution or linear layer multiplies with: its weight, normalized if it has a gain; as of the last
   /// pack(). For kernels.
   std::span<const float> weights(int layer);
   /// Those of a linear layer in the type of the activations.
   const void* linear_weights(int layer);
   /// The exchanged part of a layer's gradient; count 0 if there is none.
-  FlatRange exchanged(int layer) const { return exchanged_[static_cast<std::size_t>(layer)]; }
+  FlatRange exchanged(int layer) const { return exchanged_[layer]; }
   std::vector<NormState>& norm_states() { return norm_states_; }
   /// nullptr for layers without running statistics.
   NormState* norm_state(int layer);
@@ -92,7 +92,7 @@ class ModelState {
   /// Brings the normalized, packed and cast forms of part `part` of `parts` of the weights up to date; to be called
   /// after each change of kernels(), while nobody computes.
   void pack(int part, int parts);
-  const ops::Conv2dWeights& packed(int layer) const { return *packed_[static_cast<std::size_t>(layer)]; }
+  const ops::Conv2dWeights& packed(int layer) const { return *packed_[layer]; }
   /// Turns part `part` of `parts` of the sum of the workers' gradients into the gradient of the parameters: those of
   /// convolutions come in their kernels' order, those of normalized weights with respect to weights(). `summed`:
   /// [exchanged_size()]; `own`, [flat_size()], has the rest, which every worker knows. All in the kernels' memory.

@@ -122,7 +122,7 @@ Model make_resnet(const ModelOptions& options, int depth) {
   ResNetBuilder net(options, std::accumulate(blocks.begin(), blocks.end(), 0));
   net.stem(64, small ? Window{3, 1, 1} : Window{7, 2, 3}, !small);
   for (int layer = 0; layer < 4; ++layer)
-    for (int i = 0; i < blocks[static_cast<std::size_t>(layer)]; ++i) {
+    for (int i = 0; i < blocks[layer]; ++i) {
       const std::int64_t width = 64 << layer;
       const Block block{block_name(layer, i), width, deep ? 4 * width : width, layer > 0 && i == 0 ? 2 : 1};
       deep ? net.bottleneck(block) : net.basic_block(block);

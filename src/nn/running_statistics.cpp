@@ -16,7 +16,7 @@ void RunningStatistics::begin_update() {
   if (!state_) return;
   kept_ = speaks_ ? 1.0f / static_cast<float>(context_.groups) : 0.0f;
   // On a device it goes with the contribution.
-  if (!context_.backend.device()) context_.gradient[static_cast<std::size_t>(state_->kept.offset)] = kept_;
+  if (!context_.backend.device()) context_.gradient[state_->kept.offset] = kept_;
 }
 
 double RunningStatistics::momentum(const Pass& pass) const {
@@ -53,7 +53,7 @@ void RunningStatistics::contribute(const Pass& pass, std::int64_t count, std::sp
   }
   const double kept = kept_;
   if (device) return device->blend({&kept, 1}, 0, 1, context_.gradient.data() + state_->kept.offset);
-  context_.gradient[static_cast<std::size_t>(state_->kept.offset)] = kept_;
+  context_.gradient[state_->kept.offset] = kept_;
 }
 
 void RunningStatistics::contribute(const Pass& pass, std::int64_t count, ops::Normalization& statistics) {

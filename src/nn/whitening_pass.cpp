@@ -71,9 +71,8 @@ void WhiteningPass::start(std::int64_t step) {
   for (std::int64_t c = 0; c < channels_; ++c) {
     for (std::int64_t j = 0; j <= c % width_; ++j) {
       const std::int64_t other = c - c % width_ + j;
-      const double shift =
-          local_count_ ? sum_[static_cast<std::size_t>(c)] * sum_[static_cast<std::size_t>(other)] / n : 0;
-      *out++ = products_[static_cast<std::size_t>(c * width_ + j)] - shift + n * mean(c) * mean(other);
+      const double shift = local_count_ ? sum_[c] * sum_[other] / n : 0;
+      *out++ = products_[c * width_ + j] - shift + n * mean(c) * mean(other);
     }
   }
   start_contribution(message_, step);
@@ -84,15 +83,15 @@ void WhiteningPass::finish(std::span<const float> gamma, std::span<const float> 
   count_ = std::llround(message_[0]);
   const double m = count_ ? message_[0] : 1;
   const double *sums = message_.data() + 1, *squares = sums + channels_;
-  for (std::int64_t c = 0; c < channels_; ++c) mean_[static_cast<std::size_t>(c)] = sums[c] / m;
+  for (std::int64_t c = 0; c < channels_; ++c) mean_[c] = sums[c] / m;
   for (std::int64_t c = 0; c < channels_; ++c) {
     for (std::int64_t j = 0; j <= c % width_; ++j) {
       const std::int64_t other = c - c % width_ + j;
       const double square = *squares++ / m;
-      const double a = mean_[static_cast<std::size_t>(c)], b = mean_[static_cast<std::size_t>(other)];
+      const double a = mean_[c], b = mean_[other];
       const double cov = c == other ? variance(a, square) : square - a * b;
-      cov_[static_cast<std::size_t>(c * width_ + j)] = cov;
-      cov_[static_cast<std::size_t>(other * width_ + c % width_)] = cov;
+      cov_[c * width_ + j] = cov;
+      cov_[other * width_ + c % width_] = cov;
     }
   }
   if (count_ > 0) derive_map(gamma, beta);
@@ -135,7 +134,7 @@ void WhiteningPass::derive_map(std::span<const float> gamma, std::span<const flo
     gamma_[i] = gamma.empty() ? 1 : static_cast<double>(gamma[i]);
     shift_[i] = beta.empty() ? 0 : static_cast<double>(beta[i]);
     for (std::int64_t j = c * width_; j < (c + 1) * width_; ++j) {
-      matrix_[static_cast<std::size_t>(j)] = gamma_[i] * whitening_[static_cast<std::size_t>(j)];
+      matrix_[j] = gamma_[i] * whitening_[j];
     }
   }
 }
@@ -177,8 +176,8 @@ void WhiteningPass::derive_gradient(std::int64_t first) {
   Matrix inner = d.transpose() * (0.5 * (b + b.transpose())) * d;
   for (std::int64_t i = 0; i < width_; ++i) {
     for (std::int64_t j = 0; j < width_; ++j) {
-      const double a = std::sqrt(eigenvalues_[static_cast<std::size_t>(first + i)]);
-      const double c = std::sqrt(eigenvalues_[static_cast<std::size_t>(first + j)]);
+      const double a = std::sqrt(eigenvalues_[first + i]);
+      const double c = std::sqrt(eigenvalues_[first + j]);
       inner(i, j) *= -1 / (a * c * (a + c));
     }
   }
@@ -203,10 +202,10 @@ void WhiteningPass::parameter_gradients(bool of_group, std::span<double> d_gamma
   for (std::int64_t c = 0; c < channels_; ++c) {
     double sum = 0;
     for (std::int64_t j = c * width_; j < (c + 1) * width_; ++j) {
-      sum += whitening_[static_cast<std::size_t>(j)] * products[j];
+      sum += whitening_[j] * products[j];
     }
-    d_gamma[static_cast<std::size_t>(c)] = sum;
-    d_beta[static_cast<std::size_t>(c)] = sum_dy[c];
+    d_gamma[c] = sum;
+    d_beta[c] = sum_dy[c];
   }
 }
 

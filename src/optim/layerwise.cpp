@@ -15,7 +15,7 @@ class Layerwise : public FlatOptimizer {
   std::vector<Segment> segments(int part, int parts) const final {
     std::vector<Segment> result;
     for (const int i : slots_of_part(slots(), part, parts)) {
-      result.push_back(segment_of(slots()[static_cast<std::size_t>(i)], options()));
+      result.push_back(segment_of(slots()[i], options()));
     }
     return result;
   }

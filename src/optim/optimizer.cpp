@@ -58,8 +58,8 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, std::
 void gradient_squares(const std::vector<ParameterSlot>& slots, std::span<const float> gradient,
                       std::span<double> squares, int part, int parts) {
   for (const int i : slots_of_part(slots, part, parts)) {
-    const auto& slot = slots[static_cast<std::size_t>(i)];
-    squares[static_cast<std::size_t>(i)] =
+    const auto& slot = slots[i];
+    squares[i] =
         sum_of_squares(gradient.subspan(static_cast<std::size_t>(slot.offset), static_cast<std::size_t>(slot.count)));
   }
 }

@@ -98,7 +98,7 @@ std::string series_name(const Results& results, const TrialRow& row, int axis) {
   std::string name;
   for (std::size_t d = 0; d < row.values.size(); ++d) {
     if (static_cast<int>(d) == axis || results.dimensions[d].labels.size() < 2) continue;
-    name += (name.empty() ? "" : ", ") + results.dimensions[d].labels[static_cast<std::size_t>(row.values[d])];
+    name += (name.empty() ? "" : ", ") + results.dimensions[d].labels[row.values[d]];
   }
   return name;
 }

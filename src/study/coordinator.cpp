@@ -311,7 +311,7 @@ TrialRow Coordinator::row_of(const Trial& trial, const std::string& folder) cons
   row.point = trial.point;
   row.values = point.values;
   for (std::size_t d = 0; d < point.values.size(); ++d) {
-    const auto& value = request_.study.dimensions[d].values[static_cast<std::size_t>(point.values[d])];
+    const auto& value = request_.study.dimensions[d].values[point.values[d]];
     for (const Setting& s : value.settings) row.settings.emplace_back(s.key, s.value);
   }
   row.seed = trial.seed;

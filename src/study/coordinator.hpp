@@ -57,7 +57,7 @@ class Coordinator {
   Tally tally() const;
   Results results() const;
   TrialRow row_of(const Trial& trial, const std::string& folder) const;
-  const Point& point_of(const Trial& trial) const { return points_[static_cast<std::size_t>(trial.point)]; }
+  const Point& point_of(const Trial& trial) const { return points_[trial.point]; }
   std::string name_of_trial(const Trial& trial) const;
   double seconds_left() const;
 

@@ -19,12 +19,12 @@ std::optional<Placement> Cores::take(int wanted, int workers) {
     placement.ranks = {static_cast<int>(most - free_.begin())};
     placement.threads = std::clamp(wanted, 1, std::min(workers, *most));
   }
-  for (const int rank : placement.ranks) free_[static_cast<std::size_t>(rank)] -= placement.threads;
+  for (const int rank : placement.ranks) free_[rank] -= placement.threads;
   return placement;
 }
 
 void Cores::give_back(const Placement& placement) {
-  for (const int rank : placement.ranks) free_[static_cast<std::size_t>(rank)] += placement.threads;
+  for (const int rank : placement.ranks) free_[rank] += placement.threads;
 }
 
 int fair_share(int cores, int open) {

@@ -36,7 +36,7 @@ void require_comparable(const Config& config) {
 std::string label_of(const Study& study, const std::vector<int>& values) {
   std::string label;
   for (std::size_t d = 0; d < values.size(); ++d) {
-    const std::string& text = study.dimensions[d].values[static_cast<std::size_t>(values[d])].label;
+    const std::string& text = study.dimensions[d].values[values[d]].label;
     if (!text.empty()) label += (label.empty() ? "" : ", ") + text;
   }
   return label.empty() ? study.name : label;
@@ -58,7 +58,7 @@ Point resolve_point(const Study& study, const std::vector<int>& values, std::vec
   point.label = label_of(study, values);
   std::vector<Setting> settings = study.settings;
   for (std::size_t d = 0; d < values.size(); ++d) {
-    const auto& chosen = study.dimensions[d].values[static_cast<std::size_t>(values[d])].settings;
+    const auto& chosen = study.dimensions[d].values[values[d]].settings;
     settings.insert(settings.end(), chosen.begin(), chosen.end());
   }
   try {
@@ -170,7 +170,7 @@ Trial Planner::make(int point, std::uint64_t seed, double lr_factor, bool search
   Trial trial{point, seed, lr_factor, search, {}};
   std::string& hash = hashes_[{point, seed, lr_factor}];
   if (hash.empty()) {
-    const std::string text = changes_yaml(config_of(points_[static_cast<std::size_t>(point)], trial));
+    const std::string text = changes_yaml(config_of(points_[point], trial));
     hash = sha256(std::as_bytes(std::span(text))).substr(0, kHashLetters);
   }
   trial.hash = hash;

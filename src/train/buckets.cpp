@@ -16,7 +16,7 @@ BucketPlan plan_buckets(const ModelState& state, std::int64_t bytes) {
   int lowest = -1;  // the lowest layer of the bucket that is being filled
   const auto close = [&](std::int64_t begin) {
     if (begin == end) return;
-    plan.completed_by[static_cast<std::size_t>(lowest)] = static_cast<int>(plan.buckets.size());
+    plan.completed_by[lowest] = static_cast<int>(plan.buckets.size());
     plan.buckets.push_back({begin, end - begin});
     end = begin;
   };

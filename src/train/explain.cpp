@@ -63,7 +63,7 @@ void add_gradients(Explanation& e, const Model& model, std::int64_t bucket_bytes
   const bool norm_is_reduced = e.group == e.workers;
   std::map<int, std::int64_t, std::greater<>> bytes_of_layer;
   for (const ParameterSpec& p : model.parameters) {
-    const bool shared = shares_statistics(model.layers[static_cast<std::size_t>(p.layer)].type);
+    const bool shared = shares_statistics(model.layers[p.layer].type);
     if (p.kind == ParameterKind::weight_gain) continue;  // follows from the gradient of the weight
     if (!shared || !norm_is_reduced) bytes_of_layer[p.layer] += kFloat * p.count();
   }

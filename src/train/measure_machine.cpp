@@ -62,8 +62,8 @@ MachineFigures measure_machine(World& world, const Config& config, MachineFigure
   state.initialize(config.seed);
   state.send();
   const int threads = world.local_workers();
-  const auto ranks_here = static_cast<int>(
-      std::count(world.nodes().begin(), world.nodes().end(), world.nodes()[static_cast<std::size_t>(world.rank())]));
+  const auto ranks_here =
+      static_cast<int>(std::count(world.nodes().begin(), world.nodes().end(), world.nodes()[world.rank()]));
   const std::int64_t n = config.batch_per_worker;
   const std::vector<int> labels(static_cast<std::size_t>(n));
   std::vector<ops::Memory> gradients;
@@ -72,7 +72,7 @@ MachineFigures measure_machine(World& world, const Config& config, MachineFigure
   const Explanation e = explain(config, 1);
   world.run([&](Worker& worker) {
     backend->prepare_thread();
-    const std::span<float> gradient(gradients[static_cast<std::size_t>(worker.local_index())].as<float>(),
+    const std::span<float> gradient(gradients[worker.local_index()].as<float>(),
                                     static_cast<std::size_t>(state.flat_size()));
     Network network(state, *backend, Communicator(), world.workers(), n, gradient);
     Pass pass;

@@ -254,7 +254,7 @@ int dtype_rank(std::string_view dtype) {
 std::optional<std::uint64_t> tensor_bytes(std::string_view dtype, const std::vector<std::int64_t>& shape) {
   const int rank = dtype_rank(dtype);
   if (rank < 0) return std::nullopt;
-  std::uint64_t bytes = kDTypes[static_cast<std::size_t>(rank)].bytes;
+  std::uint64_t bytes = kDTypes[rank].bytes;
   for (const std::int64_t extent : shape) {
     if (extent < 0 || __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent), &bytes)) return std::nullopt;
   }

@@ -66,9 +66,9 @@ class BareExchange {
     alignas(64) std::array<std::array<double, kMostValues>, 2> values;
   };
 
-  double* buffer(int rank) const { return segments_[static_cast<std::size_t>(rank)]->values[number_ % 2].data(); }
+  double* buffer(int rank) const { return segments_[rank]->values[number_ % 2].data(); }
   void announce(std::atomic<std::uint64_t> Segment::*flag) {
-    (segments_[static_cast<std::size_t>(rank_)]->*flag).store(number_, std::memory_order_release);
+    (segments_[rank_]->*flag).store(number_, std::memory_order_release);
     for (Segment* segment : segments_)
       while ((segment->*flag).load(std::memory_order_acquire) < number_) {
       }

@@ -117,7 +117,7 @@ TEST(CliRun, TakesWeightsUnderTheNamesOfPyTorchsWrappersAndSaysSo) {
   for (std::size_t at = 0; (at = header.find("\":{\"dtype\"", at)) != std::string::npos; at += 10)
     header.insert(header.rfind('"', at - 1) + 1, "module.");
   std::string length(8, '\0');
-  for (int i = 0; i < 2; ++i) length[static_cast<std::size_t>(i)] = static_cast<char>(header.size() >> 8 * i);
+  for (int i = 0; i < 2; ++i) length[i] = static_cast<char>(header.size() >> 8 * i);
   s.write("ddp.safetensors", length + header + tensors);
   const std::string said = "the names of all tensors in ddp.safetensors start with 'module.': read without it\n";
   const Outcome eval = s.mpirun(2, {"eval", "runs/tiny", "--weights", "ddp.safetensors"});

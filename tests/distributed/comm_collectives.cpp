@@ -62,11 +62,11 @@ TEST_P(DistributedComm, CallsOncePerRankWhenAllHaveCome) {
       for (int step = 0; step < static_cast<int>(calls.size()); ++step) {
         double members = 1;
         group.start_all_reduce(std::span<double>(&members, 1), Reduce::sum, {"bn", step},
-                               [&calls, step] { ++calls[static_cast<std::size_t>(step)]; });
+                               [&calls, step] { ++calls[step]; });
         group.finish_all_reduce();
         EXPECT_EQ(members, size);
         if (size > 1) {
-          EXPECT_EQ(calls[static_cast<std::size_t>(step)], 1);
+          EXPECT_EQ(calls[step], 1);
         }
       }
     });
@@ -200,9 +200,9 @@ TEST(DistributedWorld, PlacesConsecutiveWorkers) {
   const char* simulated = std::getenv("SYNCBN_RANKS_PER_NODE");
   int here = 0;  // workers on this machine
   for (int r = 0; r < ranks; ++r) {
-    const bool same = world.hosts()[static_cast<std::size_t>(r)] == world.hosts()[static_cast<std::size_t>(rank)];
+    const bool same = world.hosts()[r] == world.hosts()[rank];
     const bool together = simulated ? r / std::atoi(simulated) == rank / std::atoi(simulated) : same;
-    EXPECT_EQ(world.nodes()[static_cast<std::size_t>(r)] == world.nodes()[static_cast<std::size_t>(rank)], together);
+    EXPECT_EQ(world.nodes()[r] == world.nodes()[rank], together);
     if (together) here += (r + 1) * 9 / ranks - r * 9 / ranks;
   }
   world.run([&](Worker& worker) { EXPECT_EQ(worker.node_group().size(), here); });

@@ -16,7 +16,7 @@ using test::failure_of;
 using test::mpi_world;
 
 std::string rank_text(const World& world, int rank) {
-  return "rank " + std::to_string(rank) + " (" + world.hosts()[static_cast<std::size_t>(rank)];
+  return "rank " + std::to_string(rank) + " (" + world.hosts()[rank];
 }
 
 // One worker per rank and two: the disagreement is met between ranks, or first within one.

@@ -131,7 +131,7 @@ Outcomes run(World& world, const Problem& problem) {
   world.run([&](Worker& worker) {
     const Communicator group = worker.group(problem.group_size());
     BatchNorm layer = make_layer(problem, group);
-    outcomes[static_cast<std::size_t>(worker.index())] = run_worker(problem, layer, worker.index());
+    outcomes[worker.index()] = run_worker(problem, layer, worker.index());
   });
   return outcomes;
 }
@@ -157,11 +157,11 @@ std::vector<Outcome> expected(const Problem& p) {
     const std::vector<Input> members(p.inputs.begin() + first, p.inputs.begin() + first + p.group_size());
     const OracleResult result = batch_norm_oracle(members, p.channels, request);
     for (int i = 0; i < p.group_size(); ++i) {
-      const OracleMember& member = result.members[static_cast<std::size_t>(i)];
+      const OracleMember& member = result.members[i];
       Outcome outcome;
       outcome.y = member.y;
       if (p.want_dx) outcome.dx = member.dx;
-      if (!members[static_cast<std::size_t>(i)].add.empty()) outcome.d_add = member.d_add;
+      if (!members[i].add.empty()) outcome.d_add = member.d_add;
       outcome.gradients_are_reduced = p.want_dx && batch_statistics;
       if (p.options.affine) {
         outcome.weight_grad = outcome.gradients_are_reduced ? result.d_gamma : member.d_gamma;

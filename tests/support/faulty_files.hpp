@@ -136,7 +136,7 @@ class RecordingFiles : public FileSystem {
       nodes.back().folder = folder;
       return static_cast<int>(nodes.size()) - 1;
     }
-    Node& parent(const std::string& path) { return nodes[static_cast<std::size_t>(names.at(folder_of(path)))]; }
+    Node& parent(const std::string& path) { return nodes[names.at(folder_of(path))]; }
     static std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of('/')); }
     static std::string leaf_of(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
 
@@ -151,10 +151,10 @@ class RecordingFiles : public FileSystem {
           break;
         }
         case Kind::write:
-          nodes[static_cast<std::size_t>(names.at(path))].now += call.bytes;
+          nodes[names.at(path)].now += call.bytes;
           break;
         case Kind::sync: {
-          Node& node = nodes[static_cast<std::size_t>(names.at(path))];
+          Node& node = nodes[names.at(path)];
           node.synced = node.now;
           for (const Change& change : node.pending) take(node.kept, change);
           node.pending.clear();
@@ -183,7 +183,7 @@ class RecordingFiles : public FileSystem {
     }
 
     void write_out(int index, Random& random, const std::string& target) const {
-      const Node& node = nodes[static_cast<std::size_t>(index)];
+      const Node& node = nodes[index];
       if (!node.folder) {
         std::string content = node.synced;
         const auto fate = random.below(3);

@@ -30,8 +30,7 @@ inline std::vector<float> exchange_gradients(World& world, std::int64_t length, 
       exchange.begin(worker, step);
       for (std::size_t b = 0; b < buckets.size(); ++b) {
         for (std::int64_t i = buckets[b].offset; i < buckets[b].offset + buckets[b].count; ++i)
-          gradient[static_cast<std::size_t>(i)] =
-              nasty<float>(worker.index(), static_cast<std::size_t>(i)) * static_cast<float>(4 - step);
+          gradient[i] = nasty<float>(worker.index(), static_cast<std::size_t>(i)) * static_cast<float>(4 - step);
         if ((worker.index() + step) % 3 == 0) std::this_thread::yield();
         exchange.ready(worker, static_cast<int>(b));
       }

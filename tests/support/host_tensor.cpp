@@ -68,20 +68,18 @@ HostTensor::HostTensor(const Shape& shape, DataType type, Layout layout, const V
 
 void HostTensor::set(const Values& values) {
   if (static_cast<std::int64_t>(values.size()) != view_.shape.elements()) throw std::logic_error("wrong size");
-  for_each_value(view_,
-                 [&](std::int64_t at, std::int64_t i) { write(view_, at, values[static_cast<std::size_t>(i)]); });
+  for_each_value(view_, [&](std::int64_t at, std::int64_t i) { write(view_, at, values[i]); });
 }
 
 Values HostTensor::get() const {
   Values values(static_cast<std::size_t>(view_.shape.elements()));
-  for_each_value(view_,
-                 [&](std::int64_t at, std::int64_t i) { values[static_cast<std::size_t>(i)] = read(view_, at); });
+  for_each_value(view_, [&](std::int64_t at, std::int64_t i) { values[i] = read(view_, at); });
   return values;
 }
 
 bool HostTensor::padding_is_zero() const {
   std::vector<bool> is_value(static_cast<std::size_t>(view_.shape.n() * view_.sample_stride()));
-  for_each_value(view_, [&](std::int64_t at, std::int64_t) { is_value[static_cast<std::size_t>(at)] = true; });
+  for_each_value(view_, [&](std::int64_t at, std::int64_t) { is_value[at] = true; });
   for (std::size_t i = 0; i < is_value.size(); ++i) {
     if (!is_value[i] && read(view_, static_cast<std::int64_t>(i)) != 0) return false;
   }

@@ -108,7 +108,7 @@ class Array {
   /// Offsets of what belongs to no channel.
   std::vector<std::int64_t> padding() const {
     std::vector<bool> used(static_cast<std::size_t>(tensor_.sample_stride() * n()), false);
-    for_each([&](auto n, auto c, auto i) { used[static_cast<std::size_t>(offset(n, c, i))] = true; });
+    for_each([&](auto n, auto c, auto i) { used[offset(n, c, i)] = true; });
     std::vector<std::int64_t> unused;
     for (std::size_t i = 0; i < used.size(); ++i) {
       if (!used[i]) unused.push_back(static_cast<std::int64_t>(i));

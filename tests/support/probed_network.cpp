@@ -15,7 +15,7 @@ std::vector<Values> inputs_of(const Network& network, const Model& model, std::i
     const Tensor& x = network.input(l);
     HostTensor copy(x.shape.with_n(n), x.type, x.layout);
     if (n > 0) std::copy_n(x.as<float>(), n * x.sample_stride(), copy.view().as<float>());
-    inputs[static_cast<std::size_t>(l)] = copy.get();
+    inputs[l] = copy.get();
   }
   return inputs;
 }
@@ -69,7 +69,7 @@ Probed run_probed_network(World& world, const ProbedRun& run) {
   std::vector<float> summed;
   world.run([&](Worker& worker) {
     backend->prepare_thread();
-    const int n = counts[static_cast<std::size_t>(worker.index())];
+    const int n = counts[worker.index()];
     const int first = std::accumulate(counts.begin(), counts.begin() + worker.index(), 0);
     const int groups = world.workers() / run.network.group;
     std::vector<float> gradient(size);
@@ -87,7 +87,7 @@ Probed run_probed_network(World& world, const ProbedRun& run) {
     network.start_loss(batch.labels, 0.1, 1.0 / samples);
     network.backward(pass, [&](int layer) { probes->gradient_ready(layer); });
     probes->batch_done({1, n, samples, pass, first});
-    Seen& seen = result.workers[static_cast<std::size_t>(worker.local_index())];
+    Seen& seen = result.workers[worker.local_index()];
     seen.before = inputs_of(network, state.model(), n);
     seen.gradient = gradient;
 
@@ -106,7 +106,7 @@ Probed run_probed_network(World& world, const ProbedRun& run) {
       for (std::size_t p = 0; p < state.model().parameters.size(); ++p) {
         const FlatRange r = state.parameter(static_cast<int>(p));
         for (std::int64_t i = r.offset; i < r.offset + r.count; ++i) {
-          state.values()[static_cast<std::size_t>(i)] -= run.lr * result.gradient[static_cast<std::size_t>(i)];
+          state.values()[i] -= run.lr * result.gradient[i];
         }
       }
       state.pack(0, 1);

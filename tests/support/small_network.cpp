@@ -104,7 +104,7 @@ NetworkResult run_small_network(World& world, const NetworkRun& run) {
   result.gradient.resize(static_cast<std::size_t>(state.flat_size()));
   world.run([&](Worker& worker) {
     backend->prepare_thread();
-    const int n = counts[static_cast<std::size_t>(worker.index())];
+    const int n = counts[worker.index()];
     const int first = std::accumulate(counts.begin(), counts.begin() + worker.index(), 0);
     std::vector<float> gradient(static_cast<std::size_t>(state.flat_size()));
     Network network(state, *backend, worker.group(group), workers / group, std::max(1, n), gradient);

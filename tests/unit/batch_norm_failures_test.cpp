@@ -78,7 +78,7 @@ TEST(BatchNormCases, Case06OneValueInAGroupOfSeveral) {
   for (const int workers : world_sizes()) {
     for (int holder = 0; holder < workers; ++holder) {
       std::vector<Shape> shapes = same(workers, {0, 3});
-      shapes[static_cast<std::size_t>(holder)] = Shape{1, 3};
+      shapes[holder] = Shape{1, 3};
       const Problem problem = draw_problem(shapes);
       expect_alike_on_all(workers, HasSubstr("one value per channel in the whole group"),
                           [&](Worker& worker, const Communicator& group) {
@@ -181,7 +181,7 @@ TEST(BatchNormCases, Case47NanReachesAll) {
     for (const int workers : world_sizes()) {
       Problem problem = draw_problem(same(workers, {2, 3, 4, 4}));
       const int culprit = workers / 2;
-      problem.inputs[static_cast<std::size_t>(culprit)].x[20] = bad;  // channel 1
+      problem.inputs[culprit].x[20] = bad;  // channel 1
       for (const auto& outcome : run(problem)) {
         if (!outcome) continue;
         EXPECT_TRUE(std::isnan(outcome->y[16])) << "y";
@@ -193,7 +193,7 @@ TEST(BatchNormCases, Case47NanReachesAll) {
 
       World world = make_world(workers);
       world.run([&](Worker& worker) {
-        const Input& input = problem.inputs[static_cast<std::size_t>(worker.index())];
+        const Input& input = problem.inputs[worker.index()];
         const HostTensor x(input.shape, DataType::f32, Layout::channels_first, input.x);
         const auto backend = ops::make_cpu_backend();
         BatchNormPass pass(backend->batch_norm(), "bn1", 3, 1e-5, worker.group(workers));

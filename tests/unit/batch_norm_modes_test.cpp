@@ -47,7 +47,7 @@ TEST(BatchNormCases, Case11InputNeedsNoGradientSendsNothing) {
     world.run([&](Worker& worker) {
       const Communicator group = worker.group(workers);
       BatchNorm layer = make_layer(problem, group);
-      const Input& input = problem.inputs[static_cast<std::size_t>(worker.index())];
+      const Input& input = problem.inputs[worker.index()];
       const HostTensor x(input.shape, problem.type, problem.x_layout, input.x);
       const HostTensor dy(input.shape, problem.type, problem.x_layout, input.dy);
       const HostTensor y(input.shape, problem.type, problem.x_layout);
@@ -70,7 +70,7 @@ TEST(BatchNormCases, Case15EvaluationOnOneWorkerAlone) {
       const Communicator group = worker.group(workers);
       BatchNorm layer = make_layer(problem, group);
       if (worker.index() == workers - 1) {  // forward and backward
-        outcomes[static_cast<std::size_t>(worker.index())] = run_worker(problem, layer, worker.index());
+        outcomes[worker.index()] = run_worker(problem, layer, worker.index());
       }
       group.barrier({"end", 1});
     });
@@ -197,7 +197,7 @@ TEST(BatchNormCases, Case45ConversionKeepsEverything) {
     });
     for (const auto& [group, outcome] : {std::pair(workers, 0), std::pair(half, 1), std::pair(1, 2)}) {
       problem.group = group;
-      expect_matches(problem, outcomes[static_cast<std::size_t>(outcome)], expected(problem));
+      expect_matches(problem, outcomes[outcome], expected(problem));
     }
   }
 }

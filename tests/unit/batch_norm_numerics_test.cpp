@@ -25,7 +25,7 @@ void expect_accurate_statistics(const Problem& problem) {
   const OracleResult oracle = batch_norm_oracle(problem.inputs, problem.channels, {});
   World world = make_world(problem.workers());
   world.run([&](Worker& worker) {
-    const Input& input = problem.inputs[static_cast<std::size_t>(worker.index())];
+    const Input& input = problem.inputs[worker.index()];
     const HostTensor x(input.shape, problem.type, problem.x_layout, input.x);
     const auto backend = ops::make_cpu_backend();
     BatchNormPass pass(backend->batch_norm(), "bn1", problem.channels, 1e-5, worker.group(problem.workers()));

@@ -34,7 +34,7 @@ std::vector<Chain> run_chain(const Problem& problem, bool overlap) {
   world.run([&](Worker& worker) {
     const Communicator group = worker.group(problem.group_size());
     BatchNorm layers[2] = {make_layer(problem, group, "bn1"), make_layer(problem, group, "bn2")};
-    const Input& input = problem.inputs[static_cast<std::size_t>(worker.index())];
+    const Input& input = problem.inputs[worker.index()];
     const HostTensor x(input.shape, problem.type, problem.x_layout, input.x);
     const HostTensor dy(input.shape, problem.type, problem.x_layout, input.dy);
     const HostTensor y1(input.shape, problem.type, problem.x_layout), y2(input.shape, problem.type, problem.x_layout);
@@ -63,7 +63,7 @@ std::vector<Chain> run_chain(const Problem& problem, bool overlap) {
       exchange.wait(worker);
     }
     const std::span<const float> sums = exchange.result();
-    chains[static_cast<std::size_t>(worker.index())] = {{sums.begin(), sums.end()}, dx.get()};
+    chains[worker.index()] = {{sums.begin(), sums.end()}, dx.get()};
   });
   return chains;
 }

@@ -193,7 +193,7 @@ TEST(BatchNormCases, Case36NestedLayerKeepsItsGroup) {
       std::vector<Block> moved = std::move(blocks);
       BatchNorm nested = moved[1].norms[3].convert(moved[1].norms[3].group());
       EXPECT_EQ(nested.group().size(), 2);
-      outcomes[static_cast<std::size_t>(worker.index())] = run_worker(problem, nested, worker.index());
+      outcomes[worker.index()] = run_worker(problem, nested, worker.index());
     });
     expect_matches(problem, outcomes, oracle);
   }

@@ -107,7 +107,7 @@ TEST(Builtin, HasBalancedClassesAndDefaultSizes) {
   EXPECT_EQ(train.height(), 32);
   EXPECT_EQ(train.width(), 32);
   std::array<int, 10> counts{};
-  for (std::int64_t i = 0; i < train.size(); ++i) ++counts[static_cast<std::size_t>(train.label(i))];
+  for (std::int64_t i = 0; i < train.size(); ++i) ++counts[train.label(i)];
   for (const int count : counts) EXPECT_EQ(count, 1000);
 }
 

@@ -86,7 +86,7 @@ TEST(Loader, VisitsEverySampleOncePerEpochInAnOrderOfItsOwn) {
     }
     epochs.push_back(ids);
     std::sort(ids.begin(), ids.end());
-    for (std::int64_t i = 0; i < 50; ++i) EXPECT_EQ(ids[static_cast<std::size_t>(i)], i);
+    for (std::int64_t i = 0; i < 50; ++i) EXPECT_EQ(ids[i], i);
   }
   EXPECT_NE(epochs[0], epochs[1]);
   EXPECT_NE(epochs[1], epochs[2]);
@@ -165,8 +165,8 @@ TEST(Loader, SeekGoesOnAsIfNeverStopped) {
     const Batch batch = gather(jumping, 3);
     EXPECT_EQ(batch.epoch, at / 4);
     EXPECT_EQ(batch.index, at % 4);
-    EXPECT_EQ(batch.ids, batches[static_cast<std::size_t>(at)].ids);
-    EXPECT_EQ(batch.images, batches[static_cast<std::size_t>(at)].images);
+    EXPECT_EQ(batch.ids, batches[at].ids);
+    EXPECT_EQ(batch.images, batches[at].images);
   }
   EXPECT_THROW(jumping.seek(0, 4), Error);
   EXPECT_THROW(jumping.seek(-1, 0), Error);
@@ -196,8 +196,7 @@ TEST(Loader, FeedsWorkersFromTheirOwnThreads) {
       workers.emplace_back([&, w] {
         for (int b = 0; b < 200; ++b) {
           const Batch& batch = loader.next(w);
-          ids[static_cast<std::size_t>(w)].insert(ids[static_cast<std::size_t>(w)].end(), batch.ids.begin(),
-                                                  batch.ids.end());
+          ids[w].insert(ids[w].end(), batch.ids.begin(), batch.ids.end());
         }
       });
   }
@@ -206,8 +205,7 @@ TEST(Loader, FeedsWorkersFromTheirOwnThreads) {
   for (int b = 0; b < 200; ++b)
     for (int w = 0; w < kWorkers; ++w) {
       const Batch& batch = again.next(w);
-      expected[static_cast<std::size_t>(w)].insert(expected[static_cast<std::size_t>(w)].end(), batch.ids.begin(),
-                                                   batch.ids.end());
+      expected[w].insert(expected[w].end(), batch.ids.begin(), batch.ids.end());
     }
   EXPECT_EQ(ids, expected);
 }
@@ -238,15 +236,14 @@ TEST(Loader, RefusesOptionsThatMakeNoSense) {
 /// Pixel (c, y, x) of an image, black outside, as the network sees it: computed one by one in double.
 double expected_pixel(const Dataset& set, std::int64_t id, std::int64_t c, std::int64_t y, std::int64_t x) {
   const bool inside = y >= 0 && y < set.height() && x >= 0 && x < set.width();
-  const double byte =
-      inside ? set.image(id).pixels()[static_cast<std::size_t>((c * set.height() + y) * set.width() + x)] : 0;
+  const double byte = inside ? set.image(id).pixels()[(c * set.height() + y) * set.width() + x] : 0;
   const Augmentation a = full_augmentation();
-  return (byte / 255 - a.mean[static_cast<std::size_t>(c)]) / a.stddev[static_cast<std::size_t>(c)];
+  return (byte / 255 - a.mean[c]) / a.stddev[c];
 }
 
 /// Value i of an image of bytes [2, 5, 6], as the network sees it.
 double value_of(const std::vector<float>& values, const std::uint8_t* image, std::int64_t i) {
-  return values[static_cast<std::size_t>(i / 30 * 256 + image[i])];
+  return values[i / 30 * 256 + image[i]];
 }
 
 TEST(Augmentation, IsACropWithBlackBordersAndAFlip) {
@@ -270,7 +267,7 @@ TEST(Augmentation, IsACropWithBlackBordersAndAFlip) {
           same = std::abs(value_of(values, &batch.images[i * 60], p) - expected) < 1e-6;
         }
         matches += same;
-        seen[static_cast<std::size_t>(variant)] += same;
+        seen[variant] += same;
       }
       EXPECT_EQ(matches, 1);
     }
@@ -319,7 +316,7 @@ TEST(LoadPlain, NormalizesWithoutAugmentation) {
   load_plain(*set, 2, 3, full_augmentation(), images.data(), labels.data());
   EXPECT_EQ(labels, (std::vector<int>{2, 3, 4}));
   for (std::int64_t i = 0; i < 180; ++i)
-    EXPECT_NEAR(value_of(values, &images[static_cast<std::size_t>(i / 60 * 60)], i % 60),
+    EXPECT_NEAR(value_of(values, &images[i / 60 * 60], i % 60),
                 expected_pixel(*set, 2 + i / 60, i % 60 / 30, i % 30 / 6, i % 6), 1e-6);
 }
 

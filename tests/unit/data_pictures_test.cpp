@@ -29,8 +29,8 @@ int distance(const Image& image, const Picture& p, std::span<const int> channels
   for (int c = 0; c < 3; ++c)
     for (int y = 0; y < p.height; ++y)
       for (int x = 0; x < p.width; ++x) {
-        const int got = image.pixels()[static_cast<std::size_t>((c * p.height + y) * p.width + x)];
-        largest = std::max(largest, std::abs(got - p.value(y, x, channels[static_cast<std::size_t>(c)])));
+        const int got = image.pixels()[(c * p.height + y) * p.width + x];
+        largest = std::max(largest, std::abs(got - p.value(y, x, channels[c])));
       }
   return largest;
 }
@@ -63,8 +63,7 @@ TEST(Pictures, CmykBecomesRgb) {
   for (int c = 0; c < 3; ++c)
     for (int y = 0; y < p.height; ++y)
       for (int x = 0; x < p.width; ++x)
-        EXPECT_NEAR(image.pixels()[static_cast<std::size_t>((c * p.height + y) * p.width + x)],
-                    p.value(y, x, c) * p.value(y, x, 3) / 255.0, 5);
+        EXPECT_NEAR(image.pixels()[(c * p.height + y) * p.width + x], p.value(y, x, c) * p.value(y, x, 3) / 255.0, 5);
 }
 
 TEST(Pictures, TheContentSaysWhichFormatItIs) {
@@ -129,8 +128,7 @@ double scaled_pixel(const Picture& p, const Box& box, int height, int width, int
     std::vector<double> w(static_cast<std::size_t>(size));
     double sum = 0;
     for (std::int64_t i = 0; i < size; ++i) {
-      sum += w[static_cast<std::size_t>(i)] =
-          std::max(0.0, 1 - std::abs(static_cast<double>(i) + 0.5 - center) / reach);
+      sum += w[i] = std::max(0.0, 1 - std::abs(static_cast<double>(i) + 0.5 - center) / reach);
     }
     for (double& weight : w) weight /= sum;
     return w;
@@ -139,8 +137,7 @@ double scaled_pixel(const Picture& p, const Box& box, int height, int width, int
   double sum = 0;
   for (int i = 0; i < box.height; ++i)
     for (int j = 0; j < box.width; ++j)
-      sum += rows[static_cast<std::size_t>(i)] * columns[static_cast<std::size_t>(j)] *
-             p.value(static_cast<int>(box.top) + i, static_cast<int>(box.left) + j, c);
+      sum += rows[i] * columns[j] * p.value(static_cast<int>(box.top) + i, static_cast<int>(box.left) + j, c);
   return sum;
 }
 
@@ -154,8 +151,7 @@ TEST(Scale, AgreesWithTheDefinition) {
       for (int c = 0; c < 3; ++c)
         for (int y = 0; y < height; ++y)
           for (int x = 0; x < width; ++x)
-            ASSERT_NEAR(out[static_cast<std::size_t>((c * height + y) * width + x)],
-                        scaled_pixel(p, box, height, width, c, y, x), 0.51)
+            ASSERT_NEAR(out[(c * height + y) * width + x], scaled_pixel(p, box, height, width, c, y, x), 0.51)
                 << height << "x" << width << " at " << c << " " << y << " " << x;
     }
 }

@@ -14,7 +14,7 @@ void expect_real(const char* kind, Split split, const std::vector<int>& class_co
   if (!std::getenv("SYNCBN_DATA")) GTEST_SKIP() << "SYNCBN_DATA does not name a folder of data sets";
   const Dataset set = open_dataset(kind, "", split);
   std::vector<int> counts(static_cast<std::size_t>(set.classes()));
-  for (std::int64_t i = 0; i < set.size(); ++i) ++counts[static_cast<std::size_t>(set.label(i))];
+  for (std::int64_t i = 0; i < set.size(); ++i) ++counts[set.label(i)];
   EXPECT_EQ(counts, class_counts);
 }
 

@@ -25,10 +25,9 @@ struct Oracle {
     std::vector<double> y(x.size());
     for (std::int64_t g = 0; g < groups; ++g) {
       double mean = 0, var = 0;
-      for (std::int64_t i = g * m; i < (g + 1) * m; ++i)
-        mean += x[static_cast<std::size_t>(i)] / static_cast<double>(m);
+      for (std::int64_t i = g * m; i < (g + 1) * m; ++i) mean += x[i] / static_cast<double>(m);
       for (std::int64_t i = g * m; i < (g + 1) * m; ++i) {
-        var += std::pow(x[static_cast<std::size_t>(i)] - mean, 2) / static_cast<double>(m);
+        var += std::pow(x[i] - mean, 2) / static_cast<double>(m);
       }
       for (std::int64_t i = g * m; i < (g + 1) * m; ++i) {
         const auto at = static_cast<std::size_t>(i), c = static_cast<std::size_t>(i / positions);

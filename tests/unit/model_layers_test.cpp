@@ -182,10 +182,10 @@ Model random_model(std::mt19937& random) {
     m.layers.resize(10);
     read.assign(10, false);
     for (int i = 1; i < 10; ++i) {
-      LayerSpec& l = m.layers[static_cast<std::size_t>(i)];
+      LayerSpec& l = m.layers[i];
       const auto earlier = [&] {
         const int from = std::max(0, i - 1 - static_cast<int>(random() % 3));
-        read[static_cast<std::size_t>(from)] = true;
+        read[from] = true;
         return from;
       };
       l.type = types[random() % types.size()];
@@ -211,8 +211,8 @@ TEST(ModelFusion, KeepsTheComputationOfRandomNetworks) {
     Expressions expressions;
     ASSERT_EQ(expressions.of(fused), expressions.of(m)) << "round " << round;
     for (int i = 0; i < static_cast<int>(fused.layers.size()); ++i) {
-      EXPECT_LT(fused.layers[static_cast<std::size_t>(i)].input, i);
-      const LayerSpec& l = fused.layers[static_cast<std::size_t>(i)];
+      EXPECT_LT(fused.layers[i].input, i);
+      const LayerSpec& l = fused.layers[i];
       EXPECT_LT(l.residual, i);
       // Both gradients of one sweep would go to the same place.
       EXPECT_FALSE(l.type == LayerType::batch_norm && l.residual == l.input) << "round " << round;

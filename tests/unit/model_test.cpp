@@ -134,13 +134,13 @@ TEST(Model, EveryReadyModelIsWellFormed) {
       std::set<std::string> names;
       std::vector<int> readers(m.layers.size(), 0);
       for (int i = 0; i < static_cast<int>(m.layers.size()); ++i) {
-        const LayerSpec& l = m.layers[static_cast<std::size_t>(i)];
+        const LayerSpec& l = m.layers[i];
         EXPECT_TRUE(names.insert(l.name).second) << l.name;
         EXPECT_LT(l.residual, i) << l.name;
         if (i == 0) continue;
         ASSERT_TRUE(l.input >= 0 && l.input < i) << l.name;
-        ++readers[static_cast<std::size_t>(l.input)];
-        if (l.residual >= 0) ++readers[static_cast<std::size_t>(l.residual)];
+        ++readers[l.input];
+        if (l.residual >= 0) ++readers[l.residual];
         EXPECT_EQ(l.type == LayerType::batch_norm && norm == "none", false) << l.name;
         EXPECT_FALSE(l.fused_relu && norm != "before") << l.name;
       }
@@ -150,7 +150,7 @@ TEST(Model, EveryReadyModelIsWellFormed) {
         EXPECT_GE(p.layer, last);
         last = p.layer;
         EXPECT_EQ(p.name.rfind(name_at(m, p.layer) + ".", 0), 0U) << p.name;
-        EXPECT_EQ(p.dims.front(), m.layers[static_cast<std::size_t>(p.layer)].output.c()) << p.name;
+        EXPECT_EQ(p.dims.front(), m.layers[p.layer].output.c()) << p.name;
       }
     }
   }

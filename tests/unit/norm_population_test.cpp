@@ -83,7 +83,7 @@ std::int64_t samples_before(const Batches& batches, std::size_t batch) {
 std::pair<std::int64_t, int> samples_of(const Batches& batches, std::size_t batch, int worker) {
   const std::vector<int>& counts = batches[batch];
   const int before = std::accumulate(counts.begin(), counts.begin() + worker, 0);
-  return {samples_before(batches, batch) + before, counts[static_cast<std::size_t>(worker)]};
+  return {samples_before(batches, batch) + before, counts[worker]};
 }
 
 struct Gathered {

@@ -73,8 +73,8 @@ TEST(PyTorch, BatchNorm) {
     World world = make_world(workers);
     world.run([&](Worker& worker) {
       std::int64_t first = 0;
-      for (int w = 0; w < worker.index(); ++w) first += counts[static_cast<std::size_t>(w)];
-      const std::int64_t n = counts[static_cast<std::size_t>(worker.index())];
+      for (int w = 0; w < worker.index(); ++w) first += counts[w];
+      const std::int64_t n = counts[worker.index()];
       const Shape shape{n, 6, 3, 2};
       const auto tensor = [&](const Values& values = {}) {
         return values.empty() ? HostTensor(shape, DataType::f32, Layout::channels_first)
@@ -167,7 +167,7 @@ TEST(PyTorch, Networks) {
         const FlatRange range = layout.parameter(static_cast<int>(i));
         Values gradient;
         for (std::int64_t k = 0; k < range.count; k += 1 + range.count / 24) {
-          gradient.push_back(static_cast<double>(got.gradient[static_cast<std::size_t>(range.offset + k)]));
+          gradient.push_back(static_cast<double>(got.gradient[range.offset + k]));
         }
         const std::string& name = layout.model().parameters[i].name;
         expect_near(gradient, want.at("gradients").at(name), kBackward, name);

@@ -73,8 +73,8 @@ void check(const std::vector<int>& counts, RenormLimits limits) {
   for (std::size_t c = 0; c < kChannels; ++c) {
     Channel channel{{}, {}, p.gamma[c], p.beta[c], p.running_mean[c], p.running_var[c]};
     for (int w = 0; w < static_cast<int>(counts.size()); ++w) {
-      const Array x = inputs(w, counts[static_cast<std::size_t>(w)], 1);
-      const Array dy = inputs(w, counts[static_cast<std::size_t>(w)], 2);
+      const Array x = inputs(w, counts[w], 1);
+      const Array dy = inputs(w, counts[w], 2);
       for (std::int64_t n = 0; n < x.n(); ++n) {
         for (std::int64_t i = 0; i < kPositions; ++i) {
           channel.x.push_back(x.get(n, static_cast<std::int64_t>(c), i));
@@ -88,7 +88,7 @@ void check(const std::vector<int>& counts, RenormLimits limits) {
   World world = make_world(static_cast<int>(counts.size()));
   const auto backend = ops::make_cpu_backend();
   world.run([&](Worker& worker) {
-    const int n = counts[static_cast<std::size_t>(worker.index())];
+    const int n = counts[worker.index()];
     const Array x = inputs(worker.index(), n, 1), dy = inputs(worker.index(), n, 2);
     const Array y = inputs(worker.index(), n, 0), dx = inputs(worker.index(), n, 0);
     BatchNormPass pass(backend->batch_norm(), "renorm", kChannels, kEps, worker.all());
@@ -106,7 +106,7 @@ void check(const std::vector<int>& counts, RenormLimits limits) {
     pass.parameter_gradients(/*of_group=*/true, d_gamma, d_beta);
 
     std::size_t first = 0;
-    for (int w = 0; w < worker.index(); ++w) first += static_cast<std::size_t>(counts[static_cast<std::size_t>(w)]);
+    for (int w = 0; w < worker.index(); ++w) first += static_cast<std::size_t>(counts[w]);
     for (std::size_t c = 0; c < kChannels; ++c) {
       Channel channel = oracle[c];
       const std::vector<double> want = channel.forward();

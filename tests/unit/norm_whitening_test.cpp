@@ -73,10 +73,10 @@ struct Whitened {
     a.fill(2 + 10 * static_cast<std::uint64_t>(worker));
     return a;
   }
-  Array empty(int worker) const { return {{counts[static_cast<std::size_t>(worker)], channels, kPositions}, layout}; }
+  Array empty(int worker) const { return {{counts[worker], channels, kPositions}, layout}; }
   std::int64_t first_column(int worker) const {
     std::int64_t n = 0;
-    for (int w = 0; w < worker; ++w) n += counts[static_cast<std::size_t>(w)] * kPositions;
+    for (int w = 0; w < worker; ++w) n += counts[w] * kPositions;
     return n;
   }
   std::vector<float> gamma() const {
@@ -102,7 +102,7 @@ struct Whitened {
     }
     const std::vector<float> all = gamma();
     g.gamma.resize(width);
-    for (std::int64_t c = 0; c < width; ++c) g.gamma[c] = static_cast<double>(all[static_cast<std::size_t>(first + c)]);
+    for (std::int64_t c = 0; c < width; ++c) g.gamma[c] = static_cast<double>(all[first + c]);
     g.beta = VectorXd::Constant(width, 0.25);
     return g;
   }

@@ -68,12 +68,11 @@ TEST_P(Conv2dTest, ForwardEqualsPlainLoops) {
   for (std::int64_t n = 0; n < kN; ++n) {
     std::vector<double> want(static_cast<std::size_t>(g.c_out * g.h_out * g.w_out));
     for_each_product([&](auto to, auto o, auto w, auto c, auto from) {
-      want[static_cast<std::size_t>(o * y.spatial() + to)] += double{weight[w]} * x.get(n, c, from);
+      want[o * y.spatial() + to] += double{weight[w]} * x.get(n, c, from);
     });
     for (std::int64_t o = 0; o < g.c_out; ++o)
       for (std::int64_t i = 0; i < y.spatial(); ++i) {
-        const double sum = want[static_cast<std::size_t>(o * y.spatial() + i)] +
-                           (g.bias ? double{bias[static_cast<std::size_t>(o)]} : 0.0);
+        const double sum = want[o * y.spatial() + i] + (g.bias ? double{bias[o]} : 0.0);
         ASSERT_NO_FATAL_FAILURE(expect_close(y.get(n, o, i), sum, 1e-4, 1e-4, "y"));
       }
   }
@@ -91,12 +90,11 @@ TEST_P(Conv2dTest, BackwardDataEqualsPlainLoops) {
     for (std::int64_t n = 0; n < kN; ++n) {
       std::vector<double> want(static_cast<std::size_t>(g.c_in * g.h_in * g.w_in));
       for_each_product([&](auto to, auto o, auto w, auto c, auto from) {
-        want[static_cast<std::size_t>(c * dx.spatial() + from)] += double{weight[w]} * dy.get(n, o, to);
+        want[c * dx.spatial() + from] += double{weight[w]} * dy.get(n, o, to);
       });
       for (std::int64_t c = 0; c < g.c_in; ++c)
         for (std::int64_t i = 0; i < dx.spatial(); ++i) {
-          const double sum =
-              want[static_cast<std::size_t>(c * dx.spatial() + i)] + (accumulate ? before.get(n, c, i) : 0.0);
+          const double sum = want[c * dx.spatial() + i] + (accumulate ? before.get(n, c, i) : 0.0);
           ASSERT_NO_FATAL_FAILURE(expect_close(dx.get(n, c, i), sum, 1e-4, 1e-4, "dx"));
         }
     }
@@ -121,7 +119,7 @@ TEST_P(Conv2dTest, BackwardWeightsAssignsOrAddsSumsOverTheBatch) {
         for_each_product(
             [&](auto to, auto o, auto w, auto c, auto from) { want[w] += dy.get(i, o, to) * x.get(i, c, from); });
       }
-      dy.for_each([&](auto i, auto o, auto at) { want_bias[static_cast<std::size_t>(o)] += dy.get(i, o, at); });
+      dy.for_each([&](auto i, auto o, auto at) { want_bias[o] += dy.get(i, o, at); });
       for (std::size_t i = 0; i < want.size(); ++i) {
         ASSERT_NO_FATAL_FAILURE(expect_close(d_weight[i], want[i], 1e-4, 2e-4, "d_weight"));
       }

@@ -187,8 +187,8 @@ TEST_P(ElementwiseTest, LooksUpThePixelsOfEachChannel) {
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i) * 0.5f + 1;
   for (std::int64_t n = 0; n < kN; ++n) kernels.look_up(bytes.data(), values.data(), y, {n, n + 1});
   y.for_each([&](auto n, auto c, auto i) {
-    const std::uint8_t byte = bytes[static_cast<std::size_t>((n * y.c() + c) * y.spatial() + i)];
-    ASSERT_EQ(y.get(n, c, i), values[static_cast<std::size_t>(256 * c + byte)]);
+    const std::uint8_t byte = bytes[(n * y.c() + c) * y.spatial() + i];
+    ASSERT_EQ(y.get(n, c, i), values[256 * c + byte]);
   });
   EXPECT_TRUE(y.padding_is_clean());
 }

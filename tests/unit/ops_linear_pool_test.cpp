@@ -15,7 +15,7 @@ TEST(Linear, EqualsPlainLoopsForAnyNumberOfSamples) {
   std::vector<float> weight(static_cast<std::size_t>(in * out)), bias(static_cast<std::size_t>(out));
   for (auto* values : {&weight, &bias})
     for (auto& v : *values) v = static_cast<float>(random.normal());
-  const auto w = [&](std::int64_t o, std::int64_t i) { return double{weight[static_cast<std::size_t>(o * in + i)]}; };
+  const auto w = [&](std::int64_t o, std::int64_t i) { return double{weight[o * in + i]}; };
   for (const bool with_bias : {false, true}) {
     const auto linear = backend->linear(in, out, with_bias);
     for (const std::int64_t n : {0, 1, 3, 64, 3}) {
@@ -25,7 +25,7 @@ TEST(Linear, EqualsPlainLoopsForAnyNumberOfSamples) {
       x.fill(1);
       linear->forward(x, weight.data(), bias.data(), y, n);
       y.for_each([&](auto k, auto o, auto) {
-        double want = with_bias ? double{bias[static_cast<std::size_t>(o)]} : 0.0;
+        double want = with_bias ? double{bias[o]} : 0.0;
         for (std::int64_t i = 0; i < in; ++i) want += w(o, i) * x.get(k, i, 0);
         expect_close(y.get(k, o, 0), want, 1e-5, 1e-5, "y");
       });
@@ -45,11 +45,11 @@ TEST(Linear, EqualsPlainLoopsForAnyNumberOfSamples) {
         for (std::int64_t o = 0; o < out; ++o) {
           double want_bias = accumulate ? 3 : 0;
           for (std::int64_t k = 0; k < n; ++k) want_bias += y.get(k, o, 0);
-          if (with_bias) expect_close(d_bias[static_cast<std::size_t>(o)], want_bias, 1e-5, 1e-4, "d_bias");
+          if (with_bias) expect_close(d_bias[o], want_bias, 1e-5, 1e-4, "d_bias");
           for (std::int64_t i = 0; i < in; ++i) {
             double want = accumulate ? 2 : 0;
             for (std::int64_t k = 0; k < n; ++k) want += y.get(k, o, 0) * x.get(k, i, 0);
-            expect_close(d_weight[static_cast<std::size_t>(o * in + i)], want, 1e-5, 1e-4, "d_weight");
+            expect_close(d_weight[o * in + i], want, 1e-5, 1e-4, "d_weight");
           }
         }
       }
@@ -86,9 +86,7 @@ TEST_P(PoolTest, ForwardAndBackwardEqualPlainLoops) {
   std::vector<std::uint8_t> workspace(static_cast<std::size_t>(kN * pool->workspace_bytes_per_sample()));
   for (const std::int64_t n : {2, 0, 1}) pool->forward(x, y, workspace.data(), {n, n + 1});
   std::vector<double> want_dx(static_cast<std::size_t>(kN * g.c * x.spatial()));
-  const auto dx_at = [&](auto n, auto c, auto i) -> double& {
-    return want_dx[static_cast<std::size_t>((n * g.c + c) * x.spatial() + i)];
-  };
+  const auto dx_at = [&](auto n, auto c, auto i) -> double& { return want_dx[(n * g.c + c) * x.spatial() + i]; };
   y.for_each([&](auto n, auto c, auto i) {
     double best = -std::numeric_limits<double>::infinity(), sum = 0;
     std::int64_t best_at = 0;

@@ -28,7 +28,7 @@ std::vector<float> fill(const std::vector<ParameterSlot>& slots, std::uint64_t s
   Random random(3, Purpose::test, stream);
   for (const auto& slot : slots) {
     for (std::int64_t i = 0; i < slot.count; ++i) {
-      values[static_cast<std::size_t>(slot.offset + i)] = static_cast<float>(random.normal());
+      values[slot.offset + i] = static_cast<float>(random.normal());
     }
   }
   return values;
@@ -336,7 +336,7 @@ TEST(Optim, GradientSquaresDoNotDependOnTheCut) {
   for (std::size_t s = 0; s < slots.size(); ++s) {
     double expected = 0;
     for (std::int64_t i = 0; i < slots[s].count; ++i) {
-      const double g = gradient[static_cast<std::size_t>(slots[s].offset + i)];
+      const double g = gradient[slots[s].offset + i];
       expected += g * g;
     }
     EXPECT_NEAR(whole[s], expected, 1e-12 * expected) << slots[s].name;

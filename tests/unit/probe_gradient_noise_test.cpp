@@ -80,7 +80,7 @@ GradientNoise brute_force(const Probed& probed, const ProbedRun& run) {
       for (std::size_t g = 0; g < gradients.size(); ++g) {
         double sum = 0;
         for (std::size_t w = g * group; w < (g + 1) * group; ++w) {
-          sum += probed.workers[w].gradient[static_cast<std::size_t>(i)];
+          sum += probed.workers[w].gradient[i];
         }
         gradients[g].push_back(counts[g] == 0 ? 0 : sum * 12 / counts[g]);  // 12 samples in all
       }

@@ -28,14 +28,13 @@ Model model_of(const ProbedRun& run) {
 
 /// Values of one channel of one layer's input over some workers' samples.
 Values channel_of(const std::vector<Seen>& workers, bool after, const Model& model, int layer, std::int64_t c) {
-  const Shape& shape =
-      model.layers[static_cast<std::size_t>(model.layers[static_cast<std::size_t>(layer)].input)].output;
+  const Shape& shape = model.layers[model.layers[layer].input].output;
   Values values;
   for (const Seen& w : workers) {
-    const Values& all = (after ? w.after : w.before)[static_cast<std::size_t>(layer)];
+    const Values& all = (after ? w.after : w.before)[layer];
     const std::int64_t sample = shape.c() * shape.spatial();
     for (std::int64_t i = 0; i < static_cast<std::int64_t>(all.size()); ++i) {
-      if (i % sample / shape.spatial() == c) values.push_back(all[static_cast<std::size_t>(i)]);
+      if (i % sample / shape.spatial() == c) values.push_back(all[i]);
     }
   }
   return values;
@@ -61,7 +60,7 @@ TEST(Probe, BatchNoiseIsTheSpreadOfTheGroupsAroundTheirUnion) {
       const Model model = model_of(run);
       for (const std::string name : {"bn1", "bn2", "bn3"}) {
         const int layer = layer_named(model, name);
-        const std::int64_t channels = model.layers[static_cast<std::size_t>(layer)].output.c();
+        const std::int64_t channels = model.layers[layer].output.c();
         double mean_noise = 0, var_noise = 0;
         for (std::int64_t c = 0; c < channels; ++c) {
           const Values all = channel_of(probed.workers, false, model, layer, c);
@@ -109,7 +108,7 @@ TEST(Probe, ActivationsArePercentilesAndSaturation) {
     for (const std::string name : {"flatten", "hidden", "sigmoid", "fc"}) {
       Values all;
       for (const Seen& w : probed.workers) {
-        const Values& own = w.before[static_cast<std::size_t>(layer_named(model, name))];
+        const Values& own = w.before[layer_named(model, name)];
         all.insert(all.end(), own.begin(), own.end());
       }
       EXPECT_NEAR(probed.value("activations", name, "p15"), percentile_of(all, 0.15), 1e-6);
@@ -138,7 +137,7 @@ TEST(Probe, ActivationsOfPartOfALayerAreNearThoseOfAll) {
   for (const std::string name : {"conv2", "bn2"}) {
     Values all;
     for (const Seen& w : probed.workers) {
-      const Values& own = w.before[static_cast<std::size_t>(layer_named(model, name))];
+      const Values& own = w.before[layer_named(model, name)];
       all.insert(all.end(), own.begin(), own.end());
     }
     for (const auto& [quantity, share] : {std::pair("p15", 0.15), std::pair("p50", 0.5), std::pair("p85", 0.85)}) {
@@ -197,8 +196,8 @@ TEST(Probe, ShiftComparesTheBatchBeforeAndAfterTheUpdate) {
       const Model model = model_of(run);
       EXPECT_EQ(probed.rows.size(), model.layers.size() - 1);
       for (int l = 2; l < static_cast<int>(model.layers.size()); ++l) {
-        const LayerSpec& spec = model.layers[static_cast<std::size_t>(l)];
-        const std::int64_t channels = model.layers[static_cast<std::size_t>(spec.input)].output.c();
+        const LayerSpec& spec = model.layers[l];
+        const std::int64_t channels = model.layers[spec.input].output.c();
         double mean_shift = 0, std_shift = 0, used = 0;
         for (std::int64_t c = 0; c < channels; ++c) {
           const Values before = channel_of(probed.workers, false, model, l, c);

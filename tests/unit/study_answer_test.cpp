@@ -85,7 +85,7 @@ TEST(StudyAnswer, VariantsWithoutAnAxisAreComparedWithTheFirst) {
   r.dimensions = {{{"norm.group", "batch_per_worker"}, true, {"a", "b", "c", "d", "e", "f"}}};
   for (TrialRow& row : r.rows) {
     row.values = {row.point};
-    row.label = r.dimensions[0].labels[static_cast<std::size_t>(row.point)];
+    row.label = r.dimensions[0].labels[row.point];
   }
   EXPECT_TRUE(error_charts(r).empty());
   EXPECT_THAT(answer(r), ElementsAre("More error than a: b by 4.0 ± 0.9 points, c by 10.0 ± 0.9 points, f by 1.0 ± 0.5 "
@@ -104,7 +104,7 @@ TEST(StudyAnswer, SaysHowManyVariantsItLeavesOut) {
   for (int variant = 0; variant < 15; ++variant) {
     r.dimensions[0].labels.push_back("v" + std::to_string(variant));
     for (int seed = 1; seed <= 3; ++seed) {
-      rows.push_back(r.rows[static_cast<std::size_t>(3 * (variant % 6) + seed - 1)]);
+      rows.push_back(r.rows[3 * (variant % 6) + seed - 1]);
       rows.back().point = variant;
       rows.back().values = {variant};
       rows.back().label = r.dimensions[0].labels.back();
@@ -134,7 +134,7 @@ Results example_of_words() {
   for (TrialRow& row : r.rows) {
     const auto word = static_cast<std::size_t>(row.values[1]);
     row.settings[1] = {"model.activation", names[word]};
-    row.label = r.dimensions[0].labels[static_cast<std::size_t>(row.values[0])] + ", " + r.dimensions[1].labels[word];
+    row.label = r.dimensions[0].labels[row.values[0]] + ", " + r.dimensions[1].labels[word];
     row.samples_per_worker = row.workers = row.global_batch = 8;
   }
   return r;

@@ -98,8 +98,8 @@ TEST(WeightNorm, StartsAsTheNetworkWithoutNormalization) {
   normalized.pack(0, 1);
   const int g = index(normalized, "layer1.0.conv1.weight_g"), v = index(normalized, "layer1.0.conv1.weight_v");
   const auto& p = normalized.model().parameters;
-  EXPECT_EQ(p[static_cast<std::size_t>(g)].dims, (std::vector<std::int64_t>{16, 1, 1, 1}));
-  EXPECT_EQ(p[static_cast<std::size_t>(v)].dims, (std::vector<std::int64_t>{16, 16, 3, 3}));
+  EXPECT_EQ(p[g].dims, (std::vector<std::int64_t>{16, 1, 1, 1}));
+  EXPECT_EQ(p[v].dims, (std::vector<std::int64_t>{16, 16, 3, 3}));
 
   // Fixup: 9 blocks of 2 convolutions; the first of a block starts at 9^(-1/2), the second at 0.
   const double he = std::sqrt(2.0 / (16 * 9));

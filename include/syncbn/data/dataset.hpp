@@ -58,7 +58,7 @@ class Dataset {
   int classes() const { return classes_; }
   const std::vector<std::string>& class_names() const { return class_names_; }  ///< by label; empty: not known
   Image image(std::int64_t i) const { return images_->image(i); }
-  int label(std::int64_t i) const { return labels_[static_cast<std::size_t>(i)]; }
+  int label(std::int64_t i) const { return labels_[i]; }
   /// A 64-bit hash of everything in memory, and of the names of files, so that ranks can compare what they read.
   std::uint64_t fingerprint() const;
   /// The first n images (all if n <= 0 or n >= size()).

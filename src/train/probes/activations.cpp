@@ -70,7 +70,7 @@ class Activations : public Probe {
   }
 
  private:
-  const LayerSpec& spec(int layer) const { return context_.model().layers[static_cast<std::size_t>(layer)]; }
+  const LayerSpec& spec(int layer) const { return context_.model().layers[layer]; }
 
   std::int64_t samples_of(std::size_t i, std::int64_t all) const {
     return std::min(all, kValues / static_cast<std::int64_t>(units_[i].size()));
@@ -108,7 +108,7 @@ class Activations : public Probe {
       one = wide;
     }
     backend.download(one.data, sample_.data(), bytes);
-    for (const std::int64_t u : units_[i]) values_.push_back(sample_[static_cast<std::size_t>(offset_in_sample(x, u))]);
+    for (const std::int64_t u : units_[i]) values_.push_back(sample_[offset_in_sample(x, u)]);
   }
 
   Measurement row(int layer, std::span<float> inputs) const {

@@ -44,7 +44,7 @@ class BatchNoise : public Probe {
     std::vector<Measurement> rows;
     if (context_.all.rank() != 0) return rows;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
-      const std::string& name = context_.model().layers[static_cast<std::size_t>(layers_[i])].name;
+      const std::string& name = context_.model().layers[layers_[i]].name;
       rows.push_back({"batch_noise", name, {{"mean", deviations_[2 * i]}, {"var", deviations_[2 * i + 1]}}});
     }
     return rows;

@@ -36,10 +36,10 @@ class GradientNoiseProbe : public Probe {
     of_layer_.resize(model.layers.size());
     std::int64_t all = 0;
     for (int l = 0; l < static_cast<int>(model.layers.size()); ++l) {
-      if (is_norm(model.layers[static_cast<std::size_t>(l)].type)) continue;
+      if (is_norm(model.layers[l].type)) continue;
       for (const int p : {context.state.weight_of(l), context.state.bias_of(l)}) {
         if (p < 0) continue;
-        of_layer_[static_cast<std::size_t>(l)].push_back({context.state.parameter(p), all});
+        of_layer_[l].push_back({context.state.parameter(p), all});
         all += context.state.parameter(p).count;
       }
     }
@@ -47,7 +47,7 @@ class GradientNoiseProbe : public Probe {
   }
 
   void gradient_ready(int layer) override {
-    for (const Range& r : of_layer_[static_cast<std::size_t>(layer)]) {
+    for (const Range& r : of_layer_[layer]) {
       std::copy_n(context_.gradient.begin() + r.from.offset, r.from.count, part_.begin() + r.to);
     }
   }

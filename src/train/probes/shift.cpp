@@ -74,9 +74,7 @@ class Shift : public Probe {
       mean.add(std::abs(after.mean(c) - before.mean(c)) / unit);
       std.add(std::abs(std::sqrt(after.var(c)) - unit) / unit);
     }
-    return {"shift",
-            context_.model().layers[static_cast<std::size_t>(layer)].name,
-            {{"mean", mean.value()}, {"std", std.value()}}};
+    return {"shift", context_.model().layers[layer].name, {{"mean", mean.value()}, {"std", std.value()}}};
   }
 
   ProbeContext context_;
