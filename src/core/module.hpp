@@ -1,0 +1,31 @@
+#pragma once
+
+#include <dlfcn.h>
+
+#include <string>
+
+namespace syncbn {
+
+/// A library of this build that the program opens where it is there, so that one program serves machines with and
+/// without what it needs. It stays open until the process ends, because threads and exit handlers live in it.
+struct Module {
+  void* library = nullptr;
+  std::string problem;  ///< why there is none
+
+  /// The function of this name, as its declaration says it is.
+  template <class Function>
+  Function* find(const char* name) const {
+    return reinterpret_cast<Function*>(::dlsym(library, name));
+  }
+};
+
+struct ModuleOptions {
+  std::string file;            ///< beside libsyncbn
+  const char* variable;        ///< of the environment, names another file
+  const char* version;         ///< function in it that returns its version
+  std::string what, the;       ///< in messages: "NCCL", "the CUDA backend"
+  std::string build, install;  ///< what to do where it is missing, or cannot be opened
+};
+Module open_module(const ModuleOptions& options);
+
+}  // namespace syncbn
