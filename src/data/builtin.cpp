@@ -5,8 +5,8 @@
 #include <numeric>
 #include <utility>
 
+#include "data/dataset.hpp"
 #include "syncbn/core/random.hpp"
-#include "syncbn/data/dataset.hpp"
 
 // Discs or rings, few to many of them: two shapes in five numbers make ten classes. The shape is told by local
 // contrasts, which any normalization keeps. The number is told by how much a feature responds over the whole image, and

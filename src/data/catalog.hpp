@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "data/dataset.hpp"
 #include "data/download.hpp"
 #include "data/image_files.hpp"
-#include "syncbn/data/dataset.hpp"
 
 namespace syncbn {
 

@@ -1,4 +1,4 @@
-#include "syncbn/data/dataset.hpp"
+#include "data/dataset.hpp"
 
 #include <fmt/format.h>
 #include <xxhash.h>

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <span>
 
-#include "syncbn/data/dataset.hpp"
+#include "data/dataset.hpp"
 
 namespace syncbn {
 

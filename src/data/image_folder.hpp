@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "syncbn/data/dataset.hpp"
+#include "data/dataset.hpp"
 
 namespace syncbn {
 

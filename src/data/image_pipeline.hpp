@@ -4,9 +4,9 @@
 #include <span>
 #include <vector>
 
+#include "data/dataset.hpp"
 #include "data/image_scale.hpp"
-#include "syncbn/data/dataset.hpp"
-#include "syncbn/data/loader.hpp"
+#include "data/loader.hpp"
 
 namespace syncbn {
 

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <span>
 
+#include "data/dataset.hpp"
 #include "syncbn/core/random.hpp"
-#include "syncbn/data/dataset.hpp"
 
 namespace syncbn {
 

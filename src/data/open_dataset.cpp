@@ -4,12 +4,12 @@
 #include <filesystem>
 #include <thread>
 
+#include "data/dataset.hpp"
 #include "data/folders.hpp"
 #include "data/image_files.hpp"
 #include "data/image_folder.hpp"
 #include "data/record_images.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/data/dataset.hpp"
 
 namespace syncbn {
 namespace fs = std::filesystem;

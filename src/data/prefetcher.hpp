@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "syncbn/data/loader.hpp"
+#include "data/loader.hpp"
 
 namespace syncbn {
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "data/byte_source.hpp"
-#include "syncbn/data/dataset.hpp"
+#include "data/dataset.hpp"
 
 namespace syncbn {
 

@@ -7,10 +7,10 @@
 #include <filesystem>
 #include <limits>
 
+#include "data/dataset.hpp"
 #include "data/folders.hpp"
 #include "study/report.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/data/dataset.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/compute.hpp"
 #include "train/progress_line.hpp"

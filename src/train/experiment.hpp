@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "data/loader.hpp"
 #include "nn/model_state.hpp"
 #include "syncbn/comm/world.hpp"
-#include "syncbn/data/loader.hpp"
 #include "syncbn/train/config.hpp"
 
 namespace syncbn {

@@ -9,8 +9,8 @@
 #include <string>
 
 #include "data/catalog.hpp"
+#include "data/dataset.hpp"
 #include "syncbn/core/error.hpp"
-#include "syncbn/data/dataset.hpp"
 #include "train/buckets.hpp"
 #include "train/compute.hpp"
 #include "train/experiment.hpp"

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "data/dataset.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/explain.hpp"
 

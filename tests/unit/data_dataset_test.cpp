@@ -1,4 +1,4 @@
-#include "syncbn/data/dataset.hpp"
+#include "data/dataset.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

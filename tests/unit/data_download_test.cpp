@@ -11,9 +11,9 @@
 #include <utility>
 
 #include "data/catalog.hpp"
+#include "data/dataset.hpp"
 #include "data/fetch.hpp"
 #include "data/unpack.hpp"
-#include "syncbn/data/dataset.hpp"
 #include "unit/data_files.hpp"
 #include "unit/data_http_server.hpp"
 

@@ -1,4 +1,4 @@
-#include "syncbn/data/loader.hpp"
+#include "data/loader.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -10,7 +10,7 @@
 #include "data/image_codecs.hpp"
 #include "data/image_pipeline.hpp"
 #include "data/image_scale.hpp"
-#include "syncbn/data/loader.hpp"
+#include "data/loader.hpp"
 #include "unit/pictures.hpp"
 
 namespace syncbn::test {

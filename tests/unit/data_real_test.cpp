@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "syncbn/data/dataset.hpp"
+#include "data/dataset.hpp"
 
 // The official files, where $SYNCBN_DATA names a folder that holds them.
 

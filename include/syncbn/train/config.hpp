@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "syncbn/data/loader.hpp"
 #include "syncbn/nn/model.hpp"
 #include "syncbn/optim/optimizer.hpp"
 #include "syncbn/optim/schedule.hpp"
@@ -39,7 +38,7 @@ struct Config {
   struct Data {
     std::string kind = "builtin";  ///< builtin, mnist, fashion-mnist, cifar10, cifar100, image-folder
     std::string path;              ///< folder with the files; empty: see data_root()
-    std::int64_t image_size = 0;   ///< see Augmentation
+    std::int64_t image_size = 0;   ///< height and width that images are scaled to; 0: their own
     double crop_fraction = 1;
     bool random_resized_crop = false;
     std::int64_t train_limit = 0;  ///< first n images only; 0 = all

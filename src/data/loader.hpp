@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "data/dataset.hpp"
 #include "syncbn/core/tensor.hpp"
-#include "syncbn/data/dataset.hpp"
 
 namespace syncbn {
 
