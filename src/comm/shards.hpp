@@ -4,14 +4,9 @@
 #include <cstdint>
 
 #include "core/round_up.hpp"
+#include "core/slice.hpp"
 
 namespace syncbn::detail {
-
-/// Consecutive values of a message or a gradient, or bytes of a file.
-struct Slice {
-  std::int64_t begin = 0;
-  std::int64_t count = 0;
-};
 
 /// Shards begin at multiples of this many values, so that they stay aligned and no two ranks write to the same cache
 /// line.

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/slice.hpp"
 #include "data/dataset.hpp"
 #include "syncbn/core/tensor.hpp"
 
@@ -34,10 +35,6 @@ struct Batch {
 
 /// Where worker w's slice of a global batch of `samples` lies when it is spread as evenly as it goes over W workers:
 /// consecutive, the first samples % W workers hold one more.
-struct Slice {
-  std::int64_t begin = 0;
-  std::int64_t count = 0;
-};
 Slice slice_of(std::int64_t samples, int workers, int worker);
 
 struct LoaderOptions {
