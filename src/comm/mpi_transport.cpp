@@ -9,7 +9,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <forward_list>
 #include <map>
+#include <mutex>
 #include <numeric>
 
 #include "comm/mpi_link.hpp"
@@ -28,6 +30,14 @@ struct FailureMessage {
   std::int32_t code = 0;
   std::array<char, 1020> text{};
 };
+
+/// A copy for the rest of the process: nobody waits for the sends of a failure, and they may end after the transport.
+const FailureMessage& keep(const FailureMessage& message) {
+  static std::mutex mutex;
+  static auto& kept = *new std::forward_list<FailureMessage>;  // where a leak checker finds them
+  const std::lock_guard lock(mutex);
+  return kept.emplace_front(message);
+}
 
 class MpiTransport final : public Transport {
  public:
@@ -140,12 +150,11 @@ void MpiTransport::announce(const RemoteFailure& failure) noexcept {
   FailureMessage message;
   message.code = static_cast<std::int32_t>(failure.code);
   std::copy_n(failure.message.begin(), std::min(failure.message.size(), message.text.size() - 1), message.text.begin());
-  // Left behind on purpose: nobody waits for these sends, and they may end after this object.
-  const auto* kept = new FailureMessage(message);
+  const FailureMessage& kept = keep(message);
   for (int rank = 0; rank < layout_.ranks; ++rank) {
     if (rank == layout_.rank) continue;
     MPI_Request request = MPI_REQUEST_NULL;
-    if (MPI_Isend(kept, sizeof *kept, MPI_BYTE, rank, kFailureTag, comm_.get(), &request) == MPI_SUCCESS)
+    if (MPI_Isend(&kept, sizeof kept, MPI_BYTE, rank, kFailureTag, comm_.get(), &request) == MPI_SUCCESS)
       MPI_Request_free(&request);
   }
 }
