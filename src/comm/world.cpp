@@ -117,6 +117,10 @@ const std::vector<int>& World::nodes() const {
 void World::run(const std::function<void(Worker&)>& body) {
   RankContext& context = *state_->context;
   if (context.failed()) throw Error("this world has failed before and cannot run again");
+  if (state_->running.exchange(true))
+    throw Error("World::run was called while it runs; its function must not call it again", ExitCode::usage);
+  const std::unique_ptr<std::atomic<bool>, void (*)(std::atomic<bool>*)> running(
+      &state_->running, [](std::atomic<bool>* flag) { *flag = false; });
   state_->world = this;
   for (int i = 0; i < local_workers(); ++i) context.set_left(i, false);
   const auto work = [this, &context, &body](int local_index) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "comm/member.hpp"
@@ -14,6 +15,7 @@ class WorldState {
 
   std::shared_ptr<RankContext> context;
   const World* world = nullptr;  ///< set while it runs
+  std::atomic<bool> running = false;
 };
 
 }  // namespace syncbn::detail

@@ -120,6 +120,16 @@ TEST(CommFailures, ForeignExceptionsPassThrough) {
                std::out_of_range);
 }
 
+TEST(CommFailures, RunIsNotCalledWithinItself) {
+  for (const int workers : {1, 4}) {
+    World world = threads(workers, 20, 1);
+    const std::string text = failure_of(world, [&](Worker&) { world.run([](Worker&) {}); });
+    EXPECT_TRUE(contains(text, "called while it runs")) << text;
+  }
+  World world = threads(2);
+  for (int again = 0; again < 2; ++again) world.run([](Worker& worker) { worker.all().barrier({"end"}); });
+}
+
 TEST(CommFailures, AWorkerThatLeavesEarlyIsNamedAtOnce) {
   World world = threads(4);
   const Stopwatch watch;
