@@ -3,6 +3,7 @@
 #include <execinfo.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <array>
@@ -20,6 +21,7 @@ namespace {
 // What a signal handler reads must exist before the signal, in memory that needs no allocation.
 std::array<char, 4096> crash_path{};
 std::array<char, 64> crash_line{};
+bool memory_is_limited = false;
 std::array<char, 4096> crash_environment{};
 
 const char* interrupt_answer = "";
@@ -43,6 +45,8 @@ void handle_crash(int signal) {
   write_text(STDERR_FILENO, sigabbrev_np(signal));
   if (signal == SIGBUS)
     write_text(STDERR_FILENO, " (was a data file cut short or its disk lost while in use, or is /dev/shm full?)");
+  if (signal == SIGSEGV && memory_is_limited)  // oneDNN uses memory that it was refused
+    write_text(STDERR_FILENO, " (is the memory that ulimit -v allows too little?)");
   if (file >= 0) {
     write_text(STDERR_FILENO, "; see ");
     write_text(STDERR_FILENO, crash_path.data());
@@ -101,6 +105,8 @@ void report_crashes(int rank, const std::string& directory) {
     }
   }
   store(crash_environment, environment);
+  rlimit memory{};
+  memory_is_limited = ::getrlimit(RLIMIT_AS, &memory) == 0 && memory.rlim_cur != RLIM_INFINITY;
   std::array<void*, 1> frame{};
   backtrace(frame.data(), 1);  // loads what it needs now: the handler must not allocate
   for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) set_handler(signal, handle_crash, SA_RESETHAND);

@@ -315,6 +315,12 @@ TEST(CliTrain, ACrashLeavesABacktrace) {
     EXPECT_TRUE(contains(s.read("runs/tiny/crash-rank0.txt"), "libsyncbn")) << s.read("runs/tiny/crash-rank0.txt");
     std::filesystem::remove_all(s.file("runs"));
   }
+  // Too much to limit anything.
+  s.write("limited",
+          "ulimit -v 1000000000000000; \"$1\" train tiny.yaml train.steps=100000 & "
+          "while [ ! -s runs/tiny/metrics.jsonl ]; do sleep 0.1; done; kill -SEGV $!; wait $!");
+  const Outcome o = s.shell("limited");
+  EXPECT_TRUE(contains(o.err, "SIGSEGV (is the memory that ulimit -v allows too little?); see runs")) << o.err;
 }
 
 }  // namespace
