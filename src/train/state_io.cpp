@@ -29,15 +29,15 @@ void for_each_tensor(ModelState& state, const Visit& visit) {
 }
 
 constexpr const char* kOtherModel =
-    "choose the model.name and norm.* that the weights are of, or leave tensors out by model.weights_except";
+    "choose the model.name and norm.* that the weights are of (a training can leave tensors out: model.weights_except)";
 
 /// Evaluations divide by the square root of variances; a covariance may be negative.
 void require_statistics(ModelState& state, const NormState& s, const std::string& origin) {
   const auto check = [&](const std::string& name, FlatRange range, bool negative) {
     for (const float v : state.values(range)) {
       if (std::isfinite(v) && (negative || v >= 0)) continue;
-      throw Error(fmt::format("{}: tensor {}.{} holds {}, which is no {}: take other weights, or leave it out by "
-                              "model.weights_except",
+      throw Error(fmt::format("{}: tensor {}.{} holds {}, which is no {}: take other weights (a training can leave it "
+                              "out: model.weights_except)",
                               origin, s.name, name, v, negative ? "number" : "variance"),
                   ExitCode::bad_data);
     }

@@ -94,7 +94,8 @@ TEST(StateIo, SaysHowToLeaveOutWhatDoesNotFit) {
   file.tensors.at(name).shape.push_back(1);
   EXPECT_THAT(message(file), AllOf(HasSubstr("belongs to another model"), HasSubstr("model.weights_except")));
   file.tensors.erase(name);
-  EXPECT_THAT(message(file), AllOf(HasSubstr(name + " is missing"), HasSubstr("model.weights_except")));
+  EXPECT_THAT(message(file), AllOf(HasSubstr(name + " is missing"),
+                                   HasSubstr("(a training can leave tensors out: model.weights_except)")));
 }
 
 }  // namespace
