@@ -44,7 +44,9 @@ YAML::Node parse_yaml(const std::string& text, const std::string& origin) {
     }
     return YAML::Load(text);
   } catch (const YAML::Exception& e) {
-    fail(fmt::format("{}:{}: not valid YAML: {}", origin, e.mark.line + 1, e.msg));
+    const bool tabs = text.find("\n\t") != std::string::npos || text.starts_with('\t');
+    fail(fmt::format("{}:{}: not valid YAML: {}{}", origin, e.mark.line + 1, e.msg,
+                     tabs ? "; it is indented with blanks, not with tabs" : ""));
   }
 }
 

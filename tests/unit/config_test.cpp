@@ -117,6 +117,8 @@ TEST(Config, ReadsProbes) {
 TEST(Config, NamesTheLineOfMalformedYaml) {
   EXPECT_EQ(refusal("seed: 1\nnorm: {eps: 1\nworkers: 2\n").rfind("a.yaml:", 0), 0u);
   EXPECT_NE(refusal("seed: 1\nnorm: {eps: 1\n").find("not valid YAML"), std::string::npos);
+  EXPECT_NE(refusal("norm:\n\teps: 1\n").find("; it is indented with blanks"), std::string::npos);
+  EXPECT_EQ(refusal("seed: 1\nnorm: {eps: 1\n").find("blanks"), std::string::npos);
   EXPECT_EQ(refusal("- 1\n- 2\n"), "a.yaml:1: expected 'key: value' lines");
   EXPECT_NE(refusal("seed: 1\n---\nseed: 2\n"), "");
   EXPECT_NE(refusal(std::string("seed: 1\0", 8)), "");
