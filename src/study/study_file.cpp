@@ -132,8 +132,9 @@ class Reader {
   static std::string text(const Section::Entry& entry, const char* key) {
     if (!entry.node.IsScalar()) fail(fmt::format("{}: {}: expected text", entry.place, key));
     const std::string& value = entry.node.Scalar();
-    if (value.find_first_of("\n\r") != std::string::npos) {  // tables have a line for it
-      fail(fmt::format("{}: {}: expected one line, got several", entry.place, key));
+    const auto control = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
+    if (std::ranges::any_of(value, control)) {  // tables have a line for it, and terminals obey
+      fail(fmt::format("{}: {}: expected one line without control characters", entry.place, key));
     }
     return value;
   }
@@ -164,12 +165,8 @@ class Reader {
 
   void learning_rate(const YAML::Node& node) {
     const Section s(node, "learning_rate", origin_, {"rule", "reference_batch", "search", "search_seed"});
-    if (const auto* rule = s.find("rule")) {
-      set("optimizer.lr_scaling", rule->node, rule->place);
-    }
-    if (const auto* batch = s.find("reference_batch")) {
-      set("optimizer.lr_reference_batch", batch->node, batch->place);
-    }
+    if (const auto* rule = s.find("rule")) set("optimizer.lr_scaling", rule->node, rule->place);
+    if (const auto* batch = s.find("reference_batch")) set("optimizer.lr_reference_batch", batch->node, batch->place);
     if (const auto* search = s.find("search")) {
       if (!search->node.IsSequence() || search->node.size() < 2) {
         fail(fmt::format("{}: learning_rate.search: expected a list of at least two factors, such as [0.5, 1, 2]",
@@ -233,8 +230,9 @@ class Reader {
   /// The values of one key in a grid or zip.
   std::vector<Setting> column(const Section::Entry& key) {
     if (!key.node.IsSequence() || key.node.size() == 0) {
+      const char* got = key.node.IsSequence() ? "an empty one" : "none";
       fail(fmt::format("{}: {}: expected a list of values [a, b, ...], got {}", key.place, key.name,
-                       key.node.IsSequence() ? "an empty one" : "none"));
+                       key.node.IsMap() ? "more keys; write both in one, such as norm.group" : got));
     }
     std::vector<Setting> values;
     for (const YAML::Node& item : key.node) {
@@ -393,6 +391,8 @@ Study load_study(const std::string& path, const std::vector<std::string>& overri
     if (path != shipped.name) continue;
     fail(fmt::format("{0}: is a configuration, not a study; train it with: syncbn train {0}", path));
   }
+  if (std::filesystem::is_directory(path, ignored))
+    fail(fmt::format("{}: is a directory; name the study's file", path));
   fail(fmt::format("{}: no such file, nor a shipped study of this name{}", path,
                    did_you_mean(std::filesystem::path(path).stem().string(), names, " (syncbn configs list)")));
 }

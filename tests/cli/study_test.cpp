@@ -152,6 +152,7 @@ TEST(CliStudy, MistakesAreFoundBeforeAnythingIsTrained) {
   const Outcome data = s.syncbn({"study", "data.yaml"});
   EXPECT_EQ(data.code, 65) << data.err;
   EXPECT_TRUE(contains(data.err, "syncbn data get mnist")) << data.err;
+  EXPECT_TRUE(contains(s.syncbn({"study", "."}).err, "syncbn: .: is a directory; name the study's file"));
   const Outcome other = s.syncbn({"study", "quickstart"});
   EXPECT_EQ(other.code, 2);
   EXPECT_TRUE(contains(other.err, "train it with: syncbn train quickstart")) << other.err;

@@ -93,6 +93,8 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_EQ(refusal("vary: {grid: {norm.group: []}}"),
             "my.yaml:2: norm.group: expected a list of values [a, b, ...], got an empty one");
   EXPECT_THAT(refusal("vary: {grid: {norm.group: 1}}"), HasSubstr("expected a list of values"));
+  EXPECT_THAT(refusal("vary: {grid: {norm: {group: [1]}}}"),
+              HasSubstr("norm: expected a list of values [a, b, ...], got more keys"));
   EXPECT_THAT(refusal("vary: {grid: {norm.group: [1, 1]}}"), HasSubstr("'1' stands there twice"));
   EXPECT_EQ(refusal("vary: {zip: {workers: [2, 4], batch_per_worker: [8]}}"),
             "my.yaml:2: vary.zip: 'batch_per_worker' has 1 values, 'workers' has 2; a zip takes one of each at a time");
@@ -127,8 +129,9 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("vary: {grid: {norm.group: [1]}}", {"norm.group=all"}), HasSubstr("is what the study varies"));
   EXPECT_EQ(refusal("title: [a]"), "my.yaml:2: title: expected text");
   EXPECT_EQ(refusal("vary: {list: [{label: {a: b}, norm.group: 1}]}"), "my.yaml:2: vary.list.label: expected text");
-  EXPECT_EQ(refusal("title: \"a\\nb\""), "my.yaml:2: title: expected one line, got several");
+  EXPECT_EQ(refusal("title: \"a\\nb\""), "my.yaml:2: title: expected one line without control characters");
   EXPECT_THAT(refusal("vary: {list: [{label: \"a\\nb\", norm.group: 1}]}"), HasSubstr("label: expected one line"));
+  EXPECT_THAT(refusal("title: \"a\\e[31mb\""), HasSubstr("title: expected one line without control"));
   EXPECT_EQ(refusal("seeds: 2", {"seeds=[1, 1]"}), "command line: seeds: 1 stands there twice");
   EXPECT_EQ(refusal("", {"seeds=[1, x]"}), "command line: seeds: expected an integer >= 0, got 'x'");
   EXPECT_THROW(parse("title: lat\xe9"), Error);
