@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <spdlog/spdlog.h>
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -37,13 +38,14 @@ double Reporter::seconds() const {
 
 void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update, const WorkerTimes& times) {
   if (last_step_s_) {
-    const double elapsed = times.now_s - *last_step_s_, images = static_cast<double>(update.samples);
+    const double elapsed = std::max(0.0, times.now_s - *last_step_s_), images = static_cast<double>(update.samples);
     images_ += images;
     train_seconds_ += elapsed;
     recent_images_ = 0.95 * recent_images_ + images;
     recent_seconds_ = 0.95 * recent_seconds_ + elapsed;
   }
   last_step_s_ = times.now_s;
+  last_step_at_ = Clock::now();
   const double recent_rate = recent_seconds_ > 0 ? recent_images_ / recent_seconds_ : 0;
   interval_.add(update.loss_sum, update.correct, update.samples);
 
@@ -103,7 +105,9 @@ void Reporter::evaluation(std::int64_t step, const std::vector<EvalResult>& resu
   message(fmt::format("{} step {} epoch {:.2f}: {} accuracy {:.2f} %, loss {:.4f} (best {:.2f} %){}",
                       final ? "final" : "eval ", step, epoch, experiment_.config.train.eval_split, 100 * accuracy, loss,
                       100 * best, others));
-  pause();
+  const Clock::time_point now = Clock::now();
+  if (last_step_s_) *last_step_s_ += std::chrono::duration<double>(now - last_step_at_).count();
+  last_step_at_ = now;
 }
 
 void Reporter::loss_scale(std::int64_t step, double scale, bool updated) {

@@ -65,8 +65,6 @@ class Reporter {
   double seconds() const;
   /// Training images per second, without evaluations.
   double images_per_second() const { return train_seconds_ > 0 ? images_ / train_seconds_ : 0; }
-  /// Time from here to the next step() does not count as training.
-  void pause() { last_step_s_.reset(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -79,7 +77,8 @@ class Reporter {
   std::unique_ptr<EventFile> events_;
   TrainStatistics interval_;
   Clock::time_point start_ = Clock::now();
-  std::optional<double> last_step_s_;
+  std::optional<double> last_step_s_;  // later by what has been evaluated since
+  Clock::time_point last_step_at_;
   std::int64_t first_step_;
   double images_ = 0, train_seconds_ = 0;
   double recent_images_ = 0, recent_seconds_ = 0;  // of the last steps, older ones weigh less

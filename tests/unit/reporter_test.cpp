@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "support/temp_dir.hpp"
 
 namespace syncbn {
@@ -26,6 +29,30 @@ TEST(Reporter, EstimatesTheTimeLeftFromTheStepsOfThisStart) {
   update.add(1, 1, 2);
   for (const std::int64_t step : {101, 102, 103}) reporter.step(step, 0.1, update, {2.0 * static_cast<double>(step)});
   EXPECT_DOUBLE_EQ(eta_s, 2 * 97);
+}
+
+TEST(Reporter, KnowsTheSpeedWhereEveryStepIsEvaluated) {
+  const TempDir dir;
+  RunDirectory directory = RunDirectory::create(dir / "run", "", {}, {});
+  Experiment experiment;
+  experiment.config.output.tensorboard = false;
+  experiment.batches_per_epoch = 1;
+  experiment.total_steps = 200;
+  TrainRequest request;
+  double eta_s = 0;
+  request.watch = [&](const ProgressState& state) { eta_s = state.eta_s; };
+  Reporter reporter(experiment, directory, 0, request);
+  TrainStatistics update;
+  update.add(1, 1, 20);
+  for (const std::int64_t step : {1, 2, 3}) {
+    reporter.step(step, 0.1, update, {10.0 * static_cast<double>(step)});
+    if (step == 3) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    reporter.evaluation(step, {EvalResult{}}, 0, false);
+  }
+  EXPECT_GT(reporter.images_per_second(), 20 / 9.91);  // the evaluations do not count
+  EXPECT_LT(reporter.images_per_second(), 20 / 5.0);
+  EXPECT_NEAR(eta_s, 197 * 20 / reporter.images_per_second(), 1e-6);
 }
 
 }  // namespace
