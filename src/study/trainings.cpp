@@ -30,6 +30,9 @@ Note train_trial(const Note& note, Teams& teams) {
   try {
     TrainRequest request;
     request.config = parse_config(note.at("config").get<std::string>(), "trial", {});
+    // Trials run side by side in one process, and one that ends gives back its libraries, which waits for the device:
+    // that would break the captures of others.
+    request.config.cuda_graphs = false;
     request.run_dir = note.at("folder").get<std::string>();
     request.resume = true;
     request.command = note.at("command").get<std::vector<std::string>>();

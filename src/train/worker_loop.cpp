@@ -44,9 +44,11 @@ struct TrainingRun::WorkerState {
       if (!run.experiment_.config.probes.names.empty()) gradient_here.resize(gradient.size());
     }
     probes = make_probes(run);
-    // Messages of other ranks are no part of a graph, nor is what differs from one micro-batch to the next.
+    // Messages of other ranks are no part of a graph, nor is what differs from one micro-batch to the next. Several
+    // groups share a queue for their sums, in which a graph would keep them waiting for each other.
     const Config& config = run.experiment_.config;
-    repeats_ = config.cuda_graphs && run.world_.ranks() == 1 && config.train.accumulate == 1 && network.repeats();
+    repeats_ = config.cuda_graphs && run.world_.ranks() == 1 && (!run.sums_ || groups == 1) &&
+               config.train.accumulate == 1 && network.repeats();
   }
 
   /// Whether this update's passes queue the same as those of others. Probes want to see theirs layer by layer.

@@ -96,8 +96,11 @@ class Direction {
         if (status == CUDNN_STATUS_SUCCESS) status = workspace(choice.algorithm, &workspace_bytes_);
         if (status == CUDNN_STATUS_SUCCESS && workspace_bytes_ > kLargestWorkspace) status = CUDNN_STATUS_NOT_SUPPORTED;
       }
-      if (status == CUDNN_STATUS_SUCCESS)
-        status = execute(choice.algorithm, queue.scratch<std::byte>(workspace_bytes_), workspace_bytes_);
+      if (status == CUDNN_STATUS_SUCCESS) {
+        void* memory = queue.scratch<std::byte>(workspace_bytes_);
+        const Turn turn;
+        status = execute(choice.algorithm, memory, workspace_bytes_);
+      }
       if (works_) check(status, name_);
       works_ = status == CUDNN_STATUS_SUCCESS;
       if (works_) return;

@@ -21,7 +21,9 @@ class CudaGraph final : public Graph {
  public:
   /// Captured while scratch memory had moved so often.
   CudaGraph(cudaGraph_t captured, std::uint64_t scratch_moves) : scratch_moves_(scratch_moves) {
-    check(cudaGraphInstantiateWithFlags(exec_.place(), captured, 0), "making a graph of what was captured");
+    // Messages between workers go before what computes, as in their queues.
+    check(cudaGraphInstantiateWithFlags(exec_.place(), captured, cudaGraphInstantiateFlagUseNodePriority),
+          "making a graph of what was captured");
   }
   bool valid() const override { return scratch_moves_ == Queue::scratch_moves(); }
   cudaGraphExec_t get() const { return exec_; }
@@ -65,10 +67,12 @@ class CudaDevice final : public Device {
   // Relaxed: other threads may allocate memory, or wait for what is not captured.
   void begin_capture() const override {
     scratch_moves_ = Queue::scratch_moves();
+    Turn::capture(true);
     check(cudaStreamBeginCapture(queue_.stream(), cudaStreamCaptureModeRelaxed), "beginning a capture");
   }
   std::unique_ptr<Graph> end_capture() const override {
     Handle<cudaGraph_t, cudaGraphDestroy> captured;
+    Turn::capture(false);  // all have come together
     check(cudaStreamEndCapture(queue_.stream(), captured.place()), "ending a capture");
     return std::make_unique<CudaGraph>(captured, scratch_moves_);
   }

@@ -122,9 +122,11 @@ void Linear::multiply(const char* what, int key, std::int64_t n, const void* a, 
                       bool accumulate) {
   Product& p = product(key, n);
   const float one = 1, beta = accumulate ? 1 : 0;
-  const cublasStatus_t code = cublasLtMatmul(
-      libraries_.cublas(), p.operation, &one, a, p.a, b, p.b, &beta, c, p.c, c, p.c, &p.algorithm,
-      libraries_.queue().scratch<std::byte>(p.workspace_bytes), p.workspace_bytes, libraries_.queue().stream());
+  void* workspace = libraries_.queue().scratch<std::byte>(p.workspace_bytes);
+  const Turn turn;
+  const cublasStatus_t code =
+      cublasLtMatmul(libraries_.cublas(), p.operation, &one, a, p.a, b, p.b, &beta, c, p.c, c, p.c, &p.algorithm,
+                     workspace, p.workspace_bytes, libraries_.queue().stream());
   if (code != CUBLAS_STATUS_SUCCESS) check(code, fmt::format("linear layer {} -> {}, {}", in_, out_, what));
 }
 

@@ -13,6 +13,8 @@ namespace syncbn::ops::cuda {
 namespace {
 
 std::atomic<std::uint64_t> times_scratch_moved{0};
+std::atomic<bool> capturing{false};
+std::recursive_mutex one_turn;
 
 double mebibytes(std::size_t bytes) {
   return static_cast<double>(bytes) / (1 << 20);
@@ -75,6 +77,14 @@ void throw_library_error(const char* library, const std::string& what, const cha
   throw DeviceError(fmt::format("{}: {}: {} (device {}{})", library, what, text, current_device(),
                                 behind == cudaSuccess ? "" : fmt::format(", {}", cudaGetErrorName(behind))),
                     advice_for(behind));
+}
+
+Turn::Turn() : lock_(one_turn, std::defer_lock) {
+  if (capturing) lock_.lock();
+}
+
+void Turn::capture(bool open) {
+  capturing = open;
 }
 
 void* OnDevice::take(Queue& queue, std::size_t bytes) {
@@ -141,10 +151,12 @@ void Queue::use_device() const {
 }
 
 void Queue::copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  const Turn turn;
   if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, kind, stream_), "copying");
 }
 
 void Queue::clear(void* data, std::size_t bytes) {
+  const Turn turn;
   if (bytes > 0) check(cudaMemsetAsync(data, 0, bytes, stream_), "clearing memory");
 }
 
@@ -164,10 +176,12 @@ void Queue::upload(void* to, const void* from, std::size_t bytes) {
 }
 
 void Queue::record(const Event& event) {
+  const Turn turn;
   check(cudaEventRecord(event.get(), stream_), "marking a place in the queue");
 }
 
 void Queue::follow(const Event& event) {
+  const Turn turn;
   check(cudaStreamWaitEvent(stream_, event.get()), "ordering two queues");
 }
 

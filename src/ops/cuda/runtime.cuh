@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -39,6 +40,18 @@ class Handle {
 };
 
 class Queue;
+
+/// Held by whoever queues something. While a capture is open, those who add to it take turns, because CUDA does not
+/// keep a graph's parts from being added at the same time; otherwise it costs a look at a flag.
+class Turn {
+ public:
+  Turn();
+  /// Between the beginning of a capture and its end, of one at a time.
+  static void capture(bool open);
+
+ private:
+  std::unique_lock<std::recursive_mutex> lock_;
+};
 
 /// Owner of memory that belongs to a queue, which must outlive it. Place::take() and Place::give_back() say which.
 template <class Place>
@@ -136,6 +149,7 @@ class Queue {
   void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments&&... arguments) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
     use_device();
+    const Turn turn;
     last_launch_ = what;
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
