@@ -239,8 +239,13 @@ std::string CheckpointStore::resolve(const std::string& path) {
   if ((name != "best" && name != "last") || fs::exists(path, error) || !fs::exists(run + "/checkpoints", error))
     return path;
   const CheckpointStore checkpoints(run, 1, true);
-  const std::vector<std::int64_t> steps = checkpoints.steps();
-  const std::int64_t step = steps.empty() ? -1 : name == "last" ? steps.back() : checkpoints.best_of(steps);
+  std::vector<std::int64_t> steps;
+  std::int64_t step = -1;
+  // While a run goes on, a listing may miss both the newest, which comes as it is made, and the one before, which goes.
+  for (int tries = 0; step < 0 && tries < 20; ++tries) {
+    steps = checkpoints.steps();
+    step = steps.empty() ? -1 : name == "last" ? steps.back() : checkpoints.best_of(steps);
+  }
   if (step >= 0) return checkpoints.folder_of(step);
   throw Error(fmt::format("{} has no {}", run,
                           steps.empty() ? "checkpoint yet: go on with it: train --resume"
