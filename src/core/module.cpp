@@ -18,16 +18,19 @@ std::filesystem::path path_of(const ModuleOptions& options) {
 
 }  // namespace
 
-Module open_module(const ModuleOptions& o) {
-  const std::filesystem::path path = path_of(o);
+Module open_module(const ModuleOptions& options) {
+  const std::filesystem::path path = path_of(options);
   std::error_code error;
   if (!std::filesystem::exists(path, error))
-    return {nullptr, fmt::format("this build has no {} ({} does not exist){}", o.what, path.string(), o.build)};
+    return {nullptr,
+            fmt::format("this build has no {} ({} does not exist){}", options.name, path.string(), options.if_missing)};
   Module module{::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL), ""};
-  if (!module.library) return {nullptr, fmt::format("{} cannot be opened ({}){}", o.the, ::dlerror(), o.install)};
-  const auto version = module.find<const char*()>(o.version);
+  const std::string name = options.article + options.name;
+  if (!module.library)
+    return {nullptr, fmt::format("{} cannot be opened ({}){}", name, ::dlerror(), options.if_unusable)};
+  const auto version = module.find<const char*()>(options.version);
   if (!version || version() != std::string(SYNCBN_VERSION))
-    module.problem = fmt::format("{} {} is of version {}, the program of {}: install both from one build", o.the,
+    module.problem = fmt::format("{} {} is of version {}, the program of {}: install both from one build", name,
                                  path.string(), version ? version() : "unknown", SYNCBN_VERSION);
   return module;
 }

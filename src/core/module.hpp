@@ -20,12 +20,13 @@ struct Module {
 };
 
 struct ModuleOptions {
-  std::string file;            ///< beside libsyncbn
-  const char* variable;        ///< of the environment, names another file
-  const char* version;         ///< function in it that returns its version
-  std::string what, the;       ///< in messages: "NCCL", "the CUDA backend"
-  std::string build, install;  ///< what to do where it is missing, or cannot be opened
+  std::string file;                     ///< beside libsyncbn
+  const char* variable;                 ///< of the environment, names another file
+  const char* version;                  ///< function in it that returns its version
+  std::string article, name;            ///< in messages: "the ", "CUDA backend"
+  std::string if_missing, if_unusable;  ///< what to do: the end of a message, or empty
 };
+/// Whatever stands in its way is the module's problem, never thrown.
 Module open_module(const ModuleOptions& options);
 
 }  // namespace syncbn

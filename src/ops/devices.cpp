@@ -12,9 +12,13 @@ namespace syncbn::ops {
 namespace {
 
 Module open_backend() {
-  return open_module({"libsyncbn_cuda.so", "SYNCBN_CUDA_MODULE", "syncbn_cuda_version", "CUDA backend",
-                      "the CUDA backend", ": build it where the CUDA toolkit (nvcc) and cuDNN are installed",
-                      ": install the CUDA libraries it was built with"});
+  return open_module({.file = "libsyncbn_cuda.so",
+                      .variable = "SYNCBN_CUDA_MODULE",
+                      .version = "syncbn_cuda_version",
+                      .article = "the ",
+                      .name = "CUDA backend",
+                      .if_missing = ": build it where the CUDA toolkit (nvcc) and cuDNN are installed",
+                      .if_unusable = ": install the CUDA libraries it was built with"});
 }
 
 }  // namespace
