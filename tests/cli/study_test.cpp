@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <sstream>
 
 #include "cli/program.hpp"
@@ -109,6 +110,8 @@ TEST(CliStudy, SideBySideGivesTheRowsOfOneAfterAnother) {
     ASSERT_EQ(o.code, 0) << o.err;
     EXPECT_EQ(without_times(s.read(dir + "/trials.csv")), rows);
   }
+  for (const auto& trial : std::filesystem::directory_iterator(s.file("one/trials")))  // others may end meanwhile
+    EXPECT_TRUE(contains(s.read(trial.path() / "config.yaml"), "cuda_graphs: false")) << trial.path();
   // One trial at a time on two ranks together: a diverging one must not stop the others.
   const Outcome team = s.mpirun(2, {"study", "small.yaml", "--jobs", "1", "--output", "team"});
   ASSERT_EQ(team.code, 0) << team.err;

@@ -10,42 +10,43 @@
 namespace syncbn {
 namespace {
 
-TEST(Reporter, EstimatesTheTimeLeftFromTheStepsOfThisStart) {
+class ReporterTest : public ::testing::Test {
+ protected:
+  ReporterTest() {
+    experiment.config.output.tensorboard = false;
+    experiment.total_steps = 200;
+    request.watch = [this](const ProgressState& state) { eta_s = state.eta_s; };
+  }
+  static TrainStatistics update_of(std::int64_t samples) {
+    TrainStatistics update;
+    update.add(1, 1, samples);
+    return update;
+  }
+
   const TempDir dir;
   RunDirectory directory = RunDirectory::create(dir / "run", "", {}, {});
   Experiment experiment;
-  experiment.config.output.tensorboard = false;
-  experiment.batches_per_epoch = 10;
-  experiment.total_steps = 200;
   TrainRequest request;
   double eta_s = 0;
-  request.watch = [&](const ProgressState& state) { eta_s = state.eta_s; };
+};
+
+TEST_F(ReporterTest, EstimatesTheTimeLeftFromTheStepsOfThisStart) {
+  experiment.batches_per_epoch = 10;
   Reporter reporter(experiment, directory, 100, request);
   reporter.restore({{"interval_loss_sum", "0x0p+0"},
                     {"interval_correct", "0"},
                     {"interval_samples", "0"},
                     {"train_seconds", "0x1p+20"}});
-  TrainStatistics update;
-  update.add(1, 1, 2);
-  for (const std::int64_t step : {101, 102, 103}) reporter.step(step, 0.1, update, {2.0 * static_cast<double>(step)});
+  for (const std::int64_t step : {101, 102, 103})
+    reporter.step(step, 0.1, update_of(2), {2.0 * static_cast<double>(step)});
   EXPECT_DOUBLE_EQ(eta_s, 2 * 97);
 }
 
-TEST(Reporter, KnowsTheSpeedWhereEveryStepIsEvaluated) {
-  const TempDir dir;
-  RunDirectory directory = RunDirectory::create(dir / "run", "", {}, {});
-  Experiment experiment;
-  experiment.config.output.tensorboard = false;
+TEST_F(ReporterTest, KnowsTheSpeedWhereEveryStepIsEvaluated) {
   experiment.batches_per_epoch = 1;
-  experiment.total_steps = 200;
-  TrainRequest request;
-  double eta_s = 0;
-  request.watch = [&](const ProgressState& state) { eta_s = state.eta_s; };
   Reporter reporter(experiment, directory, 0, request);
-  TrainStatistics update;
-  update.add(1, 1, 20);
   for (const std::int64_t step : {1, 2, 3}) {
-    reporter.step(step, 0.1, update, {10.0 * static_cast<double>(step)});
+    reporter.step(step, 0.1, update_of(20), {10.0 * static_cast<double>(step)});
     if (step == 3) break;
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     reporter.evaluation(step, {EvalResult{}}, 0, false);
