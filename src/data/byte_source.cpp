@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "data/cache.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -23,6 +24,22 @@ constexpr std::uint64_t kMaxDictionary = 128u << 20;  // `xz -9` needs 65 MiB
 /// No image file packs better than this; what does is a decompression bomb.
 constexpr std::uint64_t kMaxRatio = 256;
 constexpr std::uint64_t kRatioSlack = 16u << 20;
+constexpr std::uint64_t kLeastCopied = 1u << 20;  // less is unpacked in no time
+
+struct CloseFile {
+  void operator()(std::FILE* file) const { std::fclose(file); }
+};
+using OwnedFile = std::unique_ptr<std::FILE, CloseFile>;
+
+/// A file's bytes from `begin` to its end at `end`; nothing if it has another size or cannot be mapped.
+std::optional<SharedBytes> map_file(int fd, std::uint64_t begin, std::uint64_t end) {
+  struct stat status {};
+  if (fstat(fd, &status) != 0 || static_cast<std::uint64_t>(status.st_size) != end) return {};
+  void* const data = mmap(nullptr, end, PROT_READ, MAP_SHARED, fd, 0);
+  if (data == MAP_FAILED) return {};
+  const std::shared_ptr<const void> owner(data, [end](void* mapped) { munmap(mapped, end); });
+  return SharedBytes{owner, std::span(static_cast<const std::uint8_t*>(data), end).subspan(begin)};
+}
 
 class RawSource final : public ByteSource {
  public:
@@ -37,29 +54,31 @@ class RawSource final : public ByteSource {
     return n;
   }
 
+  /// A file of another size is left to reading, which says what is wrong with it.
   std::optional<SharedBytes> map_rest(std::uint64_t bytes) override {
-    struct stat status {};
-    const std::uint64_t begin = position(), end = begin + bytes;
-    // A file of another size is left to reading, which says what is wrong with it.
-    if (fstat(fileno(file_.get()), &status) != 0 || static_cast<std::uint64_t>(status.st_size) != end) return {};
-    void* const data = mmap(nullptr, end, PROT_READ, MAP_SHARED, fileno(file_.get()), 0);
-    if (data == MAP_FAILED) return {};
-    const std::shared_ptr<const void> owner(data, [end](void* mapped) { munmap(mapped, end); });
-    return SharedBytes{owner, std::span(static_cast<const std::uint8_t*>(data), end).subspan(begin)};
+    return map_file(fileno(file_.get()), position(), position() + bytes);
   }
 
  private:
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  std::unique_ptr<std::FILE, Close> file_;
+  OwnedFile file_;
 };
 
 /// What .gz and .xz have in common: packed bytes in, unpacked bytes out, a limit on the ratio of the two.
 class PackedSource : public ByteSource {
  public:
   PackedSource(const std::filesystem::path& path, const std::string& remedy)
-      : ByteSource(path, remedy), packed_(path, remedy) {}
+      : ByteSource(path, remedy), packed_(path, remedy), packed_path_(path) {}
+
+  std::optional<SharedBytes> map_rest(std::uint64_t bytes) override {
+    if (bytes < kLeastCopied) return {};
+    copy_.emplace(packed_path_, position(), bytes);
+    if (!copy_->is_there()) return {};
+    const OwnedFile file(std::fopen(copy_->path().c_str(), "rb"));
+    return file ? map_file(fileno(file.get()), 0, bytes) : std::nullopt;
+  }
+  void keep_rest(std::span<const std::uint8_t> bytes) override {
+    if (copy_) copy_->keep(bytes);
+  }
 
  protected:
   /// Refills the (empty) input; false at the end of the file.
@@ -82,6 +101,8 @@ class PackedSource : public ByteSource {
 
  private:
   RawSource packed_;
+  const std::filesystem::path packed_path_;
+  std::optional<UnpackedCopy> copy_;  // of what rest() gives
   std::array<std::uint8_t, kChunk> buffer_;
 };
 
@@ -219,11 +240,8 @@ SharedBytes ByteSource::rest(std::uint64_t bytes) {
     read_exactly(std::span(data).subspan(done), whole);
   }
   expect_end();
+  keep_rest(data);
   return share(std::move(data));
-}
-
-std::optional<SharedBytes> ByteSource::map_rest(std::uint64_t) {
-  return std::nullopt;
 }
 
 void ByteSource::expect_end() {

@@ -34,9 +34,9 @@ class ByteSource {
   std::size_t read(std::span<std::uint8_t> out);
   /// Fills `out` or throws Error(bad_data): `expected` is the size of the whole, for the message.
   void read_exactly(std::span<std::uint8_t> out, std::uint64_t expected);
-  /// The rest, which must be `bytes` long, or Error(bad_data). A file that is not packed is mapped, so that the ranks
-  /// of a machine hold it once (if it is cut short later, reading it ends the process by SIGBUS). What is unpacked
-  /// takes memory as it comes, not as a header claims.
+  /// The rest, which must be `bytes` long, or Error(bad_data). A file is mapped, so that the ranks of a machine hold it
+  /// once (if it is cut short later, reading it ends the process by SIGBUS); of a packed one, the copy that has been
+  /// unpacked before (see UnpackedCopy). What is unpacked takes memory as it comes, not as a header claims.
   SharedBytes rest(std::uint64_t bytes);
   /// (Unpacked) bytes read so far.
   std::uint64_t position() const { return position_; }
@@ -48,7 +48,9 @@ class ByteSource {
   /// Up to out.size() bytes; 0 at the end.
   virtual std::size_t read_some(std::span<std::uint8_t> out) = 0;
   /// What rest() gives, at `position` and longer than 0; nothing where files cannot be mapped.
-  virtual std::optional<SharedBytes> map_rest(std::uint64_t bytes);
+  virtual std::optional<SharedBytes> map_rest(std::uint64_t bytes) = 0;
+  /// Is told what rest() has read where there was nothing to map.
+  virtual void keep_rest(std::span<const std::uint8_t>) {}
 
  private:
   void expect_end();

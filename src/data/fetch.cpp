@@ -1,70 +1,18 @@
 #include "data/fetch.hpp"
 
 #include <curl/curl.h>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <exception>
 #include <memory>
 #include <thread>
 
+#include "data/part_file.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
 namespace {
-
-/// The file being filled, locked against a second process that fetches the same.
-class PartFile {
- public:
-  explicit PartFile(const std::filesystem::path& path)
-      : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
-    if (fd_ < 0) fail("be opened");
-    struct stat info {};
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      ::close(fd_);
-      throw Error(fmt::format("{} is being fetched by another process; wait for it to end", path.string()),
-                  ExitCode::unavailable);
-    }
-    if (::fstat(fd_, &info) == 0) size_ = static_cast<std::uint64_t>(info.st_size);
-  }
-  ~PartFile() { ::close(fd_); }
-  PartFile(const PartFile&) = delete;
-  PartFile& operator=(const PartFile&) = delete;
-
-  std::uint64_t size() const { return size_; }
-  void clear() {
-    if (::ftruncate(fd_, 0) != 0) fail("be emptied");
-    size_ = 0;
-  }
-  void append(const char* data, std::size_t n) {
-    while (n > 0) {
-      const ssize_t written = ::write(fd_, data, n);
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail("be written");
-      data += written;
-      n -= static_cast<std::size_t>(written);
-      size_ += static_cast<std::uint64_t>(written);
-    }
-  }
-  void sync() {
-    if (::fsync(fd_) != 0) fail("be synced");
-  }
-
- private:
-  [[noreturn]] void fail(const char* what) const {
-    throw Error(fmt::format("{} cannot {} ({}); check the folder's permissions and space", path_.string(), what,
-                            std::strerror(errno)));
-  }
-  std::filesystem::path path_;
-  int fd_;
-  std::uint64_t size_ = 0;
-};
 
 constexpr long kRangeNotSatisfiable = 416;
 
@@ -188,7 +136,10 @@ class Transfer {
 std::shared_ptr<const void> fetch(const std::string& url, const std::filesystem::path& part_path, std::uint64_t bytes,
                                   const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                                   const FetchPolicy& policy) {
-  const auto locked = std::make_shared<PartFile>(part_path);
+  const std::shared_ptr<PartFile> locked = PartFile::open(part_path);
+  if (!locked)
+    throw Error(fmt::format("{} is being fetched by another process; wait for it to end", part_path.string()),
+                ExitCode::unavailable);
   PartFile& part = *locked;
   if (bytes && part.size() > bytes) part.clear();
   if (!bytes || part.size() < bytes) {

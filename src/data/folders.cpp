@@ -8,17 +8,13 @@
 #include <optional>
 
 #include "data/byte_source.hpp"
+#include "data/cache.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value ? value : "";
-}
 
 /// All files of the set in `folder`, or the name of the first that is not there.
 struct Found {
@@ -71,32 +67,6 @@ std::vector<fs::path> locate_files(const DatasetFacts& facts, const std::string&
       fmt::format("no {} found; looked in {}; fetch it: syncbn data get {}, or name its folder: data.path=FOLDER",
                   facts.kind, fmt::join(looked, ", "), facts.kind),
       ExitCode::bad_data);
-}
-
-std::string unpacking_hint(const std::string& kind, const std::string& path) {
-  constexpr std::uintmax_t kLarge = 50'000'000;  // those of CIFAR, not those of MNIST
-  const DatasetFacts& facts = facts_of(kind);
-  if (facts.folders.empty()) return "";
-  std::uintmax_t bytes = 0;
-  fs::path packed;
-  for (const auto* names : {&facts.train_files, &facts.test_files}) {
-    for (const fs::path& file : locate_files(facts, path, *names)) {
-      if (file.extension() != ".gz" && file.extension() != ".xz") continue;
-      std::error_code ignored;
-      if (const auto size = fs::file_size(file, ignored); !ignored) bytes += size;
-      packed = file;
-    }
-  }
-  if (bytes < kLarge) return "";
-  return fmt::format("the files of {} are packed, and every rank unpacks them at every start; do it once: {} -dk {}",
-                     kind, packed.extension() == ".gz" ? "gzip" : "xz",
-                     (packed.parent_path() / ("*" + packed.extension().string())).string());
-}
-
-fs::path cache_root() {
-  if (const auto cache = environment("XDG_CACHE_HOME"); !cache.empty()) return fs::path(cache) / "syncbn";
-  if (const auto home = environment("HOME"); !home.empty()) return fs::path(home) / ".cache" / "syncbn";
-  return fs::temp_directory_path() / "syncbn";
 }
 
 std::string data_root() {

@@ -18,11 +18,4 @@ std::string remedy_for(const DatasetFacts& facts);
 std::vector<std::filesystem::path> locate_files(const DatasetFacts& facts, const std::string& path,
                                                 std::span<const std::string> files);
 
-/// How to unpack the files of a set once, a line for the user, if they are packed and so large that unpacking them at
-/// every start is worth a word; else empty, as for kinds that have no such files.
-std::string unpacking_hint(const std::string& kind, const std::string& path);
-
-/// $XDG_CACHE_HOME/syncbn, else ~/.cache/syncbn.
-std::filesystem::path cache_root();
-
 }  // namespace syncbn

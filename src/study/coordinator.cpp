@@ -8,7 +8,6 @@
 #include <limits>
 
 #include "data/dataset.hpp"
-#include "data/folders.hpp"
 #include "study/report.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/trainer.hpp"
@@ -72,17 +71,6 @@ Coordinator::Coordinator(const StudyRequest& request, Teams& teams)
       "syncbn: {}: {} trial{}{} on {} rank{} of {} core{}", request.study.name, all.trials, all.trials == 1 ? "" : "s",
       all.ended > 0 ? fmt::format(", {} of them finished before,", all.ended) : "", teams.ranks(),
       teams.ranks() == 1 ? "" : "s", request.threads_per_rank, request.threads_per_rank == 1 ? "" : "s"));
-  announce_packed_data();
-}
-
-/// Once: the trials' own messages are not shown.
-void Coordinator::announce_packed_data() {
-  std::set<std::pair<std::string, std::string>> said;
-  for (const Point& point : points_) {
-    const Config::Data& data = point.config.data;
-    if (!said.emplace(data.kind, data.path).second) continue;
-    if (const std::string hint = unpacking_hint(data.kind, data.path); !hint.empty()) table_.print("syncbn: " + hint);
-  }
 }
 
 /// Tables and report are about what is planned now; of an earlier plan other trials may have ended.

@@ -44,7 +44,6 @@ class Coordinator {
   };
 
   void announce_left_out(std::set<std::string> earlier);
-  void announce_packed_data();
   /// What is planned now, and what of it waits to be started.
   void replan();
   /// Trials like this one for which the memory is enough.

@@ -13,7 +13,6 @@
 #include <utility>
 
 #include "core/console.hpp"
-#include "data/folders.hpp"
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/durable_file.hpp"
@@ -169,8 +168,6 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
     reporter_->message("warning: " + line);
   reporter_->message(fmt::format("{} training and {} test images, {} classes", experiment_.train_set->size(),
                                  experiment_.test_set->size(), experiment_.train_set->classes()));
-  const Config::Data& data = experiment_.config.data;
-  if (const std::string hint = unpacking_hint(data.kind, data.path); !hint.empty()) reporter_->message(hint);
   if (!about_weights_.empty()) reporter_->message(about_weights_);
   if (saved) {
     reporter_->restore(saved->scalars);

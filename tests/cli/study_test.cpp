@@ -228,31 +228,6 @@ TEST(CliStudy, TheSameNumberOfTrialsIsSaidEverywhere) {
   EXPECT_TRUE(says("5") || says("6"));
 }
 
-TEST(CliStudy, PackedDataAreNamedOnce) {
-  const Sandbox s;
-  prepare(s);
-  const std::string side(1, '\x1c'), zero(3, '\0');
-  const std::string images = zero.substr(1) + "\x08\x03" + zero + "\x04" + zero + side + zero + side;
-  const std::string labels = zero.substr(1) + "\x08\x01" + zero + "\x04\x01\x02\x03\x04";
-  std::filesystem::create_directory(s.file("mnist"));
-  for (const char* set : {"train", "t10k"}) {
-    s.write(std::string("mnist/") + set + "-images-idx3-ubyte", images + std::string(4 * 28 * 28, '7'));
-    s.write(std::string("mnist/") + set + "-labels-idx1-ubyte", labels);
-  }
-  // Large by many empty members.
-  s.write("pack.sh",
-          "cd mnist && gzip t10k-images-idx3-ubyte && gzip </dev/null >empty && for i in 1 2 3 4 5 6 7; do\n"
-          "cat empty empty empty empty empty empty empty empty >more && mv more empty; done\n"
-          "cat empty empty >>t10k-images-idx3-ubyte.gz\n");
-  ASSERT_EQ(s.shell("pack.sh").code, 0);
-  s.write("packed.yaml", "base: tiny\nset: {data: {kind: mnist, path: mnist}, workers: 1, train.steps: 1}\nseeds: 2\n");
-  const Outcome o = s.syncbn({"study", "packed.yaml"});
-  ASSERT_EQ(o.code, 0) << o.err;
-  const std::string hint = "syncbn: the files of mnist are packed, and every rank unpacks them at every start";
-  EXPECT_TRUE(contains(o.err, hint)) << o.err;
-  EXPECT_EQ(o.err.find(hint), o.err.rfind(hint)) << o.err;
-}
-
 TEST(CliStudy, AFullDiskLosesNothing) {
   const Sandbox s;
   prepare(s);

@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <set>
 
-#include "data/folders.hpp"
 #include "data/image_files.hpp"
 #include "unit/data_files.hpp"
 
@@ -31,25 +30,6 @@ TEST(Dataset, HandsOutImagesAndLabels) {
   EXPECT_EQ(set.image(1).height(), 2);
   EXPECT_EQ(set.image(1).pixels().size(), 12u);
   EXPECT_EQ(set.image(1).pixels()[0], 12);
-}
-
-TEST(Folders, TellHowToUnpackLargeFilesOnce) {
-  const TempFolder folder;
-  const auto write = [&](const std::string& extension, std::uintmax_t bytes) {
-    for (int i = 0; i <= 5; ++i) {
-      const std::string name = i == 0 ? "test_batch.bin" : "data_batch_" + std::to_string(i) + ".bin";
-      fs::resize_file(folder.write(name + extension, {}), bytes);
-    }
-  };
-  write(".xz", 1'000'000);
-  EXPECT_EQ(unpacking_hint("cifar10", folder.str()), "");
-  write(".xz", 20'000'000);
-  EXPECT_EQ(unpacking_hint("cifar10", folder.str()),
-            "the files of cifar10 are packed, and every rank unpacks them at every start; do it once: xz -dk " +
-                folder.str() + "/*.xz");
-  write("", 20'000'000);
-  EXPECT_EQ(unpacking_hint("cifar10", folder.str()), "");
-  EXPECT_EQ(unpacking_hint("builtin", ""), "");
 }
 
 TEST(Dataset, RefusesWhatDoesNotFitTogether) {
