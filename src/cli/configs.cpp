@@ -11,7 +11,7 @@
 #include "core/text.hpp"
 #include "study/study.hpp"
 #include "syncbn/train/config.hpp"
-#include "train/durable_file.hpp"
+#include "train/storage/durable_file.hpp"
 
 namespace syncbn::cli {
 namespace {

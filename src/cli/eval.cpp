@@ -5,7 +5,7 @@
 #include "cli/log.hpp"
 #include "cli/run_path.hpp"
 #include "syncbn/train/trainer.hpp"
-#include "train/checkpoint.hpp"
+#include "train/storage/checkpoint.hpp"
 
 namespace syncbn::cli {
 

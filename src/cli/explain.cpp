@@ -1,4 +1,4 @@
-#include "train/explain.hpp"
+#include "train/explain/explain.hpp"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include "cli/cores.hpp"
 #include "cli/launch.hpp"
 #include "cli/run_path.hpp"
-#include "train/cost_model.hpp"
+#include "train/explain/cost_model.hpp"
 
 namespace syncbn::cli {
 namespace {

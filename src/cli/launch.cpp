@@ -11,7 +11,7 @@
 #include "cli/log.hpp"
 #include "core/console.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/explain.hpp"
+#include "train/explain/explain.hpp"
 
 namespace syncbn::cli {
 namespace {

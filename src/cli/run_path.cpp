@@ -7,9 +7,9 @@
 
 #include "core/text.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/config_check.hpp"
-#include "train/durable_file.hpp"
+#include "train/config/check.hpp"
 #include "train/experiment.hpp"
+#include "train/storage/durable_file.hpp"
 
 namespace syncbn::cli {
 

@@ -9,8 +9,8 @@
 #include "cli/run_path.hpp"
 #include "cli/signals.hpp"
 #include "syncbn/train/trainer.hpp"
-#include "train/durable_file.hpp"
-#include "train/run_directory.hpp"
+#include "train/storage/durable_file.hpp"
+#include "train/storage/run_directory.hpp"
 
 namespace syncbn::cli {
 namespace {

@@ -8,7 +8,7 @@
 #include <optional>
 #include <utility>
 
-#include "nn/batch_norm_pass.hpp"
+#include "nn/normalization/batch_norm_pass.hpp"
 #include "ops/backend.hpp"
 #include "syncbn/core/error.hpp"
 

@@ -1,8 +1,8 @@
 #include <algorithm>
 
-#include "nn/device_group_norm_layer.hpp"
-#include "nn/group_norm_layer.hpp"
 #include "nn/layer.hpp"
+#include "nn/normalization/device_group_norm_layer.hpp"
+#include "nn/normalization/group_norm_layer.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/random.hpp"
 

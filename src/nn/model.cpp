@@ -6,7 +6,7 @@
 #include <functional>
 
 #include "core/text.hpp"
-#include "nn/models.hpp"
+#include "nn/models/models.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {

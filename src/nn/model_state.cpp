@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "core/round_up.hpp"
-#include "nn/weight_norm.hpp"
+#include "nn/normalization/weight_norm.hpp"
 #include "ops/device.hpp"
 #include "syncbn/core/random.hpp"
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "nn/batch_renorm.hpp"
 #include "nn/flat_buffer.hpp"
+#include "nn/normalization/batch_renorm.hpp"
 #include "ops/backend.hpp"
 #include "syncbn/nn/batch_norm.hpp"
 #include "syncbn/nn/model.hpp"

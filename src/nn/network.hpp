@@ -8,7 +8,7 @@
 
 #include "nn/layer.hpp"
 #include "nn/loss.hpp"
-#include "nn/norm_layer.hpp"
+#include "nn/normalization/norm_layer.hpp"
 #include "ops/device.hpp"
 
 namespace syncbn {

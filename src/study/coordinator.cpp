@@ -12,7 +12,7 @@
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/compute.hpp"
-#include "train/progress_line.hpp"
+#include "train/reporting/progress_line.hpp"
 
 namespace syncbn {
 namespace {

@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "study/statistics.hpp"
-#include "train/durable_file.hpp"
+#include "train/storage/durable_file.hpp"
 
 namespace syncbn {
 namespace {

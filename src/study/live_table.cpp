@@ -9,7 +9,7 @@
 #include <cstdlib>
 
 #include "core/console.hpp"
-#include "train/progress_line.hpp"
+#include "train/reporting/progress_line.hpp"
 
 namespace syncbn {
 namespace {

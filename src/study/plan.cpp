@@ -9,9 +9,9 @@
 
 #include "study/statistics.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/config_check.hpp"
-#include "train/config_value.hpp"
-#include "train/manifest.hpp"
+#include "train/config/check.hpp"
+#include "train/config/value.hpp"
+#include "train/storage/manifest.hpp"
 
 namespace syncbn {
 namespace {

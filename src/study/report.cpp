@@ -14,7 +14,7 @@
 #include "study/curves.hpp"
 #include "study/results.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/durable_file.hpp"
+#include "train/storage/durable_file.hpp"
 
 namespace syncbn {
 

@@ -10,8 +10,8 @@
 #include <set>
 
 #include "syncbn/core/error.hpp"
-#include "train/durable_file.hpp"
-#include "train/folder_lock.hpp"
+#include "train/storage/durable_file.hpp"
+#include "train/storage/folder_lock.hpp"
 
 namespace syncbn {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "study/plan.hpp"
 #include "study/study.hpp"
-#include "train/folder_lock.hpp"
+#include "train/storage/folder_lock.hpp"
 
 namespace syncbn {
 

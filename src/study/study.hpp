@@ -6,7 +6,7 @@
 
 #include "comm/teams.hpp"
 #include "syncbn/train/config.hpp"
-#include "train/explain.hpp"
+#include "train/explain/explain.hpp"
 
 namespace syncbn {
 

@@ -11,9 +11,9 @@
 #include "study/plan.hpp"
 #include "study/yaml_section.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/config_schema.hpp"
-#include "train/config_value.hpp"
-#include "train/yaml_text.hpp"
+#include "train/config/schema.hpp"
+#include "train/config/value.hpp"
+#include "train/config/yaml_text.hpp"
 
 namespace syncbn {
 namespace {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/text.hpp"
-#include "train/config_value.hpp"
+#include "train/config/value.hpp"
 
 namespace syncbn {
 

@@ -10,8 +10,8 @@
 #include "core/console.hpp"
 #include "train/compute.hpp"
 #include "train/experiment.hpp"
-#include "train/rank_zero.hpp"
-#include "train/state_io.hpp"
+#include "train/storage/rank_zero.hpp"
+#include "train/storage/state_io.hpp"
 
 namespace syncbn {
 

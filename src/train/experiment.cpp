@@ -10,7 +10,7 @@
 #include "core/round_up.hpp"
 #include "data/catalog.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/explain.hpp"
+#include "train/explain/explain.hpp"
 #include "train/probes/probes.hpp"
 
 namespace syncbn {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "syncbn/train/trainer.hpp"
-#include "train/checkpoint.hpp"
+#include "train/storage/checkpoint.hpp"
 
 namespace syncbn {
 

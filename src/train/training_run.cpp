@@ -15,11 +15,11 @@
 #include "core/console.hpp"
 #include "train/compute.hpp"
 #include "train/device_optimizer.hpp"
-#include "train/durable_file.hpp"
-#include "train/manifest.hpp"
-#include "train/rank_zero.hpp"
-#include "train/state_io.hpp"
-#include "train/summary.hpp"
+#include "train/reporting/summary.hpp"
+#include "train/storage/durable_file.hpp"
+#include "train/storage/manifest.hpp"
+#include "train/storage/rank_zero.hpp"
+#include "train/storage/state_io.hpp"
 
 namespace syncbn {
 

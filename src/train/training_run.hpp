@@ -15,15 +15,15 @@
 #include "syncbn/optim/optimizer.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/buckets.hpp"
-#include "train/checkpoint.hpp"
 #include "train/evaluation.hpp"
 #include "train/experiment.hpp"
 #include "train/loss_scale.hpp"
 #include "train/probes/probes.hpp"
 #include "train/rank_device.hpp"
-#include "train/reporter.hpp"
-#include "train/run_directory.hpp"
+#include "train/reporting/reporter.hpp"
 #include "train/run_progress.hpp"
+#include "train/storage/checkpoint.hpp"
+#include "train/storage/run_directory.hpp"
 
 namespace syncbn {
 

@@ -20,6 +20,8 @@ find include src tests launch cmake -type f \( -name '*.[ch]pp' -o -name '*.h' -
     may["train"] = " nn optim data comm core "
     may["study"] = " train nn optim data comm core "
     may["cli"] = " study train nn optim data comm core "
+    # Folders of a module that need nothing else of it, but its public headers.
+    leaves = " train/config train/storage train/probes nn/models "
     max_lines = 400
     # (A name ending in -inl.hpp is of Highway: included once per instruction set, so without #pragma once.)
     leftover = "(^|[^[:alnum:]_])(TO" "DO|FIX" "ME|X" "XX|HA" "CK)([^[:alnum:]_]|$)"
@@ -35,8 +37,17 @@ find include src tests launch cmake -type f \( -name '*.[ch]pp' -o -name '*.h' -
     return (path in may) ? path : ""
   }
 
+  # The folder of a private header or source, such as train/probes.
+  function folder_of(path) {
+    sub(/^src\//, "", path)
+    sub(/\/[^\/]*$/, "", path)
+    return path
+  }
+
   function check_own(target,    to) {
     to = module_of(target)
+    if (to == module && target !~ /^syncbn\// && index(leaves, " " folder_of(FILENAME) " ") && folder_of(target) != folder_of(FILENAME))
+      report(folder_of(FILENAME) " must not include " folder_of(target) " (" target ")")
     if (FILENAME ~ /^include\// && target !~ /^syncbn\//) report("a public header includes the private " target)
     if (module == "" || to == "" || to == module) return
     if (index(may[module], " " to " ") == 0)

@@ -16,7 +16,7 @@
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/trainer.hpp"
-#include "train/checkpoint.hpp"
+#include "train/storage/checkpoint.hpp"
 
 namespace syncbn::test {
 namespace {

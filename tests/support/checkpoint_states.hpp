@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "train/checkpoint.hpp"
+#include "train/storage/checkpoint.hpp"
 
 namespace syncbn {
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "syncbn/core/random.hpp"
-#include "train/durable_file.hpp"
+#include "train/storage/durable_file.hpp"
 
 namespace syncbn {
 

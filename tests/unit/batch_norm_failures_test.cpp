@@ -8,7 +8,7 @@
 #include <limits>
 #include <thread>
 
-#include "nn/batch_norm_pass.hpp"
+#include "nn/normalization/batch_norm_pass.hpp"
 #include "support/batch_norm_problem.hpp"
 #include "support/worlds.hpp"
 

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "comm/gradient_exchange.hpp"
-#include "nn/batch_norm_pass.hpp"
+#include "nn/normalization/batch_norm_pass.hpp"
 #include "support/batch_norm_problem.hpp"
 #include "support/worlds.hpp"
 

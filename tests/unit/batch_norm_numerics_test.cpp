@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "nn/batch_norm_pass.hpp"
+#include "nn/normalization/batch_norm_pass.hpp"
 #include "support/batch_norm_problem.hpp"
 #include "support/worlds.hpp"
 #include "syncbn/core/random.hpp"

@@ -12,7 +12,7 @@
 #include "support/faulty_files.hpp"
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/checkpoint.hpp"
+#include "train/storage/checkpoint.hpp"
 
 namespace syncbn {
 namespace {

@@ -1,4 +1,4 @@
-#include "train/checkpoint.hpp"
+#include "train/storage/checkpoint.hpp"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 #include "support/checkpoint_states.hpp"
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/manifest.hpp"
+#include "train/storage/manifest.hpp"
 
 namespace syncbn {
 namespace {

@@ -2,7 +2,7 @@
 
 #include "data/dataset.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/explain.hpp"
+#include "train/explain/explain.hpp"
 
 namespace syncbn {
 namespace {

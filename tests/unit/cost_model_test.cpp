@@ -1,4 +1,4 @@
-#include "train/cost_model.hpp"
+#include "train/explain/cost_model.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "train/event_file.hpp"
+#include "train/reporting/event_file.hpp"
 
 #include <gtest/gtest.h>
 

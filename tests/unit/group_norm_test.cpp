@@ -1,4 +1,4 @@
-#include "nn/group_norm_pass.hpp"
+#include "nn/normalization/group_norm_pass.hpp"
 
 #include <gtest/gtest.h>
 

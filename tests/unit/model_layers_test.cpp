@@ -4,7 +4,7 @@
 #include <map>
 #include <random>
 
-#include "nn/model_builder.hpp"
+#include "nn/models/builder.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/nn/model.hpp"
 

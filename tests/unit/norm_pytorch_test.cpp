@@ -6,8 +6,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "nn/group_norm_pass.hpp"
-#include "nn/weight_norm.hpp"
+#include "nn/normalization/group_norm_pass.hpp"
+#include "nn/normalization/weight_norm.hpp"
 #include "support/host_tensor.hpp"
 #include "support/small_network.hpp"
 #include "support/worlds.hpp"

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "nn/batch_norm_pass.hpp"
+#include "nn/normalization/batch_norm_pass.hpp"
 #include "support/ops_support.hpp"
 #include "support/worlds.hpp"
 

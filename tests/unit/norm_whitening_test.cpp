@@ -5,8 +5,8 @@
 #include <Eigen/Dense>
 #include <cmath>
 
-#include "nn/batch_norm_pass.hpp"
-#include "nn/whitening_pass.hpp"
+#include "nn/normalization/batch_norm_pass.hpp"
+#include "nn/normalization/whitening_pass.hpp"
 #include "support/ops_support.hpp"
 #include "support/worlds.hpp"
 #include "syncbn/core/error.hpp"

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <limits>
 
-#include "train/progress_line.hpp"
+#include "train/reporting/progress_line.hpp"
 
 namespace syncbn {
 namespace {

@@ -1,4 +1,4 @@
-#include "train/rank_zero.hpp"
+#include "train/storage/rank_zero.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "train/reporter.hpp"
+#include "train/reporting/reporter.hpp"
 
 #include <gtest/gtest.h>
 

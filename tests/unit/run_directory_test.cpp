@@ -1,4 +1,4 @@
-#include "train/run_directory.hpp"
+#include "train/storage/run_directory.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "train/safetensors.hpp"
+#include "train/storage/safetensors.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "train/state_io.hpp"
+#include "train/storage/state_io.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -4,8 +4,8 @@
 #include "study/plan.hpp"
 #include "study/study.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/config_schema.hpp"
-#include "train/config_value.hpp"
+#include "train/config/schema.hpp"
+#include "train/config/value.hpp"
 
 namespace syncbn {
 namespace {

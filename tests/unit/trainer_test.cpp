@@ -10,7 +10,7 @@
 
 #include "support/small_network.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/safetensors.hpp"
+#include "train/storage/safetensors.hpp"
 #include "unit/pictures.hpp"
 
 namespace syncbn {

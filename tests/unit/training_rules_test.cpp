@@ -14,8 +14,8 @@
 
 #include "support/temp_dir.hpp"
 #include "syncbn/train/trainer.hpp"
-#include "train/checkpoint.hpp"
-#include "train/safetensors.hpp"
+#include "train/storage/checkpoint.hpp"
+#include "train/storage/safetensors.hpp"
 
 namespace syncbn {
 namespace {

@@ -1,4 +1,4 @@
-#include "nn/weight_norm.hpp"
+#include "nn/normalization/weight_norm.hpp"
 
 #include <gtest/gtest.h>
 

@@ -13,7 +13,7 @@ namespace syncbn {
 
 /// Everything that defines an experiment, plus the few keys that only say how it is run. Defaults here are the
 /// documented defaults. Keys of the YAML file are the member paths (`norm.eps`); the schema is in
-/// src/train/config_schema.cpp.
+/// src/train/config/schema.cpp.
 struct Config {
   // ---- the experiment ----
   std::uint64_t seed = 1;
