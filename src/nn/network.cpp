@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/round_up.hpp"
 #include "nn/arena.hpp"
 #include "nn/host_sums.hpp"
 
@@ -13,6 +14,7 @@ namespace {
 
 // What a sweep touches per chunk should stay in the second-level cache with room for weights.
 constexpr std::int64_t kChunkBytes = 256 * 1024;
+constexpr std::size_t kImageGrain = 256;  // of places in a device's memory
 
 /// As the images come that are to be brought into the input.
 Tensor given(Tensor input) {
@@ -170,7 +172,16 @@ void Network::plan_memory(std::int64_t max_samples) {
   }
   const ArenaPlan plan = plan_arena(blocks);
   memory_ = backend_->allocate(static_cast<std::size_t>(plan.bytes));
-  if (backend_->device()) images_ = backend_->allocate(given(tensors_.front()).bytes());
+  if (const ops::Device* device = backend_->device()) {
+    const Shape& input = tensors_.front().shape;
+    const auto bytes =
+        round_up<std::size_t>(static_cast<std::size_t>(input.n() * input.c() * input.spatial()), kImageGrain);
+    images_ = backend_->allocate(std::max(given(tensors_.front()).bytes(), image_rooms_.size() * bytes));
+    for (ImageRoom& room : image_rooms_) {
+      room = {static_cast<std::size_t>(&room - image_rooms_.data()) * bytes, device->make_mark()};
+      device->set(*room.read);  // behind what makes the memory
+    }
+  }
   for (std::size_t l = 0; l < specs.size(); ++l) {
     tensors_[l].data = memory_.data() + plan.offsets[l];
     gradients_[l].data = needs_gradient_[l] ? memory_.data() + plan.offsets[specs.size() + l] : nullptr;
@@ -227,11 +238,16 @@ void Network::set_pixel_values(std::span<const float> values) {
 void Network::set_images(const std::uint8_t* images, std::int64_t n) {
   const Tensor& input = tensors_.front();
   if (pixel_values_.size() == 0) throw Error("images come as bytes before set_pixel_values()");
-  if (images_.data()) {
-    backend_->upload(images, images_.data(), static_cast<std::size_t>(n * input.shape.c() * input.shape.spatial()));
-    images = images_.as<std::uint8_t>();
+  const ops::Device* device = backend_->device();
+  const ImageRoom& room = image_rooms_[next_images_++ % image_rooms_.size()];
+  if (device) {
+    std::uint8_t* const there = images_.as<std::uint8_t>() + room.offset;
+    const auto bytes = static_cast<std::size_t>(n * input.shape.c() * input.shape.spatial());
+    device->upload_ahead(images, there, bytes, *room.read);
+    images = there;
   }
   backend_->elementwise().look_up(images, pixel_values_.as<float>(), input, {0, n});
+  if (device) device->set(*room.read);
 }
 
 void Network::set_images(const float* images, std::int64_t n) {
@@ -239,7 +255,10 @@ void Network::set_images(const float* images, std::int64_t n) {
   Tensor from = given(input);
   if (images_.data()) from.data = images_.data();
   backend_->upload(images, from.data, static_cast<std::size_t>(n * input.sample_stride()) * sizeof(float));
-  if (images_.data()) backend_->elementwise().reorder(from, input, {0, n}, false);
+  if (const ops::Device* device = backend_->device()) {
+    backend_->elementwise().reorder(from, input, {0, n}, false);
+    for (const ImageRoom& room : image_rooms_) device->set(*room.read);
+  }
 }
 
 void Network::start_loss(std::span<const int> labels, double smoothing, double scale) {

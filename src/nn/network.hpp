@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -120,7 +121,13 @@ class Network {
   std::vector<int> norms_;
   std::vector<Sweep> forward_, backward_;
   ops::Memory memory_;
-  ops::Memory images_;        // on a device: as they come
+  ops::Memory images_;  // on a device: as they come, by turns at two places
+  struct ImageRoom {
+    std::size_t offset = 0;
+    std::unique_ptr<ops::Mark> read;  // behind the last that needs what lies there
+  };
+  std::array<ImageRoom, 2> image_rooms_;
+  std::size_t next_images_ = 0;
   ops::Memory pixel_values_;  // [C, 256]
   LossResult loss_;
 };

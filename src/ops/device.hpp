@@ -171,6 +171,9 @@ class Device {
   /// As Backend::upload() from page-locked memory, which must stay untouched until a mark set afterwards has been
   /// passed.
   virtual void start_upload(const void* from, void* to, std::size_t bytes) const = 0;
+  /// As Backend::upload(), while what has been queued here before is still being done: as soon as `free` has been
+  /// passed, behind which nobody needs what `to` holds. What is queued here from now on comes after it.
+  virtual void upload_ahead(const void* from, void* to, std::size_t bytes, const Mark& free) const = 0;
 
   virtual void clear(float* values, std::int64_t count) const = 0;
   virtual void copy(const void* from, void* to, std::size_t bytes) const = 0;

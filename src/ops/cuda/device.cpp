@@ -100,6 +100,13 @@ class CudaDevice final : public Device {
   void start_upload(const void* from, void* to, std::size_t bytes) const override {
     queue_.copy(to, from, bytes, cudaMemcpyHostToDevice);
   }
+  void upload_ahead(const void* from, void* to, std::size_t bytes, const Mark& free) const override {
+    if (!ahead_) ahead_ = std::make_unique<Ahead>(queue_.device());
+    ahead_->queue.follow(static_cast<const CudaMark&>(free).event);
+    ahead_->queue.upload(to, from, bytes);
+    ahead_->queue.record(ahead_->arrived);
+    queue_.follow(ahead_->arrived);
+  }
 
   void clear(float* values, std::int64_t count) const override { queue_.clear(values, bytes_of(count)); }
   void copy(const void* from, void* to, std::size_t bytes) const override {
@@ -143,7 +150,14 @@ class CudaDevice final : public Device {
   }
 
  private:
+  struct Ahead {
+    explicit Ahead(int device) : queue(device) {}
+    Queue queue;
+    Event arrived;
+  };
+
   Queue& queue_;
+  mutable std::unique_ptr<Ahead> ahead_;
   mutable Staging<int> labels_;
   mutable Staging<double> values_;
   DeviceMemory loss_;
