@@ -22,8 +22,10 @@ namespace syncbn::detail {
 
 namespace {
 
-constexpr int kFailureTag = 0;  // links use their channel numbers, from 1
-constexpr int kMemoryTag = 0;   // of communicators, which links name likewise
+// Links use their channel numbers, from 1, for messages and for communicators: MPI may make these by messages that
+// carry the tag. Nothing else may carry that of failures, which are looked for from any rank at any time.
+constexpr int kFailureTag = 0;
+constexpr int kMemoryTag = 32767;  // the last that every MPI has
 
 /// An announced failure as it travels.
 struct FailureMessage {

@@ -1,8 +1,10 @@
 #include <gtest/gtest.h>
+#include <mpi.h>
 
 #include <chrono>
 #include <thread>
 
+#include "comm/mpi_transport.hpp"
 #include "distributed/mpi_world.hpp"
 #include "support/disagreement.hpp"
 #include "support/failures.hpp"
@@ -75,6 +77,22 @@ TEST(DistributedFailures, AnExceptionReachesEveryRankSoon) {
     EXPECT_TRUE(contains(text, rank_text(world, ranks - 1))) << text;
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+TEST(DistributedFailures, RanksThatMakeCommonMemoryAnnounceNone) {
+  WorldOptions options;
+  options.workers = test::job_ranks();
+  const auto transport = detail::connect_mpi(options, static_cast<int>(MPI_Comm_c2f(MPI_COMM_WORLD))).transport;
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  if (rank == 0) {  // comes later, and looks after the others meanwhile
+    for (int i = 0; i < 100; ++i) {
+      const auto failure = transport->announced();
+      ASSERT_FALSE(failure) << failure->message;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+  EXPECT_FALSE(transport->share({0, test::job_ranks()}, nullptr, 0)) << "nothing was asked for";
 }
 
 TEST(DistributedFailures, AStuckRankIsNamedAfterTheTimeout) {
