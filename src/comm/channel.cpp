@@ -27,7 +27,7 @@ void ensure(Buffer& buffer, std::size_t bytes) {
 Channel::Channel(RankContext& context, int id, const IndexRange& members)
     : context_(context),
       members_(members),
-      local_(intersect(members, context.layout().local())),
+      local_(intersect(members, context.topology().local())),
       plan_(fold_leaves(members, local_)),
       link_(context.transport().connect(id, members)),
       direct_(link_ && link_->in_memory() && local_.size() == 1),
@@ -207,7 +207,7 @@ void Channel::check_arrivals(const Round& round, int seat, const Deadline& deadl
 }
 
 std::string Channel::describe_local(int seat) const {
-  return context_.layout().describe_worker(local_.first + seat);
+  return context_.topology().describe_worker(local_.first + seat);
 }
 
 }  // namespace syncbn::detail

@@ -61,7 +61,7 @@ class Channel {
   };
 
   /// Of this seat's worker within its rank.
-  int local_index(int seat) const { return local_.first + seat - context_.layout().local().first; }
+  int local_index(int seat) const { return local_.first + seat - context_.topology().local().first; }
   Round& round_of(std::uint64_t sequence) { return rounds_[sequence % 2]; }
   void complete_here(Round& round);
   void set_phase(Round& round, Phase phase);

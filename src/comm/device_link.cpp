@@ -21,15 +21,15 @@ std::size_t bytes_of(std::int64_t count) {
 }  // namespace
 
 DeviceLink::DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> peers, ExchangeDevice& device,
-                       const Layout& layout, Reduction reduction, std::int64_t max_count)
+                       const Topology& topology, Reduction reduction, std::int64_t max_count)
     : link_(std::move(link)),
       peers_(std::move(peers)),
       device_(device),
       mark_(device.make_marks(1)),
-      rank_(layout.rank),
-      ranks_(layout.ranks),
+      rank_(topology.rank),
+      ranks_(topology.ranks),
       reduction_(reduction),
-      joint_(fold_parties(layout.all(), layout.parties(layout.all()))) {
+      joint_(fold_parties(topology.all(), topology.parties(topology.all()))) {
   const std::int64_t longest = round_up(max_count, ranks_ * kShardGrain) / ranks_;
   const int nodes = std::accumulate(joint_.nodes.begin(), joint_.nodes.end(), 0);
   inbox_ = static_cast<float*>(device_.allocate(bytes_of(longest * nodes)));
@@ -153,9 +153,9 @@ std::unique_ptr<Link> extend_to_devices(RankContext& context, std::unique_ptr<Li
                                         std::size_t blocks, std::int64_t max_count) {
   DeviceRoute route = connect_devices(context, device);
   if (route.peers)
-    return std::make_unique<DeviceLink>(std::move(link), std::move(route.peers), device, context.layout(),
+    return std::make_unique<DeviceLink>(std::move(link), std::move(route.peers), device, context.topology(),
                                         context.reduction(), max_count);
-  if (context.layout().rank == 0)
+  if (context.topology().rank == 0)
     write_stderr(fmt::format("syncbn: messages go by way of the processors' memory, not directly between devices: {}\n",
                              route.obstacle));
   return std::make_unique<StagedLink>(std::move(link), device, blocks, max_count);

@@ -19,7 +19,7 @@ class DeviceLink final : public Link {
  public:
   /// At most `max_count` values at a time.
   DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> peers, ExchangeDevice& device,
-             const Layout& layout, Reduction reduction, std::int64_t max_count);
+             const Topology& topology, Reduction reduction, std::int64_t max_count);
   ~DeviceLink() override;
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;

@@ -70,7 +70,7 @@ struct DeviceSums::Impl {
 DeviceSums::Impl::Impl(std::shared_ptr<RankContext> rank_context, const std::vector<IndexRange>& all_groups,
                        std::shared_ptr<ExchangeDevice> on_device, std::int64_t max_count)
     : context(std::move(rank_context)), device(std::move(on_device)), stride(round_up(max_count, kRowGrain)) {
-  const IndexRange local = context->layout().local();
+  const IndexRange local = context->topology().local();
   first_mark = device->make_marks(local.size());
   for (const IndexRange& members : all_groups)
     if (detail::intersect(members, local).size() > 0) groups.push_back(plan(members));
@@ -82,19 +82,19 @@ DeviceSums::Impl::Impl(std::shared_ptr<RankContext> rank_context, const std::vec
 }
 
 DeviceSums::Impl::Group DeviceSums::Impl::plan(const IndexRange& members) const {
-  const detail::Layout& layout = context->layout();
+  const detail::Topology& topology = context->topology();
   Group group;
-  group.local = detail::intersect(members, layout.local());
+  group.local = detail::intersect(members, topology.local());
   group.rows = group.local.size();
   const FoldPlan own = detail::fold_leaves(members, group.local);
   for (const Fold& fold : own.folds) group.here.emplace_back(fold.into, fold.from);
-  const std::vector<Party> parties = layout.parties(members);
+  const std::vector<Party> parties = topology.parties(members);
   const JointPlan joint = detail::fold_parties(members, parties);
   for (std::size_t i = 0; i < parties.size(); ++i) {
     const int rank = parties[i].rank;
-    if (rank != layout.rank) group.others.push_back(rank);
+    if (rank != topology.rank) group.others.push_back(rank);
     for (int node = 0; node < joint.nodes[i]; ++node)
-      group.parts.push_back({rank, rank == layout.rank ? own.rest[static_cast<std::size_t>(node)] : group.rows++});
+      group.parts.push_back({rank, rank == topology.rank ? own.rest[static_cast<std::size_t>(node)] : group.rows++});
   }
   const auto row_of = [&](int part) { return group.parts[static_cast<std::size_t>(part)].row; };
   for (const Fold& fold : joint.plan.folds) group.across.emplace_back(row_of(fold.into), row_of(fold.from));
@@ -107,7 +107,7 @@ void DeviceSums::Impl::add_up(const Group& group, int round, std::int64_t count)
   const std::lock_guard lock(mutex);
   double* rows = group.values[static_cast<std::size_t>(round)];
   for (int worker = group.local.first; worker < group.local.last; ++worker)
-    device->follow(first_mark + worker - context->layout().local().first, kQueue);
+    device->follow(first_mark + worker - context->topology().local().first, kQueue);
   device->add_rows(rows, stride, group.here, count, kQueue);
   if (!group.others.empty()) exchange(group, rows, count);
   device->set(group.mark, kQueue);
@@ -115,7 +115,7 @@ void DeviceSums::Impl::add_up(const Group& group, int round, std::int64_t count)
 
 void DeviceSums::Impl::exchange(const Group& group, double* rows, std::int64_t count) {
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(double);
-  const int own = context->layout().rank;
+  const int own = context->topology().rank;
   std::vector<DevicePeers::Transfer> sends, receives;
   for (const Part& part : group.parts) {
     double* row = rows + part.row * stride;
@@ -212,11 +212,12 @@ DeviceSums::~DeviceSums() = default;
 std::unique_ptr<DeviceSums> DeviceSums::make(World& world, int workers_per_group,
                                              std::shared_ptr<ExchangeDevice> device, std::int64_t max_count) {
   const std::shared_ptr<RankContext>& context = detail::WorldState::context_of(world);
-  const detail::Layout& layout = context->layout();
-  const std::vector<IndexRange> groups = workers_per_group > 0 ? layout.groups(workers_per_group) : layout.by_node();
+  const detail::Topology& topology = context->topology();
+  const std::vector<IndexRange> groups =
+      workers_per_group > 0 ? topology.groups(workers_per_group) : topology.by_node();
   auto impl = std::make_unique<Impl>(context, groups, std::move(device), max_count);
   if (std::any_of(groups.begin(), groups.end(),
-                  [&](const IndexRange& members) { return layout.parties(members).size() > 1; })) {
+                  [&](const IndexRange& members) { return topology.parties(members).size() > 1; })) {
     impl->peers = detail::connect_devices(*context, *impl->device).peers;
     if (!impl->peers) return nullptr;
   }

@@ -64,7 +64,7 @@ struct GradientExchange::Impl {
   float* result_of(int bucket) const { return sums + buckets[at(bucket)].offset; }
   /// On a device: the latest value in this worker's gradient is complete.
   int mark_of(int local, int bucket) const { return first_mark + bucket * static_cast<int>(workers.size()) + local; }
-  std::string name(int local) const { return context->layout().describe_worker(first_worker + local); }
+  std::string name(int local) const { return context->topology().describe_worker(first_worker + local); }
   static std::string label(int bucket) { return fmt::format("gradients[bucket {}]", bucket); }
   static std::size_t at(int i) { return static_cast<std::size_t>(i); }
 
@@ -120,7 +120,7 @@ GradientExchange::Impl::Impl(World& world, std::vector<Bucket> bucket_list, std:
   if (!device) host = std::make_unique<detail::SharedGradients>(world, *context, buckets, length);
   if (!host || !host->complete()) {
     transport = context->transport().duplicate();
-    link = transport->connect(kGradientChannel, context->layout().all());
+    link = transport->connect(kGradientChannel, context->topology().all());
   }
   if (device) {
     prepare_device();
@@ -143,8 +143,8 @@ GradientExchange::Impl::~Impl() {
 }
 
 void GradientExchange::Impl::prepare_device() {
-  const detail::IndexRange local = context->layout().local();
-  plan = detail::fold_leaves(context->layout().all(), local);
+  const detail::IndexRange local = context->topology().local();
+  plan = detail::fold_leaves(context->topology().all(), local);
   rest = plan.rest;
   first_mark = device->make_marks(count() * local.size());
   const auto allocate = [this](std::int64_t values) {
@@ -272,7 +272,7 @@ void GradientExchange::Impl::wait(int local) {
   help(local);
   if (!is_complete(me)) {
     std::optional<detail::RemoteWait> remote;
-    const bool by_memory = !link && !device && context->layout().ranks > 1;
+    const bool by_memory = !link && !device && context->topology().ranks > 1;
     for (;;) {
       context->crew().pause(local, by_memory ? detail::kRemoteNap : detail::kLookAround);
       help(local);
@@ -344,7 +344,8 @@ void GradientExchange::Impl::start_exchange(int bucket) {
 }
 
 std::string GradientExchange::Impl::describe_exchange(int bucket) const {
-  return fmt::format("{} at {}", context->layout().describe_rank(context->layout().rank), describe(header_of(bucket)));
+  return fmt::format("{} at {}", context->topology().describe_rank(context->topology().rank),
+                     describe(header_of(bucket)));
 }
 
 GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, std::int64_t length, bool overlap,

@@ -34,9 +34,9 @@ std::size_t most_to_reserve() {
 
 MachineMemory::MachineMemory(const World& world, bool share)
     : context_(detail::WorldState::context_of(world)),
-      may_be_shared_(share && world.ranks() > 1 && context_->layout().nodes_are_contiguous()),
+      may_be_shared_(share && world.ranks() > 1 && context_->topology().nodes_are_contiguous()),
       reserved_(most_to_reserve()) {
-  set_ranks(share ? context_->layout().ranks_here() : context_->layout().this_rank());
+  set_ranks(share ? context_->topology().ranks_here() : context_->topology().this_rank());
   while (!data_ && reserved_ >= kLeastBytes) {
     data_ = map(nullptr, reserved_, PROT_NONE, MAP_NORESERVE);
     if (!data_) reserved_ = reserved_ / 2 / kPage * kPage;
@@ -61,12 +61,12 @@ void MachineMemory::commit() {
   const bool fits = data_ && bytes <= reserved_;
   const std::vector<std::string> plans =
       context_->all_gather(fmt::format("{} {}", bytes, fits ? "" : "no room"), "planned memory");
-  const std::vector<int>& nodes = context_->layout().nodes;
+  const std::vector<int>& nodes = context_->topology().nodes;
   for (std::size_t rank = 0; may_be_shared_ && rank < plans.size(); ++rank) {
     const std::string& first = plans[nodes[rank]];
     if (std::stoull(plans[rank]) != std::stoull(first))
       throw Error(fmt::format("{} plans {} bytes of common memory, the first of its machine {}",
-                              context_->layout().describe_rank(static_cast<int>(rank)), std::stoull(plans[rank]),
+                              context_->topology().describe_rank(static_cast<int>(rank)), std::stoull(plans[rank]),
                               std::stoull(first)));
   }
   require_room(plans, bytes);
@@ -76,7 +76,7 @@ void MachineMemory::commit() {
 
   const bool shared = is_shared() && context_->transport().share(ranks_, data_, bytes);
   const bool alone = is_shared() && !shared;
-  if (!shared) set_ranks(context_->layout().this_rank());
+  if (!shared) set_ranks(context_->topology().this_rank());
   const bool got = shared || map(data_, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_NORESERVE);
   const std::vector<std::string> outcomes = context_->all_gather(got ? alone ? "alone" : "" : "no room", "memory");
   require_room(outcomes, bytes);
@@ -84,16 +84,16 @@ void MachineMemory::commit() {
 }
 
 void MachineMemory::set_ranks(const detail::IndexRange& ranks) {
-  const detail::Layout& layout = context_->layout();
+  const detail::Topology& topology = context_->topology();
   ranks_ = ranks;
-  workers_ = {layout.of_rank(ranks.first).first, layout.of_rank(ranks.last - 1).last};
+  workers_ = {topology.of_rank(ranks.first).first, topology.of_rank(ranks.last - 1).last};
 }
 
 void MachineMemory::require_room(const std::vector<std::string>& answers, std::size_t bytes) const {
   for (std::size_t rank = 0; rank < answers.size(); ++rank)
     if (answers[rank].ends_with("no room"))
       throw Error(fmt::format("{} has no room for {} bytes of weights and gradients: raise its limits (ulimit -v)",
-                              context_->layout().describe_rank(static_cast<int>(rank)), bytes),
+                              context_->topology().describe_rank(static_cast<int>(rank)), bytes),
                   ExitCode::unavailable);
 }
 

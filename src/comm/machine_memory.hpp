@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/layout.hpp"
+#include "comm/topology.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn {

@@ -54,16 +54,16 @@ MPI_Op mpi_op(Reduce op) {
 
 }  // namespace
 
-MpiLink::MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const IndexRange& members,
+MpiLink::MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Topology& topology, const IndexRange& members,
                  const std::vector<Party>& parties)
     : comm_(comm),
       native_(native),
       tag_(tag),
-      layout_(layout),
+      topology_(topology),
       peers_(parties),
       joint_(fold_parties(members, parties)),
       messages_(std::make_unique<Messages>()) {
-  while (peers_[me_].rank != layout.rank) ++me_;
+  while (peers_[me_].rank != topology.rank) ++me_;
   messages_->outbox.resize(peers_.size());
   messages_->inbox.resize(peers_.size());
   messages_->inbox_bytes.resize(peers_.size());
@@ -102,7 +102,7 @@ std::size_t MpiLink::payload_from(std::size_t peer, std::size_t receiver) const 
 
 void MpiLink::start(const Header& header, std::span<std::byte* const> blocks, const Target& result) {
   header_ = header;
-  header_.worker = layout_.local().first;
+  header_.worker = topology_.local().first;
   blocks_.assign(blocks.begin(), blocks.end());
   messages_->result = result;
   messages_->sends.clear();
@@ -168,14 +168,14 @@ void MpiLink::check_message(std::size_t peer) const {
   const std::size_t bytes = messages_->inbox_bytes[peer];
   Header theirs;
   if (bytes < kHeaderBytes)
-    throw Error(fmt::format("{} sent {} bytes without a header", layout_.describe_rank(peers_[peer].rank), bytes));
+    throw Error(fmt::format("{} sent {} bytes without a header", topology_.describe_rank(peers_[peer].rank), bytes));
   std::memcpy(&theirs, messages_->inbox[peer].data(), sizeof theirs);
-  require_equal(theirs, peers_[peer].rank, header_, layout_.rank,
-                [this](int rank) { return layout_.describe_rank(rank); });
+  require_equal(theirs, peers_[peer].rank, header_, topology_.rank,
+                [this](int rank) { return topology_.describe_rank(rank); });
   const std::size_t expected = kHeaderBytes + payload_from(peer, me_);
   if (bytes != expected)
     throw Error(fmt::format("{} sent {} bytes at {}, expected {}; do all ranks run the same program?",
-                            layout_.describe_rank(peers_[peer].rank), bytes, describe(header_), expected));
+                            topology_.describe_rank(peers_[peer].rank), bytes, describe(header_), expected));
 }
 
 bool MpiLink::poll() {
@@ -268,7 +268,7 @@ std::string MpiLink::missing() const {
   for (std::size_t peer = 0; peer < peers_.size(); ++peer) {
     if (peer == me_) continue;
     const bool silent = messages_->inbox_bytes[peer] == 0 || messages_->receives[peer] != MPI_REQUEST_NULL;
-    if (silent) list += (list.empty() ? "" : ", ") + layout_.describe_rank(peers_[peer].rank);
+    if (silent) list += (list.empty() ? "" : ", ") + topology_.describe_rank(peers_[peer].rank);
   }
   return list.empty() ? "its own messages to be taken" : list;
 }

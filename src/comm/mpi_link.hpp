@@ -3,9 +3,9 @@
 #include <memory>
 #include <vector>
 
-#include "comm/layout.hpp"
 #include "comm/mpi_handles.hpp"
 #include "comm/shards.hpp"
+#include "comm/topology.hpp"
 #include "comm/transport.hpp"
 #include "comm/tree.hpp"
 #include "syncbn/core/tensor.hpp"
@@ -22,7 +22,7 @@ class MpiLink final : public Link {
  public:
   /// `tag`: this link's alone in `comm`, as far as these ranks go. `native`: a communicator of just these ranks, or
   /// MPI_COMM_NULL. `parties` cover the members, in ascending order; this rank is one of them.
-  MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Layout& layout, const IndexRange& members,
+  MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Topology& topology, const IndexRange& members,
           const std::vector<Party>& parties);
   ~MpiLink() override;
 
@@ -57,7 +57,7 @@ class MpiLink final : public Link {
   MPI_Comm comm_;
   MPI_Comm native_;
   int tag_;
-  const Layout& layout_;
+  const Topology& topology_;
   const std::vector<Party> peers_;  // this rank included
   const JointPlan joint_;           // of their nodes
   std::size_t me_ = 0;

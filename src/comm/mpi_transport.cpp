@@ -43,8 +43,8 @@ const FailureMessage& keep(const FailureMessage& message) {
 
 class MpiTransport final : public Transport {
  public:
-  MpiTransport(OwnedComm comm, Layout layout, Reduction reduction)
-      : comm_(std::move(comm)), layout_(std::move(layout)), reduction_(reduction) {}
+  MpiTransport(OwnedComm comm, Topology topology, Reduction reduction)
+      : comm_(std::move(comm)), topology_(std::move(topology)), reduction_(reduction) {}
   ~MpiTransport() override;
 
   std::unique_ptr<Link> connect(int channel, const IndexRange& members) override;
@@ -61,7 +61,7 @@ class MpiTransport final : public Transport {
   std::vector<std::vector<Party>> by_machine(const std::vector<Party>& parties) const;
 
   OwnedComm comm_;
-  const Layout layout_;
+  const Topology topology_;
   const Reduction reduction_;
   std::map<int, OwnedComm> native_;  // by channel: freed in the same order everywhere
   std::atomic<bool> broken_{false};
@@ -85,7 +85,7 @@ std::vector<std::vector<Party>> MpiTransport::by_machine(const std::vector<Party
   std::vector<std::vector<Party>> machines;
   int last = -1;
   for (const Party& party : parties) {
-    const int node = layout_.nodes[party.rank];
+    const int node = topology_.nodes[party.rank];
     if (node != last) machines.emplace_back();
     machines.back().push_back(party);
     last = node;
@@ -104,7 +104,7 @@ std::unique_ptr<Link> MpiTransport::share_memory(int channel, const IndexRange& 
   for (const std::vector<Party>& machine : machines) {
     shards = std::min(shards, machine.size());
     for (std::size_t i = 0; i < machine.size(); ++i)
-      if (machine[i].rank == layout_.rank) here = &machine, lane = i;
+      if (machine[i].rank == topology_.rank) here = &machine, lane = i;
   }
   SharedLink::Beyond beyond;
   if (machines.size() > 1) {
@@ -114,29 +114,29 @@ std::unique_ptr<Link> MpiTransport::share_memory(int channel, const IndexRange& 
       if (lane < shards)
         holders.push_back({machine[lane].rank, {machine.front().workers.first, machine.back().workers.last}});
     if (lane < shards)
-      beyond.link = std::make_unique<MpiLink>(comm_.get(), MPI_COMM_NULL, channel, layout_, members, holders);
+      beyond.link = std::make_unique<MpiLink>(comm_.get(), MPI_COMM_NULL, channel, topology_, members, holders);
   }
   const OwnedComm all = comm_of(channel, parties), machine = comm_of(channel, *here);
   SharedMemory memory(machine.get(), here->size() * SharedLink::segment_bytes(machines.size() > 1));
   if (!everywhere(all.get(), static_cast<bool>(memory))) return nullptr;
-  auto link = std::make_unique<SharedLink>(std::move(memory), layout_, members, *here, std::move(beyond));
+  auto link = std::make_unique<SharedLink>(std::move(memory), topology_, members, *here, std::move(beyond));
   check_mpi(MPI_Barrier(all.get()), "MPI_Barrier");
   return link;
 }
 
 std::unique_ptr<Link> MpiTransport::connect(int channel, const IndexRange& members) {
-  const std::vector<Party> parties = layout_.parties(members);
+  const std::vector<Party> parties = topology_.parties(members);
   if (parties.size() == 1) return nullptr;
   if (reduction_ == Reduction::native) {
     native_[channel] = comm_of(channel, parties);
-    return std::make_unique<MpiLink>(comm_.get(), native_[channel].get(), channel, layout_, members, parties);
+    return std::make_unique<MpiLink>(comm_.get(), native_[channel].get(), channel, topology_, members, parties);
   }
   if (auto link = share_memory(channel, members, parties)) return link;
-  return std::make_unique<MpiLink>(comm_.get(), MPI_COMM_NULL, channel, layout_, members, parties);
+  return std::make_unique<MpiLink>(comm_.get(), MPI_COMM_NULL, channel, topology_, members, parties);
 }
 
 std::unique_ptr<Transport> MpiTransport::duplicate() {
-  return std::make_unique<MpiTransport>(duplicate_of(comm_.get()), layout_, reduction_);
+  return std::make_unique<MpiTransport>(duplicate_of(comm_.get()), topology_, reduction_);
 }
 
 bool MpiTransport::share(const IndexRange& ranks, std::byte* at, std::size_t bytes) {
@@ -153,8 +153,8 @@ void MpiTransport::announce(const RemoteFailure& failure) noexcept {
   message.code = static_cast<std::int32_t>(failure.code);
   std::copy_n(failure.message.begin(), std::min(failure.message.size(), message.text.size() - 1), message.text.begin());
   const FailureMessage& kept = keep(message);
-  for (int rank = 0; rank < layout_.ranks; ++rank) {
-    if (rank == layout_.rank) continue;
+  for (int rank = 0; rank < topology_.ranks; ++rank) {
+    if (rank == topology_.rank) continue;
     MPI_Request request = MPI_REQUEST_NULL;
     if (MPI_Isend(&kept, sizeof kept, MPI_BYTE, rank, kFailureTag, comm_.get(), &request) == MPI_SUCCESS)
       MPI_Request_free(&request);
@@ -162,7 +162,7 @@ void MpiTransport::announce(const RemoteFailure& failure) noexcept {
 }
 
 std::optional<RemoteFailure> MpiTransport::announced() {
-  if (layout_.ranks == 1) return std::nullopt;
+  if (topology_.ranks == 1) return std::nullopt;
   int found = 0;
   MPI_Message handle = MPI_MESSAGE_NULL;
   MPI_Status status;
@@ -172,7 +172,7 @@ std::optional<RemoteFailure> MpiTransport::announced() {
   FailureMessage message;
   check_mpi(MPI_Mrecv(&message, sizeof message, MPI_BYTE, &handle, MPI_STATUS_IGNORE), "MPI_Mrecv");
   message.text.back() = '\0';
-  return RemoteFailure{fmt::format("{} failed: {}", layout_.describe_rank(status.MPI_SOURCE), message.text.data()),
+  return RemoteFailure{fmt::format("{} failed: {}", topology_.describe_rank(status.MPI_SOURCE), message.text.data()),
                        static_cast<ExitCode>(message.code)};
 }
 
@@ -245,13 +245,13 @@ void require_multiple_threads() {
 MpiConnection connect_mpi(const WorldOptions& options, int fortran_comm) {
   require_multiple_threads();
   OwnedComm comm = duplicate_of(MPI_Comm_f2c(fortran_comm));
-  Layout layout;
-  check_mpi(MPI_Comm_rank(comm.get(), &layout.rank), "MPI_Comm_rank");
-  check_mpi(MPI_Comm_size(comm.get(), &layout.ranks), "MPI_Comm_size");
-  const OwnedComm node = ranks_of_machine(comm.get(), layout.rank);
-  layout.node_cores = cores_of(node.get());
-  const std::vector<Introduction> all = introduce(comm.get(), node.get(), options, layout.rank, layout.ranks);
-  for (int rank = 1; rank < layout.ranks; ++rank) {
+  Topology topology;
+  check_mpi(MPI_Comm_rank(comm.get(), &topology.rank), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_size(comm.get(), &topology.ranks), "MPI_Comm_size");
+  const OwnedComm node = ranks_of_machine(comm.get(), topology.rank);
+  topology.node_cores = cores_of(node.get());
+  const std::vector<Introduction> all = introduce(comm.get(), node.get(), options, topology.rank, topology.ranks);
+  for (int rank = 1; rank < topology.ranks; ++rank) {
     const Introduction& theirs = all[rank];
     if (theirs.workers != all[0].workers || theirs.reduction != all[0].reduction)
       throw Error(
@@ -261,18 +261,18 @@ MpiConnection connect_mpi(const WorldOptions& options, int fortran_comm) {
                       all[0].host.data(), all[0].workers, all[0].reduction ? "native" : "ordered"),
           ExitCode::usage);
   }
-  if (options.workers < layout.ranks)
+  if (options.workers < topology.ranks)
     throw Error(fmt::format("{} workers cannot be spread over {} ranks; start at most {} ranks or set workers to at "
                             "least {}",
-                            options.workers, layout.ranks, options.workers, layout.ranks),
+                            options.workers, topology.ranks, options.workers, topology.ranks),
                 ExitCode::usage);
-  layout.workers = options.workers;
+  topology.workers = options.workers;
   for (const Introduction& one : all) {
-    layout.hosts.emplace_back(one.host.data());
-    layout.nodes.push_back(one.node);
+    topology.hosts.emplace_back(one.host.data());
+    topology.nodes.push_back(one.node);
   }
-  auto transport = std::make_unique<MpiTransport>(std::move(comm), layout, options.reduction);
-  return {std::move(layout), std::move(transport)};
+  auto transport = std::make_unique<MpiTransport>(std::move(comm), topology, options.reduction);
+  return {std::move(topology), std::move(transport)};
 }
 
 }  // namespace syncbn::detail

@@ -3,14 +3,14 @@
 #include <memory>
 #include <utility>
 
-#include "comm/layout.hpp"
+#include "comm/topology.hpp"
 #include "comm/transport.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn::detail {
 
 struct MpiConnection {
-  Layout layout;
+  Topology topology;
   std::unique_ptr<Transport> transport;
 };
 

@@ -23,29 +23,30 @@ constexpr int kFirstFreeChannel = 4;
 constexpr double kLetOthersSpeak_s = 2;
 constexpr double kYieldFor_s = 1e-3;
 
-int threads_for(const WorldOptions& options, const Layout& layout) {
-  const int share = std::max(1, std::min(cores_offered(), layout.node_cores / layout.ranks_on_this_node()));
-  return std::min(options.threads > 0 ? options.threads : share, layout.local().size());
+int threads_for(const WorldOptions& options, const Topology& topology) {
+  const int share = std::max(1, std::min(cores_offered(), topology.node_cores / topology.ranks_on_this_node()));
+  return std::min(options.threads > 0 ? options.threads : share, topology.local().size());
 }
 
 // Whether every compute thread of this machine has a core, so that a short spin costs nobody anything.
-bool may_spin(int threads, const Layout& layout) {
-  return threads <= cores_offered() && threads * layout.ranks_on_this_node() <= layout.node_cores;
+bool may_spin(int threads, const Topology& topology) {
+  return threads <= cores_offered() && threads * topology.ranks_on_this_node() <= topology.node_cores;
 }
 
 }  // namespace
 
-RankContext::RankContext(const WorldOptions& options, Layout layout, std::unique_ptr<Transport> transport)
-    : layout_(std::move(layout)),
+RankContext::RankContext(const WorldOptions& options, Topology topology, std::unique_ptr<Transport> transport)
+    : topology_(std::move(topology)),
       timeout_s_(options.timeout_s),
       reduction_(options.reduction),
       transport_(std::move(transport)),
-      crew_(threads_for(options, layout_), layout_.local().size(), may_spin(threads_for(options, layout_), layout_)),
-      workers_(static_cast<std::size_t>(layout_.local().size())),
+      crew_(threads_for(options, topology_), topology_.local().size(),
+            may_spin(threads_for(options, topology_), topology_)),
+      workers_(static_cast<std::size_t>(topology_.local().size())),
       next_channel_(kFirstFreeChannel) {
-  all_ = std::make_shared<Channel>(*this, kAllChannel, layout_.all());
-  local_ = std::make_shared<Channel>(*this, kLocalChannel, layout_.local());
-  control_ = transport_->connect(kControlChannel, layout_.all());
+  all_ = std::make_shared<Channel>(*this, kAllChannel, topology_.all());
+  local_ = std::make_shared<Channel>(*this, kLocalChannel, topology_.local());
+  control_ = transport_->connect(kControlChannel, topology_.all());
 }
 
 RemoteFailure describe_failure(const std::exception_ptr& failure) {
@@ -102,7 +103,7 @@ void RankContext::check_remote_failure() {
 
 // Other ranks that wait for this one speak first: they know at which layer.
 void RankContext::check_for_hogs() noexcept {
-  const double patience = layout_.ranks > 1 ? 1.75 : 1;
+  const double patience = topology_.ranks > 1 ? 1.75 : 1;
   const Crew::Hog hog = crew_.hog(patience * timeout_s_);
   if (hog.worker < 0 || failed()) return;
   fail(std::make_exception_ptr(
@@ -119,7 +120,7 @@ void RankContext::note(int local_index, const Header& header) {
 
 std::string RankContext::describe_worker(int local_index) const {
   const WorkerRecord& worker = workers_[local_index];
-  const std::string name = layout_.describe_worker(layout_.local().first + local_index);
+  const std::string name = topology_.describe_worker(topology_.local().first + local_index);
   std::lock_guard lock(worker.mutex);
   return worker.seen ? fmt::format("{} last seen at {}", name, describe(worker.last)) : name + " not seen yet";
 }
@@ -140,7 +141,7 @@ std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> 
 std::vector<std::int64_t> RankContext::sum_piece_over_ranks(std::vector<std::int64_t> numbers,
                                                             const std::string& what) {
   // A rank stands for several nodes of the tree; all but its first bring zeros.
-  const std::size_t nodes = fold_leaves(layout_.all(), layout_.local()).rest.size();
+  const std::size_t nodes = fold_leaves(topology_.all(), topology_.local()).rest.size();
   std::vector<std::vector<std::int64_t>> values(nodes, std::vector<std::int64_t>(numbers.size()));
   values[0] = std::move(numbers);
   std::vector<std::byte*> blocks;
@@ -152,7 +153,7 @@ std::vector<std::int64_t> RankContext::sum_piece_over_ranks(std::vector<std::int
   const auto result = std::make_shared<Buffer>(header.bytes());
   control_->start(header, blocks, {result, result->data()});
   drive(
-      *control_, *this, [&] { return layout_.describe_rank(layout_.rank) + " at " + describe(header); },
+      *control_, *this, [&] { return topology_.describe_rank(topology_.rank) + " at " + describe(header); },
       kSetUpPatience);
   return {result->as<std::int64_t>(), result->as<std::int64_t>() + header.count};
 }
@@ -161,8 +162,8 @@ std::vector<std::string> RankContext::all_gather(const std::string& value, const
   if (!control_) return {value};
   throw_if_failed();
   const auto words_in = [](std::size_t bytes) { return (bytes + 7) / 8; };
-  const auto ranks = static_cast<std::size_t>(layout_.ranks);
-  const auto me = static_cast<std::size_t>(layout_.rank);
+  const auto ranks = static_cast<std::size_t>(topology_.ranks);
+  const auto me = static_cast<std::size_t>(topology_.rank);
   std::vector<std::int64_t> sizes(ranks);
   sizes[me] = static_cast<std::int64_t>(value.size());
   sizes = sum_over_ranks(std::move(sizes), what);
@@ -178,7 +179,7 @@ std::vector<std::string> RankContext::all_gather(const std::string& value, const
 }
 
 std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<IndexRange>& ranges) {
-  const IndexRange local = layout_.local();
+  const IndexRange local = topology_.local();
   std::lock_guard lock(opening_mutex_);
   const int number = workers_[local_index].openings_made++;
   Opening& opening = openings_[number];

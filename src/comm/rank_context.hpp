@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "comm/crew.hpp"
-#include "comm/layout.hpp"
+#include "comm/topology.hpp"
 #include "comm/transport.hpp"
 #include "comm/waiting_clock.hpp"
 #include "syncbn/comm/world.hpp"
@@ -40,9 +40,9 @@ class Deadline {
 /// construction.
 class RankContext {
  public:
-  RankContext(const WorldOptions& options, Layout layout, std::unique_ptr<Transport> transport);
+  RankContext(const WorldOptions& options, Topology topology, std::unique_ptr<Transport> transport);
 
-  const Layout& layout() const { return layout_; }
+  const Topology& topology() const { return topology_; }
   Crew& crew() { return crew_; }
   Transport& transport() { return *transport_; }
   double timeout_s() const { return timeout_s_; }
@@ -97,7 +97,7 @@ class RankContext {
   std::vector<std::int64_t> sum_piece_over_ranks(std::vector<std::int64_t> numbers, const std::string& what);
   bool record(const std::exception_ptr& failure) noexcept;
 
-  const Layout layout_;
+  const Topology topology_;
   const double timeout_s_;
   const Reduction reduction_;
   std::unique_ptr<Transport> transport_;

@@ -15,8 +15,8 @@ namespace {
 constexpr std::int64_t kFoldBytes = 256 * 1024;
 constexpr std::int64_t kLeastPiece = 1024, kMostPiece = 8192;  // elements
 
-bool on_one_machine(const Layout& layout) {
-  return layout.ranks_here().size() == layout.ranks;
+bool on_one_machine(const Topology& topology) {
+  return topology.ranks_here().size() == topology.ranks;
 }
 
 void add(float* into, const float* left, const float* right, std::int64_t count) {
@@ -28,19 +28,19 @@ void add(float* into, const float* left, const float* right, std::int64_t count)
 
 SharedGradients::SharedGradients(const World& world, const RankContext& context,
                                  std::span<const GradientExchange::Bucket> buckets, std::int64_t length)
-    : layout_(context.layout()),
-      memory_(world, context.reduction() == Reduction::ordered && on_one_machine(layout_)),
+    : topology_(context.topology()),
+      memory_(world, context.reduction() == Reduction::ordered && on_one_machine(topology_)),
       progress_(buckets.size()),
-      scratch_(at(layout_.local().size())) {
+      scratch_(at(topology_.local().size())) {
   const auto floats = static_cast<std::size_t>(round_up(length, kShardGrain));
   // Planned for the most workers that there may be; a worker's gradient lies among its own rank's pages.
   const int planned = memory_.workers();
   auto* first = reinterpret_cast<float*>(memory_.take(floats * at(planned) * sizeof(float)));
   result_ = reinterpret_cast<float*>(memory_.take(floats * sizeof(float)));
-  slots_ = reinterpret_cast<Slot*>(memory_.take(at(layout_.ranks) * buckets.size() * sizeof(Slot)));
+  slots_ = reinterpret_cast<Slot*>(memory_.take(at(topology_.ranks) * buckets.size() * sizeof(Slot)));
   memory_.commit();
   for (int w = 0; w < memory_.workers(); ++w) gradients_.push_back(first + floats * at(w));
-  complete_ = memory_.workers() == layout_.workers;
+  complete_ = memory_.workers() == topology_.workers;
   ranks_ = memory_.ranks();
   plan_additions();
   most_in_piece_ = std::clamp<std::int64_t>(
@@ -48,17 +48,17 @@ SharedGradients::SharedGradients(const World& world, const RankContext& context,
       kLeastPiece, kMostPiece);
   for (std::size_t b = 0; b < buckets.size(); ++b) {
     Slice& shard = progress_[b].shard;
-    shard = shard_of(buckets[b].count, layout_.rank - ranks_.first, ranks_.size());
+    shard = shard_of(buckets[b].count, topology_.rank - ranks_.first, ranks_.size());
     shard.begin += buckets[b].offset;
     progress_[b].pieces =
         std::max<std::uint64_t>(1, static_cast<std::uint64_t>(round_up(shard.count, most_in_piece_) / most_in_piece_));
-    new (&slot(layout_.rank, static_cast<int>(b))) Slot;
+    new (&slot(topology_.rank, static_cast<int>(b))) Slot;
   }
 }
 
 void SharedGradients::plan_additions() {
   const int first = memory_.first_worker();
-  const FoldPlan plan = fold_leaves(layout_.all(), {first, first + memory_.workers()});
+  const FoldPlan plan = fold_leaves(topology_.all(), {first, first + memory_.workers()});
   std::vector<std::optional<int>> room_of(gradients_.size());
   std::vector<int> free;
   for (const Fold& fold : plan.folds) {
@@ -74,7 +74,7 @@ void SharedGradients::plan_additions() {
 }
 
 void SharedGradients::bring(int bucket, std::uint64_t round, const Header& header) {
-  Slot& mine = slot(layout_.rank, bucket);
+  Slot& mine = slot(topology_.rank, bucket);
   mine.header = header;
   mine.brought.store(round, std::memory_order_release);
 }
@@ -93,8 +93,8 @@ bool SharedGradients::folded(int bucket, std::uint64_t round) const {
 
 void SharedGradients::compare_headers(int bucket) const {
   for (int rank = ranks_.first; rank < ranks_.last; ++rank)
-    require_equal(slot(rank, bucket).header, rank, slot(layout_.rank, bucket).header, layout_.rank,
-                  [this](int one) { return layout_.describe_rank(one); });
+    require_equal(slot(rank, bucket).header, rank, slot(topology_.rank, bucket).header, topology_.rank,
+                  [this](int one) { return topology_.describe_rank(one); });
 }
 
 bool SharedGradients::fold(int bucket, std::uint64_t round, int by) {
@@ -107,7 +107,7 @@ bool SharedGradients::fold(int bucket, std::uint64_t round, int by) {
     const auto begin = static_cast<std::int64_t>(piece - first) * most_in_piece_;
     fold_piece({mine.shard.begin + begin, std::min(mine.shard.count - begin, most_in_piece_)}, by);
     if (mine.finished.fetch_add(1, std::memory_order_acq_rel) + 1 == end) {
-      slot(layout_.rank, bucket).folded.store(round, std::memory_order_release);
+      slot(topology_.rank, bucket).folded.store(round, std::memory_order_release);
       return true;
     }
     ++piece;
@@ -142,7 +142,8 @@ std::string SharedGradients::missing(int bucket, std::uint64_t round) const {
   for (int rank = ranks_.first; rank < ranks_.last; ++rank) {
     const Slot& theirs = slot(rank, bucket);
     const auto& done = all_brought ? theirs.folded : theirs.brought;
-    if (done.load(std::memory_order_acquire) < round) list += (list.empty() ? "" : ", ") + layout_.describe_rank(rank);
+    if (done.load(std::memory_order_acquire) < round)
+      list += (list.empty() ? "" : ", ") + topology_.describe_rank(rank);
   }
   return list.empty() ? "nobody" : list;
 }

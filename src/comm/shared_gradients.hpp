@@ -76,7 +76,7 @@ class SharedGradients {
   void compare_headers(int bucket) const;
   void fold_piece(const Slice& piece, int by);
 
-  const Layout& layout_;
+  const Topology& topology_;
   MachineMemory memory_;
   IndexRange ranks_;
   bool complete_ = false;

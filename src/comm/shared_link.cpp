@@ -33,15 +33,15 @@ std::size_t SharedLink::segment_bytes(bool goes_beyond) {
   return sizeof(Segment) + 2 * (goes_beyond ? kPieceBytesBeyond : kPieceBytes);
 }
 
-SharedLink::SharedLink(SharedMemory memory, const Layout& layout, const IndexRange& members,
+SharedLink::SharedLink(SharedMemory memory, const Topology& topology, const IndexRange& members,
                        const std::vector<Party>& parties, Beyond beyond)
-    : memory_(std::move(memory)), layout_(layout), beyond_(std::move(beyond)) {
+    : memory_(std::move(memory)), topology_(topology), beyond_(std::move(beyond)) {
   JointPlan joint = fold_parties(members, parties);
   plan_ = std::move(joint.plan);
   for (std::size_t i = 0; i < parties.size(); ++i) {
     Peer peer{parties[i].rank, joint.nodes[i], false, nullptr};
     std::byte* segment = memory_.data() + i * segment_bytes(goes_beyond());
-    if (peer.rank == layout.rank) {
+    if (peer.rank == topology.rank) {
       me_ = i;
       peer.segment = new (segment) Segment;
     } else {
@@ -49,7 +49,7 @@ SharedLink::SharedLink(SharedMemory memory, const Layout& layout, const IndexRan
     }
     peers_.push_back(peer);
   }
-  for (const Party& party : layout.parties(members))  // everywhere, so that all machines cut the same pieces
+  for (const Party& party : topology.parties(members))  // everywhere, so that all machines cut the same pieces
     most_nodes_ = std::max(most_nodes_, fold_leaves(members, party.workers).rest.size());
   piece_bytes_ = goes_beyond() ? kPieceBytesBeyond : kPieceBytes;
   if (beyond_.link) from_beyond_ = std::make_shared<Buffer>(piece_bytes_);
@@ -61,11 +61,11 @@ std::byte* SharedLink::values_of(const Peer& peer) const {
 
 void SharedLink::start(const Header& header, std::span<std::byte* const> blocks, const Target& result) {
   header_ = header;
-  header_.worker = layout_.local().first;
+  header_.worker = topology_.local().first;
   blocks_.assign(blocks.begin(), blocks.end());
   result_ = result;
   for (Peer& peer : peers_)
-    peer.has_root = header.operation == Operation::broadcast && layout_.of_rank(peer.rank).contains(header.root);
+    peer.has_root = header.operation == Operation::broadcast && topology_.of_rank(peer.rank).contains(header.root);
   const auto room = piece_bytes_ / most_nodes_ / size_of(header.type);
   most_elements_ = static_cast<std::int64_t>(room) / kShardGrain * kShardGrain;
   piece_ = {0, std::min(header.count, most_elements_)};
@@ -126,8 +126,8 @@ bool SharedLink::poll() {
 
 void SharedLink::check_headers() const {
   for (const Peer& peer : peers_)
-    require_equal(peer.segment->headers[pieces_ % 2].header, peer.rank, header_, layout_.rank,
-                  [this](int rank) { return layout_.describe_rank(rank); });
+    require_equal(peer.segment->headers[pieces_ % 2].header, peer.rank, header_, topology_.rank,
+                  [this](int rank) { return topology_.describe_rank(rank); });
 }
 
 bool SharedLink::take_whole() {
@@ -227,7 +227,7 @@ std::string SharedLink::missing() const {
   for (const Peer& peer : peers_) {
     const bool here = peer.segment->posted.load(std::memory_order_acquire) >= pieces_ &&
                       (stage_ != Stage::collecting || peer.segment->folded.load(std::memory_order_acquire) >= pieces_);
-    if (!here) list += (list.empty() ? "" : ", ") + layout_.describe_rank(peer.rank);
+    if (!here) list += (list.empty() ? "" : ", ") + topology_.describe_rank(peer.rank);
   }
   if (list.empty()) return "nobody";
   return list + (hops() > 0 ? ", or ranks of other machines for which it waits" : "");

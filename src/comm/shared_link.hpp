@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "comm/layout.hpp"
 #include "comm/shards.hpp"
 #include "comm/shared_memory.hpp"
+#include "comm/topology.hpp"
 #include "comm/transport.hpp"
 #include "comm/tree.hpp"
 
@@ -38,8 +38,8 @@ class SharedLink final : public Link {
   /// `parties`: the ranks of this machine that host members, ascending. `memory`: a segment for each of them. The
   /// others' may be used only after all ranks have constructed this object. Without shards beyond, all members are
   /// here.
-  SharedLink(SharedMemory memory, const Layout& layout, const IndexRange& members, const std::vector<Party>& parties,
-             Beyond beyond);
+  SharedLink(SharedMemory memory, const Topology& topology, const IndexRange& members,
+             const std::vector<Party>& parties, Beyond beyond);
 
   void start(const Header& header, std::span<std::byte* const> blocks, const Target& result) override;
   bool poll() override;
@@ -78,7 +78,7 @@ class SharedLink final : public Link {
   bool next_piece();
 
   const SharedMemory memory_;
-  const Layout& layout_;
+  const Topology& topology_;
   std::vector<Peer> peers_;  // this rank included
   std::size_t me_ = 0;
   FoldPlan plan_;

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "comm/header.hpp"
-#include "comm/layout.hpp"
+#include "comm/topology.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/tensor.hpp"
 

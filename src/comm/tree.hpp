@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "comm/layout.hpp"
+#include "comm/topology.hpp"
 
 namespace syncbn::detail {
 

@@ -24,7 +24,7 @@ Communicator Worker::Impl::join(std::shared_ptr<detail::Channel> channel) const 
 }
 
 void Worker::Impl::agree(Operation operation, int count) const {
-  if (context->layout().workers == 1) return;
+  if (context->topology().workers == 1) return;
   Header header = Header::make(operation, {"world"});
   header.count = count;
   detail::Member(context, context->all_ptr(), index()).collective(header, {});
@@ -55,22 +55,22 @@ const Communicator& Worker::all() const {
 
 Communicator Worker::duplicate() const {
   impl_->agree(Operation::duplicate, 0);
-  return impl_->join(impl_->context->open(impl_->local_index, {impl_->context->layout().all()}));
+  return impl_->join(impl_->context->open(impl_->local_index, {impl_->context->topology().all()}));
 }
 
 Communicator Worker::group(int workers_per_group) const {
   impl_->agree(Operation::group, workers_per_group);
-  const int workers = impl_->context->layout().workers;
+  const int workers = impl_->context->topology().workers;
   if (workers_per_group < 1 || workers % workers_per_group != 0)
     throw Error(
         fmt::format("group of {} does not divide {} workers; use {}", workers_per_group, workers, divisors(workers)),
         ExitCode::usage);
-  return impl_->join(impl_->context->open(impl_->local_index, impl_->context->layout().groups(workers_per_group)));
+  return impl_->join(impl_->context->open(impl_->local_index, impl_->context->topology().groups(workers_per_group)));
 }
 
 Communicator Worker::node_group() const {
   impl_->agree(Operation::node_group, 0);
-  return impl_->join(impl_->context->open(impl_->local_index, impl_->context->layout().by_node()));
+  return impl_->join(impl_->context->open(impl_->local_index, impl_->context->topology().by_node()));
 }
 
 void Worker::local_barrier(const Tag& tag) const {

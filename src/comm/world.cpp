@@ -34,10 +34,10 @@ void check(const WorldOptions& options) {
     throw Error(fmt::format("a time-out of {} s: it must be positive", options.timeout_s), ExitCode::usage);
 }
 
-std::unique_ptr<detail::WorldState> make_state(const WorldOptions& options, detail::Layout layout,
+std::unique_ptr<detail::WorldState> make_state(const WorldOptions& options, detail::Topology topology,
                                                std::unique_ptr<detail::Transport> transport) {
   auto state = std::make_unique<detail::WorldState>();
-  state->context = std::make_shared<RankContext>(options, std::move(layout), std::move(transport));
+  state->context = std::make_shared<RankContext>(options, std::move(topology), std::move(transport));
   return state;
 }
 
@@ -72,34 +72,34 @@ World::~World() = default;
 
 World World::threads(const WorldOptions& options) {
   check(options);
-  detail::Layout layout;
-  layout.workers = options.workers;
-  layout.hosts = {host_name()};
-  layout.nodes = {0};
-  layout.node_cores = detail::cores_offered();
-  return World(make_state(options, std::move(layout), detail::single_process()));
+  detail::Topology topology;
+  topology.workers = options.workers;
+  topology.hosts = {host_name()};
+  topology.nodes = {0};
+  topology.node_cores = detail::cores_offered();
+  return World(make_state(options, std::move(topology), detail::single_process()));
 }
 
 World World::mpi(const WorldOptions& options, int fortran_comm) {
   check(options);
   detail::MpiConnection connection = detail::connect_mpi(options, fortran_comm);
-  return World(make_state(options, std::move(connection.layout), std::move(connection.transport)));
+  return World(make_state(options, std::move(connection.topology), std::move(connection.transport)));
 }
 
 int World::workers() const {
-  return state_->context->layout().workers;
+  return state_->context->topology().workers;
 }
 int World::ranks() const {
-  return state_->context->layout().ranks;
+  return state_->context->topology().ranks;
 }
 int World::rank() const {
-  return state_->context->layout().rank;
+  return state_->context->topology().rank;
 }
 int World::first_worker() const {
-  return state_->context->layout().local().first;
+  return state_->context->topology().local().first;
 }
 int World::local_workers() const {
-  return state_->context->layout().local().size();
+  return state_->context->topology().local().size();
 }
 int World::threads() const {
   return state_->context->crew().threads();
@@ -108,10 +108,10 @@ Reduction World::reduction() const {
   return state_->context->reduction();
 }
 const std::vector<std::string>& World::hosts() const {
-  return state_->context->layout().hosts;
+  return state_->context->topology().hosts;
 }
 const std::vector<int>& World::nodes() const {
-  return state_->context->layout().nodes;
+  return state_->context->topology().nodes;
 }
 
 void World::run(const std::function<void(Worker&)>& body) {

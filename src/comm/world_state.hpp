@@ -29,7 +29,7 @@ struct Worker::Impl {
   Communicator all;
   Communicator local;
 
-  int index() const { return context->layout().local().first + local_index; }
+  int index() const { return context->topology().local().first + local_index; }
   Communicator join(std::shared_ptr<detail::Channel> channel) const;
   /// Makes sure that all workers are about to open the same channels.
   void agree(detail::Operation operation, int count) const;

@@ -9,7 +9,7 @@
 
 #include "comm/combine.hpp"
 #include "comm/header.hpp"
-#include "comm/layout.hpp"
+#include "comm/topology.hpp"
 #include "syncbn/comm/world.hpp"
 #include "syncbn/core/error.hpp"
 
@@ -45,30 +45,30 @@ TEST(CommHeader, EveryFieldIsCompared) {
   EXPECT_THAT(difference([](Header& h) { h.sequence = 4; }), HasSubstr("the sequence differs"));
 }
 
-TEST(CommLayout, MachinesAreRunsOfRanks) {
-  Layout layout;
-  layout.workers = 8;
-  layout.ranks = 4;
-  layout.rank = 2;
-  layout.hosts = {"a", "a", "b", "b"};
-  layout.nodes = {0, 0, 2, 2};
-  EXPECT_TRUE(layout.nodes_are_contiguous());
-  EXPECT_EQ(layout.ranks_here().first, 2);
-  EXPECT_EQ(layout.ranks_here().last, 4);
-  ASSERT_EQ(layout.by_node().size(), 2u);
-  EXPECT_EQ(layout.by_node()[1].first, 4);
-  EXPECT_EQ(layout.by_node()[1].last, 8);
+TEST(CommTopology, MachinesAreRunsOfRanks) {
+  Topology topology;
+  topology.workers = 8;
+  topology.ranks = 4;
+  topology.rank = 2;
+  topology.hosts = {"a", "a", "b", "b"};
+  topology.nodes = {0, 0, 2, 2};
+  EXPECT_TRUE(topology.nodes_are_contiguous());
+  EXPECT_EQ(topology.ranks_here().first, 2);
+  EXPECT_EQ(topology.ranks_here().last, 4);
+  ASSERT_EQ(topology.by_node().size(), 2u);
+  EXPECT_EQ(topology.by_node()[1].first, 4);
+  EXPECT_EQ(topology.by_node()[1].last, 8);
 }
 
-TEST(CommLayout, MachinesThatTakeTurnsHaveNoGroupsAndNoCommonMemory) {
-  Layout layout;
-  layout.workers = 8;
-  layout.ranks = 4;
-  layout.hosts = {"a", "b", "a", "b"};
-  layout.nodes = {0, 1, 0, 1};
-  EXPECT_FALSE(layout.nodes_are_contiguous());
-  EXPECT_EQ(layout.ranks_here().size(), 1);
-  EXPECT_THAT(message_of([&] { layout.by_node(); }), HasSubstr("start them host by host"));
+TEST(CommTopology, MachinesThatTakeTurnsHaveNoGroupsAndNoCommonMemory) {
+  Topology topology;
+  topology.workers = 8;
+  topology.ranks = 4;
+  topology.hosts = {"a", "b", "a", "b"};
+  topology.nodes = {0, 1, 0, 1};
+  EXPECT_FALSE(topology.nodes_are_contiguous());
+  EXPECT_EQ(topology.ranks_here().size(), 1);
+  EXPECT_THAT(message_of([&] { topology.by_node(); }), HasSubstr("start them host by host"));
 }
 
 TEST(CommCombine, MinimaAndMaximaKeepNan) {

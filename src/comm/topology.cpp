@@ -1,4 +1,4 @@
-#include "comm/layout.hpp"
+#include "comm/topology.hpp"
 
 #include <fmt/format.h>
 #include <sched.h>
@@ -16,35 +16,35 @@ IndexRange intersect(const IndexRange& a, const IndexRange& b) {
   return {first, std::max(first, std::min(a.last, b.last))};
 }
 
-IndexRange Layout::of_rank(int r) const {
+IndexRange Topology::of_rank(int r) const {
   const auto begin = [this](std::int64_t i) { return static_cast<int>(i * workers / ranks); };
   return {begin(r), begin(r + 1)};
 }
 
-std::vector<Party> Layout::parties(const IndexRange& members) const {
+std::vector<Party> Topology::parties(const IndexRange& members) const {
   std::vector<Party> result;
   for (int r = 0; r < ranks; ++r)
     if (const IndexRange theirs = intersect(of_rank(r), members); theirs.size() > 0) result.push_back({r, theirs});
   return result;
 }
 
-std::vector<IndexRange> Layout::groups(int workers_per_group) const {
+std::vector<IndexRange> Topology::groups(int workers_per_group) const {
   std::vector<IndexRange> result;
   for (int first = 0; first < workers; first += workers_per_group) result.push_back({first, first + workers_per_group});
   return result;
 }
 
-int Layout::ranks_on_this_node() const {
+int Topology::ranks_on_this_node() const {
   return static_cast<int>(std::count(nodes.begin(), nodes.end(), nodes[rank]));
 }
 
-bool Layout::nodes_are_contiguous() const {
+bool Topology::nodes_are_contiguous() const {
   for (std::size_t r = 1; r < nodes.size(); ++r)
     if (nodes[r] != nodes[r - 1] && nodes[r] != static_cast<int>(r)) return false;  // named by their first ranks
   return true;
 }
 
-IndexRange Layout::ranks_here() const {
+IndexRange Topology::ranks_here() const {
   IndexRange here = this_rank();
   if (ranks == 1 || !nodes_are_contiguous()) return here;
   const auto node = [this](int r) { return nodes[r]; };
@@ -53,7 +53,7 @@ IndexRange Layout::ranks_here() const {
   return here;
 }
 
-std::vector<IndexRange> Layout::by_node() const {
+std::vector<IndexRange> Topology::by_node() const {
   std::vector<IndexRange> groups;
   std::vector<int> seen;
   for (int r = 0; r < ranks; ++r) {
@@ -73,14 +73,14 @@ std::vector<IndexRange> Layout::by_node() const {
   return groups;
 }
 
-std::string Layout::describe_rank(int r) const {
+std::string Topology::describe_rank(int r) const {
   const IndexRange range = of_rank(r);
   const std::string& host = hosts[r];
   if (range.size() == 1) return fmt::format("rank {} ({}, worker {})", r, host, range.first);
   return fmt::format("rank {} ({}, workers {}-{})", r, host, range.first, range.last - 1);
 }
 
-std::string Layout::describe_worker(int worker) const {
+std::string Topology::describe_worker(int worker) const {
   int r = 0;
   while (!of_rank(r).contains(worker)) ++r;
   return fmt::format("worker {} (rank {}, {})", worker, r, hosts[r]);

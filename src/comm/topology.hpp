@@ -22,7 +22,7 @@ struct Party {
 };
 
 /// Which workers live on which rank, and which rank on which host.
-struct Layout {
+struct Topology {
   int workers = 1;
   int ranks = 1;
   int rank = 0;                         ///< this process
