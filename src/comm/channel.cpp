@@ -39,8 +39,9 @@ Channel::Channel(RankContext& context, int id, const IndexRange& members)
   }
 }
 
-void Channel::start(int seat, Header header, std::span<std::byte> values, std::function<void()> complete) {
+void Channel::start(int worker, Header header, std::span<std::byte> values, std::function<void()> complete) {
   context_.throw_if_failed();
+  const int seat = seat_of(worker);
   Seat& me = seats_[seat];
   if (me.pending)
     context_.fail_with(Error(fmt::format("{} starts {} before it has finished the one under way on this communicator",
@@ -49,7 +50,7 @@ void Channel::start(int seat, Header header, std::span<std::byte> values, std::f
   me.values = values;
   me.complete = std::move(complete);
   header.sequence = me.next++;
-  header.worker = local_.first + seat;
+  header.worker = worker;
   context_.note(local_index(seat), header);
   Round& round = round_of(header.sequence);
   if (!direct_) {
@@ -117,7 +118,8 @@ void Channel::set_phase(Round& round, Phase phase) {
   context_.crew().notify();
 }
 
-void Channel::finish(int seat) {
+void Channel::finish(int worker) {
+  const int seat = seat_of(worker);
   Seat& me = seats_[seat];
   if (!me.pending) context_.fail_with(Error(describe_local(seat) + " finishes a collective that it has not started"));
   Round& round = round_of(me.next - 1);

@@ -26,14 +26,16 @@ class Channel {
 
   const IndexRange& members() const { return members_; }
 
-  /// The two halves of a collective, by the local worker with this index (from 0) among the local members.
-  /// `values` are read, and written if the operation has a result; they must live until finish() has returned, unless
-  /// the caller fails. `complete` of the first local member is called by whoever completes the exchange.
-  void start(int seat, Header header, std::span<std::byte> values, std::function<void()> complete = nullptr);
-  void finish(int seat);
-
-  int seat_of(int worker) const { return worker - local_.first; }
-  double waited_seconds(int seat) const { return seats_[seat].waited_s; }
+  /// The two halves of a collective, by a local member. `values` are read, and written if the operation has a result;
+  /// they must live until finish() has returned, unless the caller fails. `complete` of the first local member is
+  /// called by whoever completes the exchange.
+  void start(int worker, Header header, std::span<std::byte> values, std::function<void()> complete = nullptr);
+  void finish(int worker);
+  void collective(int worker, const Header& header, std::span<std::byte> values) {
+    start(worker, header, values);
+    finish(worker);
+  }
+  double waited_seconds(int worker) const { return seats_[seat_of(worker)].waited_s; }
 
  private:
   enum class Phase { collecting, exchanging, done };
@@ -60,6 +62,8 @@ class Channel {
     double waited_s = 0;
   };
 
+  /// A local member's place, from 0.
+  int seat_of(int worker) const { return worker - local_.first; }
   /// Of this seat's worker within its rank.
   int local_index(int seat) const { return local_.first + seat - context_.topology().local().first; }
   Round& round_of(std::uint64_t sequence) { return rounds_[sequence % 2]; }

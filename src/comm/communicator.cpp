@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "comm/channel.hpp"
-#include "comm/member.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -34,11 +33,11 @@ Header reduce_header(std::span<T> values, Reduce op, const Tag& tag) {
 }
 
 template <class T>
-void reduce(detail::Member& member, std::span<T> values, Reduce op, const Tag& tag) {
+void reduce(detail::Channel& channel, int worker, std::span<T> values, Reduce op, const Tag& tag) {
   constexpr std::size_t kPiece = kPieceBytes / sizeof(T);
   do {
     const auto piece = values.first(std::min(values.size(), kPiece));
-    member.collective(reduce_header(piece, op, tag), std::as_writable_bytes(piece));
+    channel.collective(worker, reduce_header(piece, op, tag), std::as_writable_bytes(piece));
     values = values.subspan(piece.size());
   } while (!values.empty());
 }
@@ -46,55 +45,55 @@ void reduce(detail::Member& member, std::span<T> values, Reduce op, const Tag& t
 }  // namespace
 
 int Communicator::rank() const {
-  return member_ ? member_->index() : 0;
+  return channel_ ? worker_ - channel_->members().first : 0;
 }
 int Communicator::size() const {
-  return member_ ? member_->channel().members().size() : 1;
+  return channel_ ? channel_->members().size() : 1;
 }
 
 void Communicator::all_reduce(std::span<double> values, Reduce op, const Tag& tag) const {
-  if (member_) reduce(*member_, values, op, tag);
+  if (channel_) reduce(*channel_, worker_, values, op, tag);
 }
 
 void Communicator::all_reduce(std::span<float> values, Reduce op, const Tag& tag) const {
-  if (member_) reduce(*member_, values, op, tag);
+  if (channel_) reduce(*channel_, worker_, values, op, tag);
 }
 
 void Communicator::all_reduce(std::span<std::int64_t> values, Reduce op, const Tag& tag) const {
-  if (member_) reduce(*member_, values, op, tag);
+  if (channel_) reduce(*channel_, worker_, values, op, tag);
 }
 
 void Communicator::start_all_reduce(std::span<double> values, Reduce op, const Tag& tag,
                                     std::function<void()> complete) const {
-  if (!member_) return complete ? complete() : void();
+  if (!channel_) return complete ? complete() : void();
   if (values.size_bytes() > kPieceBytes) throw Error("start_all_reduce takes at most 256 MiB; use all_reduce");
-  member_->start(reduce_header(values, op, tag), std::as_writable_bytes(values), std::move(complete));
+  channel_->start(worker_, reduce_header(values, op, tag), std::as_writable_bytes(values), std::move(complete));
 }
 
 void Communicator::finish_all_reduce() const {
-  if (member_) member_->finish();
+  if (channel_) channel_->finish(worker_);
 }
 
 void Communicator::broadcast(std::span<std::byte> bytes, int root, const Tag& tag) const {
   if (root < 0 || root >= size())
     throw Error("broadcast from member " + std::to_string(root) + " of " + std::to_string(size()));
-  if (!member_) return;
+  if (!channel_) return;
   do {
     const auto piece = bytes.first(std::min(bytes.size(), kPieceBytes));
     Header header = Header::make(Operation::broadcast, tag);
     header.count = static_cast<std::int64_t>(piece.size());
-    header.root = member_->channel().members().first + root;
-    member_->collective(header, piece);
+    header.root = channel_->members().first + root;
+    channel_->collective(worker_, header, piece);
     bytes = bytes.subspan(piece.size());
   } while (!bytes.empty());
 }
 
 void Communicator::barrier(const Tag& tag) const {
-  if (member_) member_->collective(Header::make(Operation::barrier, tag), {});
+  if (channel_) channel_->collective(worker_, Header::make(Operation::barrier, tag), {});
 }
 
 double Communicator::waited_seconds() const {
-  return member_ ? member_->waited_seconds() : 0;
+  return channel_ ? channel_->waited_seconds(worker_) : 0;
 }
 
 }  // namespace syncbn

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "comm/device_peers.hpp"
+#include "comm/rank_context.hpp"
 #include "comm/shards.hpp"
 #include "comm/tree.hpp"
-#include "comm/world_state.hpp"
 
 namespace syncbn {
 
@@ -211,7 +211,7 @@ DeviceSums::~DeviceSums() = default;
 
 std::unique_ptr<DeviceSums> DeviceSums::make(World& world, int workers_per_group,
                                              std::shared_ptr<ExchangeDevice> device, std::int64_t max_count) {
-  const std::shared_ptr<RankContext>& context = detail::WorldState::context_of(world);
+  const std::shared_ptr<RankContext>& context = world.context();
   const detail::Topology& topology = context->topology();
   const std::vector<IndexRange> groups =
       workers_per_group > 0 ? topology.groups(workers_per_group) : topology.by_node();

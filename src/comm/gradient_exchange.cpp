@@ -12,8 +12,8 @@
 
 #include "comm/channel.hpp"
 #include "comm/device_link.hpp"
+#include "comm/rank_context.hpp"
 #include "comm/shared_gradients.hpp"
-#include "comm/world_state.hpp"
 
 namespace syncbn {
 
@@ -101,7 +101,7 @@ struct GradientExchange::Impl {
 
 GradientExchange::Impl::Impl(World& world, std::vector<Bucket> bucket_list, std::int64_t values, bool overlapped,
                              std::shared_ptr<ExchangeDevice> exchange_device)
-    : context(detail::WorldState::context_of(world)),
+    : context(world.context()),
       buckets(std::move(bucket_list)),
       length(values),
       overlap(overlapped),

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "comm/rank_context.hpp"
 #include "comm/shards.hpp"
-#include "comm/world_state.hpp"
 
 namespace syncbn {
 
@@ -33,7 +33,7 @@ std::size_t most_to_reserve() {
 }  // namespace
 
 MachineMemory::MachineMemory(const World& world, bool share)
-    : context_(detail::WorldState::context_of(world)),
+    : context_(world.context()),
       may_be_shared_(share && world.ranks() > 1 && context_->topology().nodes_are_contiguous()),
       reserved_(most_to_reserve()) {
   set_ranks(share ? context_->topology().ranks_here() : context_->topology().this_rank());

@@ -72,6 +72,8 @@ class RankContext {
   /// "worker 3 (rank 0, host) last seen at layer 'bn1' step 4 (...)"
   std::string describe_worker(int local_index) const;
 
+  /// Set during World::run.
+  std::atomic<bool>& running() { return running_; }
   /// A worker that has returned from the body will not join any more collectives in this run.
   void set_left(int local_index, bool left) { workers_[local_index].left.store(left); }
   bool has_left(int local_index) const { return workers_[local_index].left.load(); }
@@ -107,6 +109,7 @@ class RankContext {
   std::unique_ptr<Link> control_;  // between ranks, outside of World::run
   std::uint64_t control_calls_ = 0;
 
+  std::atomic<bool> running_{false};
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;
   std::exception_ptr failure_;

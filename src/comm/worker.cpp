@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
-#include "comm/world_state.hpp"
+#include "comm/channel.hpp"
+#include "syncbn/comm/world.hpp"
 
 namespace syncbn {
 
@@ -16,65 +17,58 @@ std::string divisors(int n) {
   return list.empty() ? std::to_string(n) : fmt::format("{} or {}", list, n);
 }
 
-}  // namespace
-
-Communicator Worker::Impl::join(std::shared_ptr<detail::Channel> channel) const {
-  if (!channel || channel->members().size() == 1) return Communicator();
-  return Communicator(std::make_shared<detail::Member>(context, std::move(channel), index()));
-}
-
-void Worker::Impl::agree(Operation operation, int count) const {
-  if (context->topology().workers == 1) return;
+/// Makes sure that all workers are about to open the same channels.
+void agree(detail::RankContext& context, int worker, Operation operation, int count) {
+  if (context.topology().workers == 1) return;
   Header header = Header::make(operation, {"world"});
   header.count = count;
-  detail::Member(context, context->all_ptr(), index()).collective(header, {});
+  context.all_ptr()->collective(worker, header, {});
 }
 
-Worker::Worker(detail::WorldState& state, int local_index) : impl_(std::make_unique<Impl>()) {
-  impl_->context = state.context;
-  impl_->world = state.world;
-  impl_->local_index = local_index;
-  impl_->all = impl_->join(state.context->all_ptr());
-  impl_->local = impl_->join(state.context->local_ptr());
+}  // namespace
+
+Worker::Worker(const World& world, int local_index) : world_(world), local_index_(local_index) {
+  all_ = join(world.context()->all_ptr());
+  local_ = join(world.context()->local_ptr());
 }
 
-Worker::~Worker() = default;
+Communicator Worker::join(std::shared_ptr<detail::Channel> channel) const {
+  if (!channel || channel->members().size() == 1) return Communicator();
+  // The communicator keeps the context, too, which must outlive the channel.
+  const auto both = std::make_shared<std::pair<std::shared_ptr<detail::RankContext>, std::shared_ptr<detail::Channel>>>(
+      world_.context(), std::move(channel));
+  return Communicator({both, both->second.get()}, index());
+}
 
 int Worker::index() const {
-  return impl_->index();
-}
-int Worker::local_index() const {
-  return impl_->local_index;
-}
-const World& Worker::world() const {
-  return *impl_->world;
-}
-const Communicator& Worker::all() const {
-  return impl_->all;
+  return world_.first_worker() + local_index_;
 }
 
 Communicator Worker::duplicate() const {
-  impl_->agree(Operation::duplicate, 0);
-  return impl_->join(impl_->context->open(impl_->local_index, {impl_->context->topology().all()}));
+  detail::RankContext& context = *world_.context();
+  agree(context, index(), Operation::duplicate, 0);
+  return join(context.open(local_index_, {context.topology().all()}));
 }
 
 Communicator Worker::group(int workers_per_group) const {
-  impl_->agree(Operation::group, workers_per_group);
-  const int workers = impl_->context->topology().workers;
+  detail::RankContext& context = *world_.context();
+  agree(context, index(), Operation::group, workers_per_group);
+  const int workers = context.topology().workers;
   if (workers_per_group < 1 || workers % workers_per_group != 0)
     throw Error(
         fmt::format("group of {} does not divide {} workers; use {}", workers_per_group, workers, divisors(workers)),
         ExitCode::usage);
-  return impl_->join(impl_->context->open(impl_->local_index, impl_->context->topology().groups(workers_per_group)));
+  return join(context.open(local_index_, context.topology().groups(workers_per_group)));
 }
 
 Communicator Worker::node_group() const {
-  impl_->agree(Operation::node_group, 0);
-  return impl_->join(impl_->context->open(impl_->local_index, impl_->context->topology().by_node()));
+  detail::RankContext& context = *world_.context();
+  agree(context, index(), Operation::node_group, 0);
+  return join(context.open(local_index_, context.topology().by_node()));
 }
 
 void Worker::local_barrier(const Tag& tag) const {
-  impl_->local.barrier(tag);
+  local_.barrier(tag);
 }
 
 }  // namespace syncbn

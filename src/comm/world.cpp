@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "comm/mpi_transport.hpp"
-#include "comm/world_state.hpp"
+#include "comm/rank_context.hpp"
 
 namespace syncbn {
 
@@ -32,13 +32,6 @@ void check(const WorldOptions& options) {
     throw Error(fmt::format("{} threads: use 0 for one per core, or more", options.threads), ExitCode::usage);
   if (!(options.timeout_s > 0))
     throw Error(fmt::format("a time-out of {} s: it must be positive", options.timeout_s), ExitCode::usage);
-}
-
-std::unique_ptr<detail::WorldState> make_state(const WorldOptions& options, detail::Topology topology,
-                                               std::unique_ptr<detail::Transport> transport) {
-  auto state = std::make_unique<detail::WorldState>();
-  state->context = std::make_shared<RankContext>(options, std::move(topology), std::move(transport));
-  return state;
 }
 
 std::string host_name() {
@@ -65,7 +58,7 @@ std::string first_differing_line(std::string_view mine, std::string_view theirs)
 
 }  // namespace
 
-World::World(std::unique_ptr<detail::WorldState> state) : state_(std::move(state)) {}
+World::World(std::shared_ptr<RankContext> context) : context_(std::move(context)) {}
 World::World(World&&) noexcept = default;
 World& World::operator=(World&&) noexcept = default;
 World::~World() = default;
@@ -77,55 +70,54 @@ World World::threads(const WorldOptions& options) {
   topology.hosts = {host_name()};
   topology.nodes = {0};
   topology.node_cores = detail::cores_offered();
-  return World(make_state(options, std::move(topology), detail::single_process()));
+  return World(std::make_shared<RankContext>(options, std::move(topology), detail::single_process()));
 }
 
 World World::mpi(const WorldOptions& options, int fortran_comm) {
   check(options);
   detail::MpiConnection connection = detail::connect_mpi(options, fortran_comm);
-  return World(make_state(options, std::move(connection.topology), std::move(connection.transport)));
+  return World(std::make_shared<RankContext>(options, std::move(connection.topology), std::move(connection.transport)));
 }
 
 int World::workers() const {
-  return state_->context->topology().workers;
+  return context_->topology().workers;
 }
 int World::ranks() const {
-  return state_->context->topology().ranks;
+  return context_->topology().ranks;
 }
 int World::rank() const {
-  return state_->context->topology().rank;
+  return context_->topology().rank;
 }
 int World::first_worker() const {
-  return state_->context->topology().local().first;
+  return context_->topology().local().first;
 }
 int World::local_workers() const {
-  return state_->context->topology().local().size();
+  return context_->topology().local().size();
 }
 int World::threads() const {
-  return state_->context->crew().threads();
+  return context_->crew().threads();
 }
 Reduction World::reduction() const {
-  return state_->context->reduction();
+  return context_->reduction();
 }
 const std::vector<std::string>& World::hosts() const {
-  return state_->context->topology().hosts;
+  return context_->topology().hosts;
 }
 const std::vector<int>& World::nodes() const {
-  return state_->context->topology().nodes;
+  return context_->topology().nodes;
 }
 
 void World::run(const std::function<void(Worker&)>& body) {
-  RankContext& context = *state_->context;
+  RankContext& context = *context_;
   if (context.failed()) throw Error("this world has failed before and cannot run again");
-  if (state_->running.exchange(true))
+  if (context.running().exchange(true))
     throw Error("World::run was called while it runs; its function must not call it again", ExitCode::usage);
   const std::unique_ptr<std::atomic<bool>, void (*)(std::atomic<bool>*)> running(
-      &state_->running, [](std::atomic<bool>* flag) { *flag = false; });
-  state_->world = this;
+      &context.running(), [](std::atomic<bool>* flag) { *flag = false; });
   for (int i = 0; i < local_workers(); ++i) context.set_left(i, false);
   const auto work = [this, &context, &body](int local_index) {
     try {
-      Worker worker(*state_, local_index);
+      Worker worker(*this, local_index);
       body(worker);
     } catch (...) {
       context.fail(std::current_exception());
@@ -154,7 +146,7 @@ void World::run(const std::function<void(Worker&)>& body) {
 }
 
 void World::require_same(const std::string& what, const std::string& value) const {
-  const std::vector<std::string> values = state_->context->all_gather(value, what);
+  const std::vector<std::string> values = context_->all_gather(value, what);
   for (std::size_t r = 1; r < values.size(); ++r)
     if (values[r] != values[0])
       throw Error(fmt::format("{} of rank {} ({}) differs from that of rank 0 ({}), {}; start every rank alike", what,
@@ -179,17 +171,17 @@ std::vector<double> gather_numbers(RankContext& context, double value) {
 
 double World::sum_over_ranks(double value) const {
   double sum = 0;
-  for (const double number : gather_numbers(*state_->context, value)) sum += number;
+  for (const double number : gather_numbers(*context_, value)) sum += number;
   return sum;
 }
 
 double World::max_over_ranks(double value) const {
-  const std::vector<double> numbers = gather_numbers(*state_->context, value);
+  const std::vector<double> numbers = gather_numbers(*context_, value);
   return *std::max_element(numbers.begin(), numbers.end());
 }
 
 std::string World::broadcast(const std::string& value) const {
-  return state_->context->all_gather(rank() == 0 ? value : std::string(), "text")[0];
+  return context_->all_gather(rank() == 0 ? value : std::string(), "text")[0];
 }
 
 void World::abort(const std::string& message, ExitCode code) const {
@@ -198,7 +190,7 @@ void World::abort(const std::string& message, ExitCode code) const {
   const std::string line = fmt::format("syncbn: rank {} ({}): {}\n", rank(), hosts()[rank()], message);
   std::fputs(line.c_str(), stderr);
   std::fflush(stderr);
-  state_->context->transport().abort(static_cast<int>(code));
+  context_->transport().abort(static_cast<int>(code));
   std::_Exit(static_cast<int>(code));  // not reached; the compiler cannot see it through the virtual call
 }
 

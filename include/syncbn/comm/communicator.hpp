@@ -18,7 +18,7 @@ struct Tag {
 };
 
 namespace detail {
-class Member;
+class Channel;
 }
 
 /// What a worker sees of the others: its rank among the members (a worker index, not an MPI rank), their number, and
@@ -55,10 +55,12 @@ class Communicator {
   /// Seconds this worker has spent waiting for others in this communicator's collectives.
   double waited_seconds() const;
 
-  explicit Communicator(std::shared_ptr<detail::Member> member) : member_(std::move(member)) {}
+  /// One of the members' place in a channel; made by Worker.
+  Communicator(std::shared_ptr<detail::Channel> channel, int worker) : channel_(std::move(channel)), worker_(worker) {}
 
  private:
-  std::shared_ptr<detail::Member> member_;
+  std::shared_ptr<detail::Channel> channel_;  // null: a world of one
+  int worker_ = 0;
 };
 
 }  // namespace syncbn

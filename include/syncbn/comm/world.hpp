@@ -24,18 +24,18 @@ struct WorldOptions {
 };
 
 namespace detail {
-class WorldState;
+class RankContext;
 }
 class World;
 
 /// One data-parallel worker of the experiment, as seen by the function that World::run executes for it.
 class Worker {
  public:
-  int index() const;        ///< 0 .. W-1
-  int local_index() const;  ///< 0 .. local_workers-1 within this rank
-  const World& world() const;
+  int index() const;                                ///< 0 .. W-1
+  int local_index() const { return local_index_; }  ///< 0 .. local_workers-1 within this rank
+  const World& world() const { return world_; }
   /// All W workers.
-  const Communicator& all() const;
+  const Communicator& all() const { return all_; }
   /// A further communicator over all W workers, with its own message stream. Collective over all workers.
   Communicator duplicate() const;
   /// Consecutive workers [k*G, (k+1)*G) share a communicator; G must divide W. G = 1 gives a communicator of one, G = W
@@ -47,14 +47,17 @@ class Worker {
   /// Waits for the workers of this rank only. All local workers must call it, with the same tag.
   void local_barrier(const Tag& tag = {"local barrier"}) const;
 
-  Worker(detail::WorldState& state, int local_index);
-  ~Worker();
+  /// Made by World::run.
+  Worker(const World& world, int local_index);
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  Communicator join(std::shared_ptr<detail::Channel> channel) const;
+
+  const World& world_;
+  int local_index_;
+  Communicator all_, local_;
 };
 
 /// The workers of an experiment spread over the ranks of a job. Rank r of P hosts the consecutive workers
@@ -106,10 +109,12 @@ class World {
   /// Ranks other than the lowest wait a moment first, so that one failure is normally reported once.
   [[noreturn]] void abort(const std::string& message, ExitCode code) const;
 
+  /// For the library's own parts.
+  const std::shared_ptr<detail::RankContext>& context() const { return context_; }
+
  private:
-  explicit World(std::unique_ptr<detail::WorldState> state);
-  friend class detail::WorldState;
-  std::unique_ptr<detail::WorldState> state_;
+  explicit World(std::shared_ptr<detail::RankContext> context);
+  std::shared_ptr<detail::RankContext> context_;
 };
 
 /// Owner of MPI in a program of ours: initializes it with MPI_THREAD_MULTIPLE and finalizes it at the end of its life.
