@@ -3,10 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <mutex>
 #include <string>
-#include <vector>
 
 #include "comm/device_peers.hpp"
 #include "comm/rank_context.hpp"
@@ -30,59 +27,22 @@ constexpr std::int64_t kRowGrain = 32;
 
 }  // namespace
 
-struct DeviceSums::Impl {
-  /// A node of the tree over a group: the rank that brings it, and its row.
-  struct Part {
-    int rank;
-    int row;
-  };
-  /// A group with workers of this rank. Rows: those of its local workers, then the nodes of the other ranks.
-  struct Group {
-    IndexRange local;                               // members
-    std::vector<std::pair<int, int>> here, across;  // rows to add, before and after the exchange with other ranks
-    std::vector<Part> parts;
-    std::vector<int> others;  // ranks with members
-    int rows = 0, result = 0;
-    // Two rounds are enough: when a worker brings its values of round s + 2, all have queued what reads those of s.
-    std::array<double*, 2> values{};
-    int mark = 0;  // behind the sum
-  };
-
-  struct Seat;
-
-  Impl(std::shared_ptr<RankContext> rank_context, const std::vector<IndexRange>& all_groups,
-       std::shared_ptr<ExchangeDevice> on_device, std::int64_t max_count);
-  Group plan(const IndexRange& members) const;
-  void add_up(const Group& group, int round, std::int64_t count);
-  void exchange(const Group& group, double* rows, std::int64_t count);
-  void give_up(const std::exception_ptr& failure) noexcept;
-  void check_peers();
-
-  std::shared_ptr<RankContext> context;
-  std::shared_ptr<ExchangeDevice> device;
-  std::unique_ptr<DevicePeers> peers;  // null: no group has workers of several ranks
-  std::int64_t stride;
-  int first_mark = 0;  // of each local worker: what it brings is in its row
-  std::vector<Group> groups;
-  std::mutex mutex;  // the exchange's queue, and peers
-};
-
-DeviceSums::Impl::Impl(std::shared_ptr<RankContext> rank_context, const std::vector<IndexRange>& all_groups,
-                       std::shared_ptr<ExchangeDevice> on_device, std::int64_t max_count)
-    : context(std::move(rank_context)), device(std::move(on_device)), stride(round_up(max_count, kRowGrain)) {
-  const IndexRange local = context->topology().local();
-  first_mark = device->make_marks(local.size());
+DeviceSums::DeviceSums(std::shared_ptr<RankContext> context, const std::vector<IndexRange>& all_groups,
+                       std::shared_ptr<ExchangeDevice> device, std::int64_t max_count)
+    : context_(std::move(context)), device_(std::move(device)), stride_(round_up(max_count, kRowGrain)) {
+  const IndexRange local = context_->topology().local();
+  first_mark_ = device_->make_marks(local.size());
   for (const IndexRange& members : all_groups)
-    if (detail::intersect(members, local).size() > 0) groups.push_back(plan(members));
-  for (Group& group : groups) {
+    if (detail::intersect(members, local).size() > 0) groups_.push_back(plan(members));
+  for (Group& group : groups_) {
     for (double*& values : group.values)
-      values = static_cast<double*>(device->allocate(static_cast<std::size_t>(group.rows * stride) * sizeof(double)));
-    group.mark = device->make_marks(1);
+      values = static_cast<double*>(device_->allocate(static_cast<std::size_t>(group.rows * stride_) * sizeof(double)));
+    group.mark = device_->make_marks(1);
   }
 }
 
-DeviceSums::Impl::Group DeviceSums::Impl::plan(const IndexRange& members) const {
-  const detail::Topology& topology = context->topology();
+DeviceSums::Group DeviceSums::plan(const IndexRange& members) const {
+  const detail::Topology& topology = context_->topology();
   Group group;
   group.local = detail::intersect(members, topology.local());
   group.rows = group.local.size();
@@ -103,137 +63,128 @@ DeviceSums::Impl::Group DeviceSums::Impl::plan(const IndexRange& members) const 
 }
 
 /// By the last member to come.
-void DeviceSums::Impl::add_up(const Group& group, int round, std::int64_t count) {
-  const std::lock_guard lock(mutex);
+void DeviceSums::add_up(const Group& group, int round, std::int64_t count) {
+  const std::lock_guard lock(mutex_);
   double* rows = group.values[static_cast<std::size_t>(round)];
   for (int worker = group.local.first; worker < group.local.last; ++worker)
-    device->follow(first_mark + worker - context->topology().local().first, kQueue);
-  device->add_rows(rows, stride, group.here, count, kQueue);
+    device_->follow(first_mark_ + worker - context_->topology().local().first, kQueue);
+  device_->add_rows(rows, stride_, group.here, count, kQueue);
   if (!group.others.empty()) exchange(group, rows, count);
-  device->set(group.mark, kQueue);
+  device_->set(group.mark, kQueue);
 }
 
-void DeviceSums::Impl::exchange(const Group& group, double* rows, std::int64_t count) {
+void DeviceSums::exchange(const Group& group, double* rows, std::int64_t count) {
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(double);
-  const int own = context->topology().rank;
+  const int own = context_->topology().rank;
   std::vector<DevicePeers::Transfer> sends, receives;
   for (const Part& part : group.parts) {
-    double* row = rows + part.row * stride;
+    double* row = rows + part.row * stride_;
     if (part.rank != own) {
       receives.push_back({part.rank, row, bytes});
       continue;
     }
     for (const int rank : group.others) sends.push_back({rank, row, bytes});
   }
-  context->throw_if_failed();
-  peers->exchange(sends, receives);
-  detail::DeviceWait wait(*context);
-  detail::wait_until_queued(*peers, wait);
-  device->add_rows(rows, stride, group.across, count, kQueue);
+  context_->throw_if_failed();
+  peers_->exchange(sends, receives);
+  detail::DeviceWait wait(*context_);
+  detail::wait_until_queued(*peers_, wait);
+  device_->add_rows(rows, stride_, group.across, count, kQueue);
 }
 
 /// Throws what NCCL has noticed meanwhile.
-void DeviceSums::Impl::check_peers() {
-  const std::unique_lock lock(mutex, std::try_to_lock);
+void DeviceSums::check_peers() {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock) return;
-  context->throw_if_failed();
-  peers->queued();
+  context_->throw_if_failed();
+  peers_->queued();
 }
 
-void DeviceSums::Impl::give_up(const std::exception_ptr& failure) noexcept {
-  context->fail(failure);
-  const std::lock_guard lock(mutex);
-  if (peers) peers->abandon();
+void DeviceSums::give_up(const std::exception_ptr& failure) noexcept {
+  context_->fail(failure);
+  const std::lock_guard lock(mutex_);
+  if (peers_) peers_->abandon();
 }
 
 /// One worker in its group.
-struct DeviceSums::Impl::Seat final : GroupSums {
-  Seat(Impl& owner, const Worker& worker, Communicator communicator)
-      : all(owner),
-        group(*std::find_if(all.groups.begin(), all.groups.end(),
-                            [&](const Group& g) { return g.local.contains(worker.index()); })),
-        members(std::move(communicator)),
-        queue(worker.local_index()),
-        row(worker.index() - group.local.first) {}
+class DeviceSums::Seat final : public GroupSums {
+ public:
+  Seat(DeviceSums& owner, const Worker& worker, Communicator communicator)
+      : sums_(owner),
+        group_(*std::find_if(sums_.groups_.begin(), sums_.groups_.end(),
+                             [&](const Group& g) { return g.local.contains(worker.index()); })),
+        members_(std::move(communicator)),
+        queue_(worker.local_index()),
+        row_(worker.index() - group_.local.first) {}
 
   void start(const double* values, std::int64_t count, double own_head, const Tag& tag) override {
-    round = 1 - round;
-    summed = count;
-    heads = {own_head, static_cast<double>(count)};
-    layer = tag.layer;
-    step = tag.step;
-    all.device->copy(values, group.values[at(round)] + row * all.stride,
-                     static_cast<std::size_t>(count) * sizeof(double), queue);
-    all.device->set(all.first_mark + queue, queue);
+    round_ = 1 - round_;
+    summed_ = count;
+    heads_ = {own_head, static_cast<double>(count)};
+    layer_ = tag.layer;
+    step_ = tag.step;
+    sums_.device_->copy(values, rows() + row_ * sums_.stride_, static_cast<std::size_t>(count) * sizeof(double),
+                        queue_);
+    sums_.device_->set(sums_.first_mark_ + queue_, queue_);
     // By any member of the rank, when this one may be gone already.
-    members.start_all_reduce(heads, Reduce::sum, tag, [&sums = all, &shared = group, which = round, count] {
-      sums.add_up(shared, which, count);
+    members_.start_all_reduce(heads_, Reduce::sum, tag, [&sums = sums_, &group = group_, round = round_, count] {
+      sums.add_up(group, round, count);
     });
   }
 
   Sum finish() override {
-    members.finish_all_reduce();
-    if (heads[1] != static_cast<double>(summed * members.size()))
-      all.context->fail_with(Error(fmt::format("worker {} brings {} values to {}, all {} members {}",
-                                               group.local.first + row, summed, where(), members.size(), heads[1])));
-    all.device->follow(group.mark, queue);
-    return {group.values[at(round)] + group.result * all.stride, heads[0]};
+    members_.finish_all_reduce();
+    if (heads_[1] != static_cast<double>(summed_ * members_.size()))
+      sums_.context_->fail_with(
+          Error(fmt::format("worker {} brings {} values to {}, all {} members {}", group_.local.first + row_, summed_,
+                            where(), members_.size(), heads_[1])));
+    sums_.device_->follow(group_.mark, queue_);
+    return {rows() + group_.result * sums_.stride_, heads_[0]};
   }
 
   void settle() override {
-    if (group.others.empty()) return;
-    detail::DeviceWait wait(*all.context);
+    if (group_.others.empty()) return;
+    detail::DeviceWait wait(*sums_.context_);
     bool waited = false;
-    for (; !all.device->passed(group.mark); all.context->crew().pause(queue, detail::kRemoteNap)) {
+    for (; !sums_.device_->passed(group_.mark); sums_.context_->crew().pause(queue_, detail::kRemoteNap)) {
       waited = true;
-      all.check_peers();
+      sums_.check_peers();
       wait.check("the sum of " + where());
     }
-    if (waited) all.context->crew().resumed(queue);
+    if (waited) sums_.context_->crew().resumed(queue_);
   }
 
-  std::string where() const { return fmt::format("layer '{}' step {}", layer, step); }
+ private:
+  std::string where() const { return fmt::format("layer '{}' step {}", layer_, step_); }
 
-  static std::size_t at(int i) { return static_cast<std::size_t>(i); }
+  double* rows() const { return group_.values[static_cast<std::size_t>(round_)]; }
 
-  Impl& all;
-  const Group& group;
-  const Communicator members;
-  const int queue, row;
-  int round = 0;
-  std::int64_t summed = 0, step = 0;
-  std::string layer;
-  std::array<double, 2> heads{};  // what the caller brings, and how many values
+  DeviceSums& sums_;
+  const Group& group_;
+  const Communicator members_;
+  const int queue_, row_;
+  int round_ = 0;
+  std::int64_t summed_ = 0, step_ = 0;
+  std::string layer_;
+  std::array<double, 2> heads_{};  // what the caller brings, and how many values
 };
-
-DeviceSums::DeviceSums(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-DeviceSums::~DeviceSums() = default;
 
 std::unique_ptr<DeviceSums> DeviceSums::make(World& world, int workers_per_group,
                                              std::shared_ptr<ExchangeDevice> device, std::int64_t max_count) {
-  const std::shared_ptr<RankContext>& context = world.context();
-  const detail::Topology& topology = context->topology();
+  const detail::Topology& topology = world.context()->topology();
   const std::vector<IndexRange> groups =
       workers_per_group > 0 ? topology.groups(workers_per_group) : topology.by_node();
-  auto impl = std::make_unique<Impl>(context, groups, std::move(device), max_count);
+  std::unique_ptr<DeviceSums> sums(new DeviceSums(world.context(), groups, std::move(device), max_count));
   if (std::any_of(groups.begin(), groups.end(),
                   [&](const IndexRange& members) { return topology.parties(members).size() > 1; })) {
-    impl->peers = detail::connect_devices(*context, *impl->device).peers;
-    if (!impl->peers) return nullptr;
+    sums->peers_ = detail::connect_devices(*sums->context_, *sums->device_).peers;
+    if (!sums->peers_) return nullptr;
   }
-  return std::unique_ptr<DeviceSums>(new DeviceSums(std::move(impl)));
+  return sums;
 }
 
 std::unique_ptr<GroupSums> DeviceSums::join(const Worker& worker, const Communicator& group) {
-  return std::make_unique<Impl::Seat>(*impl_, worker, group);
-}
-
-bool DeviceSums::between_ranks() const {
-  return impl_->peers != nullptr;
-}
-
-void DeviceSums::give_up(const std::exception_ptr& failure) noexcept {
-  impl_->give_up(failure);
+  return std::make_unique<Seat>(*this, worker, group);
 }
 
 }  // namespace syncbn

@@ -1,34 +1,19 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
 
 #include "comm/exchange_device.hpp"
-#include "syncbn/comm/communicator.hpp"
+#include "comm/group_sums.hpp"
+#include "comm/topology.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn {
-
-/// Sums what one worker's normalization layers send over its group, where it lies on the worker's device. One sum at a
-/// time.
-class GroupSums {
- public:
-  struct Sum {
-    const double* values;  ///< on the device, for what is queued there until the start() after the next
-    double head;
-  };
-  virtual ~GroupSums() = default;
-  /// `values`: [count] f64 on the device, as of what the worker has queued so far; `head`: one number more, which the
-  /// caller has at hand. Does not wait for the device unless the sum goes by way of the processors. Collective over the
-  /// group.
-  virtual void start(const double* values, std::int64_t count, double head, const Tag& tag) = 0;
-  /// Collective over the group.
-  virtual Sum finish() = 0;
-  /// Waits until no sum is missing any more that this worker's device may have to wait for. Before a wait for the
-  /// device, which could not be ended when another rank is lost. Throws Error on time-out.
-  virtual void settle() {}
-};
 
 /// The sums of all groups of workers directly between and on their devices, in the order of the tree over a group's
 /// workers. One object per rank. Members meet on the processors, without waiting for a device, so that whoever is
@@ -41,22 +26,50 @@ class DeviceSums {
   /// called outside World::run.
   static std::unique_ptr<DeviceSums> make(World& world, int workers_per_group, std::shared_ptr<ExchangeDevice> device,
                                           std::int64_t max_count);
-  ~DeviceSums();
 
   /// The place of a worker in its group, whose communicator is given; this object must outlive it.
   std::unique_ptr<GroupSums> join(const Worker& worker, const Communicator& group);
   /// Whether sums go between the devices of several ranks. They must not be under way at the same time as other
   /// exchanges of devices: kernels that wait for other ranks can block each other, unless all ranks have started them
   /// in one order.
-  bool between_ranks() const;
+  bool between_ranks() const { return peers_ != nullptr; }
   /// By a worker that has failed, before it waits for its device: records the failure, then frees devices that wait for
   /// ranks which will not come. Of no other use afterwards.
   void give_up(const std::exception_ptr& failure) noexcept;
 
  private:
-  struct Impl;
-  explicit DeviceSums(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  /// A node of the tree over a group: the rank that brings it, and its row.
+  struct Part {
+    int rank;
+    int row;
+  };
+  /// A group with workers of this rank. Rows: those of its local workers, then the nodes of the other ranks.
+  struct Group {
+    detail::IndexRange local;                       // members
+    std::vector<std::pair<int, int>> here, across;  // rows to add, before and after the exchange with other ranks
+    std::vector<Part> parts;
+    std::vector<int> others;  // ranks with members
+    int rows = 0, result = 0;
+    // Two rounds are enough: when a worker brings its values of round s + 2, all have queued what reads those of s.
+    std::array<double*, 2> values{};
+    int mark = 0;  // behind the sum
+  };
+  class Seat;
+
+  DeviceSums(std::shared_ptr<detail::RankContext> context, const std::vector<detail::IndexRange>& all_groups,
+             std::shared_ptr<ExchangeDevice> device, std::int64_t max_count);
+  Group plan(const detail::IndexRange& members) const;
+  void add_up(const Group& group, int round, std::int64_t count);
+  void exchange(const Group& group, double* rows, std::int64_t count);
+  void check_peers();
+
+  const std::shared_ptr<detail::RankContext> context_;
+  const std::shared_ptr<ExchangeDevice> device_;
+  std::unique_ptr<DevicePeers> peers_;  // null: no group has workers of several ranks
+  const std::int64_t stride_;
+  int first_mark_ = 0;  // of each local worker: what it brings is in its row
+  std::vector<Group> groups_;
+  std::mutex mutex_;  // the exchange's queue, and peers_
 };
 
 }  // namespace syncbn

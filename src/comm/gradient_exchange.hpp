@@ -1,14 +1,29 @@
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "comm/exchange_device.hpp"
+#include "comm/tree.hpp"
 #include "syncbn/comm/world.hpp"
+#include "syncbn/core/tensor.hpp"
 
 namespace syncbn {
+
+namespace detail {
+class Deadline;
+struct Header;
+class Link;
+class SharedGradients;
+class Transport;
+}  // namespace detail
 
 /// Sums the workers' gradients, bucket by bucket, while their backward passes still run. One object per rank.
 ///
@@ -49,11 +64,70 @@ class GradientExchange {
   /// Whether the ranks should have shared the gradients' memory, but could not: then they send them. The same on all.
   bool lacks_room() const;
   /// Seconds this worker has spent in wait().
-  double waited_seconds(const Worker& worker) const;
+  double waited_seconds(const Worker& worker) const { return workers_[at(worker.local_index())].waited_s; }
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  struct WorkerState {
+    std::int64_t step = 0;
+    bool open = false;        // between begin() and wait()
+    std::uint64_t round = 0;  // steps begun
+    int next = 0;             // of the buckets, to help with
+    std::vector<char> ready;
+    std::atomic<std::uint64_t> released{0};  // buckets handed in since the beginning of time
+    double waited_s = 0;
+  };
+
+  void prepare_device();
+  void release(int local, int bucket);
+  void require_same_step(int bucket);
+  void help(int local);
+  void fold_on_device(int bucket, int by);
+  void hand_over(int bucket);
+  void complete();
+  bool is_complete(const WorkerState& me) const;
+  void check_progress(const WorkerState& me, int local, const detail::Deadline& deadline);
+  void communicate();
+  void start_exchange(int bucket);
+  detail::Header header_of(int bucket) const;
+  std::string describe_exchange(int bucket) const;
+  int count() const { return static_cast<int>(buckets_.size()); }
+  float* gradient_of(int local) const;
+  float* gradient_of(int local, int bucket) const { return gradient_of(local) + buckets_[at(bucket)].offset; }
+  float* result_of(int bucket) const { return sums_ + buckets_[at(bucket)].offset; }
+  /// On a device: the latest value in this worker's gradient is complete.
+  int mark_of(int local, int bucket) const { return first_mark_ + bucket * static_cast<int>(workers_.size()) + local; }
+  std::string name(int local) const;
+  static std::size_t at(int i) { return static_cast<std::size_t>(i); }
+
+  const std::shared_ptr<detail::RankContext> context_;
+  const std::vector<Bucket> buckets_;
+  const std::int64_t length_;  // of a gradient
+  const bool overlap_;
+  const int first_worker_;
+  std::int64_t covered_ = 0;  // by the buckets
+  float* sums_ = nullptr;     // the result
+  std::vector<WorkerState> workers_;
+  std::vector<std::atomic<int>> arrived_;  // workers of this rank, per bucket
+
+  // In the processor's memory; else null.
+  std::unique_ptr<detail::SharedGradients> host_;
+  // On a device; else null.
+  const std::shared_ptr<ExchangeDevice> device_;
+  int first_mark_ = 0;
+  std::vector<float*> on_device_;  // the workers' gradients
+  detail::FoldPlan plan_;          // of this rank's workers
+
+  // Between ranks that do not share memory; else null.
+  std::unique_ptr<detail::Transport> transport_;
+  std::unique_ptr<detail::Link> link_;
+  std::shared_ptr<Buffer> received_;         // the result, if it is the processor's
+  std::vector<int> rest_;                    // of the local tree: what the other ranks need
+  std::atomic<std::uint64_t> completed_{0};  // buckets, since the beginning of time; counted on a device as well
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<bool> handed_over_;
+  bool stop_ = false;
+  std::thread communicator_;
 };
 
 }  // namespace syncbn

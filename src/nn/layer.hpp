@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "comm/device_sums.hpp"
+#include "comm/group_sums.hpp"
 #include "nn/model_state.hpp"
 #include "ops/backend.hpp"
 #include "syncbn/comm/communicator.hpp"
