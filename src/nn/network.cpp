@@ -5,16 +5,11 @@
 #include <algorithm>
 
 #include "core/round_up.hpp"
-#include "nn/arena.hpp"
 #include "nn/host_sums.hpp"
 
 namespace syncbn {
 
 namespace {
-
-// What a sweep touches per chunk should stay in the second-level cache with room for weights.
-constexpr std::int64_t kChunkBytes = 256 * 1024;
-constexpr std::size_t kImageGrain = 256;  // of places in a device's memory
 
 /// As the images come that are to be brought into the input.
 Tensor given(Tensor input) {
@@ -27,164 +22,33 @@ Tensor given(Tensor input) {
 
 Network::Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups,
                  std::int64_t max_samples, std::span<float> gradient, std::unique_ptr<GroupSums> sums)
-    : state_(state), backend_(backend.for_worker()), sums_(std::move(sums)), gradient_(gradient) {
+    : state_(state),
+      backend_(backend.for_worker()),
+      sums_(std::move(sums)),
+      gradient_(gradient),
+      plan_(plan_network(state, *backend_, max_samples)) {
   if (backend_->device() && !sums_)
     sums_ = std::make_unique<HostSums>(*backend_, group, longest_message(state.model()));
   for (const LayerSpec& spec : state.model().layers)
     places_.push_back({spec.name + " forward", spec.name + " backward", spec.name + " message"});
-  find_trained();
-  plan_forward();
-  plan_backward();
-  plan_gradient();
-  plan_memory(max_samples);
+  memory_ = backend_->allocate(static_cast<std::size_t>(plan_.arena.bytes));
+  plan_.place(memory_.data());
+  if (const ops::Device* device = backend_->device()) make_room_for_images(*device);
   make_layers({state, *backend_, gradient, std::move(group), sums_.get(), groups, max_samples});
-  set_chunks(forward_);
-  set_chunks(backward_);
 }
 
 Network::~Network() = default;
 
-void Network::find_trained() {
-  const std::vector<LayerSpec>& specs = state_.model().layers;
-  const auto needs = [&](int l) { return l >= 0 && needs_gradient_[static_cast<std::size_t>(l)]; };
-  for (int l = 0; l < static_cast<int>(specs.size()); ++l) {
-    const LayerSpec& spec = specs[static_cast<std::size_t>(l)];
-    const bool has_parameters = state_.weight_of(l) >= 0 || state_.bias_of(l) >= 0;
-    needs_gradient_.push_back(has_parameters || needs(spec.input) || needs(spec.residual));
-  }
-}
-
-void Network::plan_forward() {
-  const std::vector<LayerSpec>& specs = state_.model().layers;
-  std::vector<int> sweep_of(specs.size(), 0);  // in which sweep a layer's output is written
-  forward_.emplace_back();
-  for (int l = 1; l < static_cast<int>(specs.size()); ++l) {
-    const LayerSpec& spec = specs[static_cast<std::size_t>(l)];
-    if (shares_statistics(spec.type)) {
-      norms_.push_back(l);
-      // The sums are taken right behind the layer that writes x, while it is in cache.
-      Sweep& producer = forward_[static_cast<std::size_t>(sweep_of[static_cast<std::size_t>(spec.input)])];
-      const auto behind = std::find_if(producer.steps.begin(), producer.steps.end(), [&](const Step& s) {
-        return s.layer == spec.input && s.action == Action::forward;
-      });
-      producer.steps.insert(behind == producer.steps.end() ? producer.steps.begin() : behind + 1,
-                            {Action::accumulate, l});
-      forward_.back().norm = l;
-      forward_.emplace_back();
-    }
-    forward_.back().steps.push_back({Action::forward, l});
-    sweep_of[static_cast<std::size_t>(l)] = static_cast<int>(forward_.size()) - 1;
-  }
-}
-
-void Network::plan_backward() {
-  const std::vector<LayerSpec>& specs = state_.model().layers;
-  const bool normalized = std::any_of(specs.begin(), specs.end(), [](const LayerSpec& s) { return is_norm(s.type); });
-  backward_.emplace_back();
-  for (int l = static_cast<int>(specs.size()) - 1; l > 0; --l) {
-    if (!needs_gradient_[static_cast<std::size_t>(l)]) continue;
-    const LayerType type = specs[static_cast<std::size_t>(l)].type;
-    const bool shared = shares_statistics(type);
-    if (shared) {
-      backward_.back().steps.push_back({Action::accumulate_backward, l});
-      backward_.back().norm = l;
-    }
-    // Without messages, too, so that gradients are finished one by one and memory is soon free again.
-    if (is_norm(type)) backward_.emplace_back();
-    backward_.back().steps.push_back({Action::backward, l});
-    if (shared || (state_.weight_of(l) < 0 && state_.bias_of(l) < 0)) continue;
-    backward_.back().parameters.push_back(l);
-    if (!normalized) backward_.emplace_back();
-  }
-}
-
-void Network::plan_gradient() {
-  const std::vector<LayerSpec>& specs = state_.model().layers;
-  std::vector<FlatRange> assigned;
-  for (int l = 0; l < static_cast<int>(specs.size()); ++l) {
-    const LayerType type = specs[static_cast<std::size_t>(l)].type;
-    if (type != LayerType::conv2d && type != LayerType::linear) continue;
-    for (const int p : {state_.weight_of(l), state_.bias_of(l)})
-      if (p >= 0) assigned.push_back(state_.parameter(p));
-  }
-  std::sort(assigned.begin(), assigned.end(), [](auto& a, auto& b) { return a.offset < b.offset; });
-  std::int64_t begin = 0;
-  for (const FlatRange& r : assigned) {
-    added_to_.push_back({begin, r.offset - begin});
-    begin = r.offset + r.count;
-  }
-  added_to_.push_back({begin, state_.flat_size() - begin});
-}
-
-void Network::plan_memory(std::int64_t max_samples) {
-  const std::vector<LayerSpec>& specs = state_.model().layers;
-  const int count = static_cast<int>(specs.size());
-  tensors_.resize(specs.size());
-  for (std::size_t l = 0; l < specs.size(); ++l) {
-    Tensor& t = tensors_[l];
-    constexpr double kMost = 1e15;  // values; so many fit in no memory, more would overflow
-    if (static_cast<double>(max_samples) * static_cast<double>(specs[l].output.elements()) > kMost)
-      throw Error(fmt::format("layer '{}': {} samples of {} at a time are too many: use a smaller batch_per_worker",
-                              specs[l].name, max_samples, specs[l].output.str()),
-                  ExitCode::usage);
-    t.shape = specs[l].output.with_n(max_samples);
-    t.type = backend_->activation_type();
-    switch (specs[l].type) {
-      case LayerType::input:  // on a device brought once into the layout that convolutions read twice
-        t.layout = backend_->device() ? backend_->preferred_layout(t.shape.c()) : Layout::channels_first;
-        break;
-      case LayerType::linear:
-      case LayerType::flatten:
-      case LayerType::global_avg_pool:
-        t.layout = Layout::channels_first;
-        break;
-      case LayerType::conv2d:
-        t.layout = backend_->preferred_layout(t.shape.c());
-        break;
-      default:
-        t.layout = tensors_[static_cast<std::size_t>(specs[l].input)].layout;
-    }
-  }
-  gradients_ = tensors_;
-
-  // Activations live through forward and backward. A gradient lives from the sweep in which its first consumer writes
-  // it to the last sweep that reads it; those that nobody needs take no memory.
-  const int sweeps = static_cast<int>(backward_.size());
-  std::vector<Lifetime> blocks(specs.size() * 2);
-  for (std::size_t l = 0; l < specs.size(); ++l) {
-    const auto bytes = static_cast<std::int64_t>(tensors_[l].bytes());
-    blocks[l] = {bytes, -1, sweeps};
-    blocks[specs.size() + l] = {needs_gradient_[l] ? bytes : 0, sweeps, -1};
-  }
-  blocks[specs.size() + specs.size() - 1].first = -1;  // the caller writes the logits' gradient
-  for (int k = 0; k < sweeps; ++k) {
-    for (const Step& step : backward_[static_cast<std::size_t>(k)].steps) {
-      const LayerSpec& spec = specs[static_cast<std::size_t>(step.layer)];
-      Lifetime& own = blocks[static_cast<std::size_t>(count + step.layer)];
-      own.last = std::max(own.last, k);
-      for (const int input : {spec.input, spec.residual}) {
-        if (input < 0) continue;
-        Lifetime& written = blocks[static_cast<std::size_t>(count + input)];
-        written.first = std::min(written.first, k);
-        written.last = std::max(written.last, k);
-      }
-    }
-  }
-  const ArenaPlan plan = plan_arena(blocks);
-  memory_ = backend_->allocate(static_cast<std::size_t>(plan.bytes));
-  if (const ops::Device* device = backend_->device()) {
-    const Shape& input = tensors_.front().shape;
-    const auto bytes =
-        round_up<std::size_t>(static_cast<std::size_t>(input.n() * input.c() * input.spatial()), kImageGrain);
-    images_ = backend_->allocate(std::max(given(tensors_.front()).bytes(), image_rooms_.size() * bytes));
-    for (ImageRoom& room : image_rooms_) {
-      room = {static_cast<std::size_t>(&room - image_rooms_.data()) * bytes, device->make_mark()};
-      device->set(*room.read);  // behind what makes the memory
-    }
-  }
-  for (std::size_t l = 0; l < specs.size(); ++l) {
-    tensors_[l].data = memory_.data() + plan.offsets[l];
-    gradients_[l].data = needs_gradient_[l] ? memory_.data() + plan.offsets[specs.size() + l] : nullptr;
+void Network::make_room_for_images(const ops::Device& device) {
+  constexpr std::size_t kGrain = 256;  // of places in a device's memory
+  const Tensor input = given(plan_.outputs.front());
+  const std::size_t bytes = round_up(input.bytes() / sizeof(float), kGrain);
+  images_ = backend_->allocate(std::max(input.bytes(), image_rooms_.size() * bytes));
+  std::size_t offset = 0;
+  for (ImageRoom& room : image_rooms_) {
+    room = {offset, device.make_mark()};
+    device.set(*room.read);  // behind what makes the memory
+    offset += bytes;
   }
 }
 
@@ -196,13 +60,13 @@ void Network::make_layers(const LayerContext& context) {
   for (std::size_t l = specs.size() - 1; l > 0; --l) {
     const LayerSpec& spec = specs[l];
     LayerTensors t;
-    t.y = tensors_[l];
-    t.dy = gradients_[l];
+    t.y = plan_.outputs[l];
+    t.dy = plan_.gradients[l];
     const auto connect = [&](int input, Tensor& x, Tensor& dx, bool& accumulate) {
       if (input < 0) return;
       const auto i = static_cast<std::size_t>(input);
-      x = tensors_[i];
-      dx = gradients_[i];
+      x = plan_.outputs[i];
+      dx = plan_.gradients[i];
       accumulate = written[i];
       written[i] = true;
     };
@@ -215,28 +79,16 @@ void Network::make_layers(const LayerContext& context) {
   }
 }
 
-void Network::set_chunks(std::vector<Sweep>& sweeps) {
-  for (Sweep& sweep : sweeps) {
-    std::int64_t largest = 1;
-    for (const Step& step : sweep.steps) {
-      const Tensor& t = tensors_[static_cast<std::size_t>(step.layer)];
-      largest = std::max(largest, t.sample_stride() * static_cast<std::int64_t>(size_of(t.type)));
-    }
-    sweep.chunk = backend_->device() ? std::max<std::int64_t>(1, tensors_.front().shape.n())
-                                     : std::max<std::int64_t>(1, kChunkBytes / (2 * largest));
-  }
-}
-
 void Network::set_pixel_values(std::span<const float> values) {
-  if (static_cast<std::int64_t>(values.size()) != 256 * tensors_.front().shape.c())
-    throw Error(
-        fmt::format("{} pixel values for {} channels; 256 each are wanted", values.size(), tensors_.front().shape.c()));
+  if (static_cast<std::int64_t>(values.size()) != 256 * plan_.outputs.front().shape.c())
+    throw Error(fmt::format("{} pixel values for {} channels; 256 each are wanted", values.size(),
+                            plan_.outputs.front().shape.c()));
   pixel_values_ = backend_->allocate(values.size_bytes());
   backend_->upload(values.data(), pixel_values_.data(), values.size_bytes());
 }
 
 void Network::set_images(const std::uint8_t* images, std::int64_t n) {
-  const Tensor& input = tensors_.front();
+  const Tensor& input = plan_.outputs.front();
   if (pixel_values_.size() == 0) throw Error("images come as bytes before set_pixel_values()");
   const ops::Device* device = backend_->device();
   const ImageRoom& room = image_rooms_[next_images_++ % image_rooms_.size()];
@@ -251,7 +103,7 @@ void Network::set_images(const std::uint8_t* images, std::int64_t n) {
 }
 
 void Network::set_images(const float* images, std::int64_t n) {
-  const Tensor& input = tensors_.front();
+  const Tensor& input = plan_.outputs.front();
   Tensor from = given(input);
   if (images_.data()) from.data = images_.data();
   backend_->upload(images, from.data, static_cast<std::size_t>(n * input.sample_stride()) * sizeof(float));
@@ -262,11 +114,11 @@ void Network::set_images(const float* images, std::int64_t n) {
 }
 
 void Network::start_loss(std::span<const int> labels, double smoothing, double scale) {
-  const Tensor gradient = scale != 0 ? gradients_.back() : Tensor{};
+  const Tensor gradient = scale != 0 ? plan_.gradients.back() : Tensor{};
   if (const ops::Device* device = backend_->device()) {
-    at("loss", [&] { device->start_loss(tensors_.back(), labels, smoothing, scale, gradient); });
+    at("loss", [&] { device->start_loss(plan_.outputs.back(), labels, smoothing, scale, gradient); });
   } else {
-    loss_ = softmax_cross_entropy(tensors_.back(), labels, smoothing, scale, gradient);
+    loss_ = softmax_cross_entropy(plan_.outputs.back(), labels, smoothing, scale, gradient);
   }
 }
 
@@ -285,18 +137,18 @@ void Network::begin_update() {
   if (const ops::Device* device = backend_->device()) {
     device->clear(gradient_.data(), static_cast<std::int64_t>(gradient_.size()));
   } else {
-    for (const FlatRange& r : added_to_) std::fill_n(gradient_.begin() + r.offset, r.count, 0.0f);
+    for (const FlatRange& r : plan_.added_to) std::fill_n(gradient_.begin() + r.offset, r.count, 0.0f);
   }
   accumulate_ = backend_->device() != nullptr;
-  for (const int l : norms_) norm(l).begin_update();
+  for (const int l : plan_.norms) norm(l).begin_update();
 }
 
 void Network::forward(const Pass& pass) {
-  for (const int l : norms_) norm(l).begin(pass);
-  for (const Sweep& sweep : forward_) {
-    run(sweep, pass);
-    if (sweep.norm >= 0 && norm(sweep.norm).uses_batch(pass))
-      at(places(sweep.norm).message, [&] { norm(sweep.norm).exchange(pass); });
+  for (const int l : plan_.norms) norm(l).begin(pass);
+  for (const Stretch& stretch : plan_.forward) {
+    run(stretch, pass);
+    if (stretch.norm >= 0 && norm(stretch.norm).uses_batch(pass))
+      at(places(stretch.norm).message, [&] { norm(stretch.norm).exchange(pass); });
   }
 }
 
@@ -305,17 +157,17 @@ void Network::backward(const Pass& given, const std::function<void(int)>& finish
   pass.accumulate = accumulate_;
   accumulate_ = true;
   for (std::size_t l = 1; l < layers_.size(); ++l) layers_[l]->begin_backward(pass);
-  for (const Sweep& sweep : backward_) {
-    run(sweep, pass);
-    if (sweep.norm >= 0) at(places(sweep.norm).message, [&] { norm(sweep.norm).start_exchange_backward(pass); });
-    for (const int l : sweep.parameters) {
+  for (const Stretch& stretch : plan_.backward) {
+    run(stretch, pass);
+    if (stretch.norm >= 0) at(places(stretch.norm).message, [&] { norm(stretch.norm).start_exchange_backward(pass); });
+    for (const int l : stretch.parameters) {
       at(places(l).backward, [&] { layers_[static_cast<std::size_t>(l)]->backward_parameters(pass); });
       finished(l);
     }
-    if (sweep.norm >= 0) {
-      at(places(sweep.norm).message, [&] { norm(sweep.norm).finish_exchange_backward(pass); });
-      at(places(sweep.norm).backward, [&] { norm(sweep.norm).backward_parameters(pass); });
-      finished(sweep.norm);
+    if (stretch.norm >= 0) {
+      at(places(stretch.norm).message, [&] { norm(stretch.norm).finish_exchange_backward(pass); });
+      at(places(stretch.norm).backward, [&] { norm(stretch.norm).backward_parameters(pass); });
+      finished(stretch.norm);
     }
   }
 }
@@ -326,18 +178,18 @@ bool Network::repeats() const {
 }
 
 void Network::begin_population() {
-  for (const int l : norms_) norm(l).population().begin();
+  for (const int l : plan_.norms) norm(l).population().begin();
 }
 
 void Network::finish_population(const Communicator& all, std::int64_t step) {
   std::vector<double> sums;
-  for (const int l : norms_) {
+  for (const int l : plan_.norms) {
     const std::span<double> own = norm(l).population().sums();
     sums.insert(sums.end(), own.begin(), own.end());
   }
   all.all_reduce(std::span<double>(sums), Reduce::sum, {"population statistics", step});
   auto next = sums.cbegin();
-  for (const int l : norms_) {
+  for (const int l : plan_.norms) {
     PopulationStatistics& population = norm(l).population();
     std::copy_n(next, population.sums().size(), population.sums().begin());
     next += static_cast<std::ptrdiff_t>(population.sums().size());
@@ -345,16 +197,16 @@ void Network::finish_population(const Communicator& all, std::int64_t step) {
   }
 }
 
-void Network::run(const Sweep& sweep, const Pass& pass) {
+void Network::run(const Stretch& stretch, const Pass& pass) {
   const auto whole = [&](const Step& s) { return layers_[static_cast<std::size_t>(s.layer)]->whole_batch(); };
-  for (auto step = sweep.steps.begin(); step != sweep.steps.end();) {
+  for (auto step = stretch.steps.begin(); step != stretch.steps.end();) {
     if (whole(*step)) {
       run(*step++, pass, {0, pass.n});
       continue;
     }
-    const auto end = std::find_if(step, sweep.steps.end(), whole);
-    for (std::int64_t begin = 0; begin < pass.n; begin += sweep.chunk) {
-      const ops::Samples samples{begin, std::min(begin + sweep.chunk, pass.n)};
+    const auto end = std::find_if(step, stretch.steps.end(), whole);
+    for (std::int64_t begin = 0; begin < pass.n; begin += stretch.chunk) {
+      const ops::Samples samples{begin, std::min(begin + stretch.chunk, pass.n)};
       for (auto s = step; s != end; ++s) run(*s, pass, samples);
     }
     step = end;
@@ -378,7 +230,7 @@ void Network::run(const Step& step, const Pass& pass, ops::Samples samples) {
 }
 
 int Network::first_nonfinite_layer() const {
-  for (const int l : norms_) {
+  for (const int l : plan_.norms) {
     if (!norm(l).local_finite()) return l;
   }
   return -1;

@@ -9,17 +9,14 @@
 
 #include "nn/layer.hpp"
 #include "nn/loss.hpp"
+#include "nn/network_plan.hpp"
 #include "nn/normalization/norm_layer.hpp"
 #include "ops/device.hpp"
 
 namespace syncbn {
 
-/// One worker's executable copy of a network: preallocated activations over the rank's shared ModelState.
-///
-/// The layers that share statistics are the only points where a worker must have seen all its samples. Between two the
-/// network goes through the batch in small chunks, layer after layer, so that what one layer writes is in cache when
-/// the next one reads it; such a stretch is a Sweep. Backward, the weight gradients of a sweep are computed while the
-/// message that ends it is under way.
+/// One worker's executable copy of a network: preallocated activations over the rank's shared ModelState. It goes
+/// through a batch as its NetworkPlan says.
 class Network {
  public:
   /// `gradient`: this worker's flat gradient, as long as the state's flat buffers, in the kernels' memory. `sums`: on a
@@ -63,7 +60,7 @@ class Network {
   /// this worker since begin_update(); -1 if there is none.
   int first_nonfinite_layer() const;
   /// A layer's input in the last forward(), in the backend's memory and activation_type(), until the next one.
-  const Tensor& input(int layer) const { return tensors_[static_cast<std::size_t>(spec(layer).input)]; }
+  const Tensor& input(int layer) const { return plan_.outputs[static_cast<std::size_t>(spec(layer).input)]; }
   /// Of a layer that shares_statistics().
   BatchStatistics statistics(int layer) const { return norm(layer).statistics(); }
   /// What computes this worker's part.
@@ -72,28 +69,12 @@ class Network {
   std::int64_t activation_bytes() const { return static_cast<std::int64_t>(memory_.size()); }
 
  private:
-  enum class Action { forward, accumulate, backward, accumulate_backward };
-  struct Step {
-    Action action;
-    int layer;
-  };
-  /// Steps that go through the batch chunk by chunk; then, in backward, the parameter gradients that have become
-  /// possible; the sweep ends at a batch norm layer's message (or the end of the network).
-  struct Sweep {
-    std::vector<Step> steps;
-    std::vector<int> parameters;
-    int norm = -1;
-    std::int64_t chunk = 1;
-  };
+  using Action = NetworkPlan::Action;
+  using Step = NetworkPlan::Step;
+  using Stretch = NetworkPlan::Stretch;
 
-  /// Of what a layer writes: whether parameters at or before it follow from its gradient.
-  void find_trained();
-  void plan_forward();
-  void plan_backward();
-  void plan_gradient();
-  void plan_memory(std::int64_t max_samples);
+  void make_room_for_images(const ops::Device& device);
   void make_layers(const LayerContext& context);
-  void set_chunks(std::vector<Sweep>& sweeps);
   /// A layer's calls, as errors of a device and profilers name them.
   struct Places {
     std::string forward, backward, message;
@@ -102,7 +83,7 @@ class Network {
   void at(const std::string& place, Work work) const {
     ops::within(backend_->device(), place, work);
   }
-  void run(const Sweep& sweep, const Pass& pass);
+  void run(const Stretch& stretch, const Pass& pass);
   void run(const Step& step, const Pass& pass, ops::Samples samples);
   const LayerSpec& spec(int layer) const { return state_.model().layers[static_cast<std::size_t>(layer)]; }
   const Places& places(int layer) const { return places_[static_cast<std::size_t>(layer)]; }
@@ -112,14 +93,10 @@ class Network {
   std::unique_ptr<const ops::Backend> backend_;  // this worker's own
   std::unique_ptr<GroupSums> sums_;
   std::span<float> gradient_;
-  std::vector<FlatRange> added_to_;  // of the gradient: what layers do not assign
+  NetworkPlan plan_;
   bool accumulate_ = false;
-  std::vector<bool> needs_gradient_;         // of the outputs of the layers
-  std::vector<Tensor> tensors_, gradients_;  // likewise
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<Places> places_;  // of the layers
-  std::vector<int> norms_;
-  std::vector<Sweep> forward_, backward_;
   ops::Memory memory_;
   ops::Memory images_;  // on a device: as they come, by turns at two places
   struct ImageRoom {

@@ -13,7 +13,7 @@
 namespace syncbn {
 
 /// The normalization of one batch by one worker, in the phases between which a caller may walk sample by sample or do
-/// other work while a message is under way. BatchNorm runs them in a row; Network spreads them over its sweeps.
+/// other work while a message is under way. BatchNorm runs them in a row; Network spreads them over its stretches.
 ///
 /// Forward, training: begin, accumulate over all samples, start, finish, apply over all samples.
 /// Forward, evaluation: use_statistics, apply.
