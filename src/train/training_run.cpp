@@ -6,11 +6,9 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
-#include <utility>
 
 #include "core/console.hpp"
 #include "train/compute.hpp"
@@ -82,8 +80,9 @@ void TrainingRun::open_directory(const TrainRequest& request) {
     directory_ = request.resume
                      ? RunDirectory::resume(request.run_dir, config, request.overrides, request.command)
                      : RunDirectory::create(request.run_dir, to_yaml(config), request.overrides, request.command);
-    checkpoints_.emplace(directory_->path(), request.config.checkpoint.keep, request.config.checkpoint.keep_best,
-                         nullptr, directory_->lock());
+    const Config::Checkpoint& keep = request.config.checkpoint;
+    checkpoints_.emplace(CheckpointStore(directory_->path(), keep.keep, keep.keep_best, nullptr, directory_->lock()),
+                         directory_->logs());
   });
 }
 
@@ -101,7 +100,7 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
   std::string rest;
   on_rank_zero(world_, [&] {
     std::vector<std::string> refused;
-    saved = checkpoints_->load_newest(&refused);
+    saved = checkpoints_->store().load_newest(&refused);
     if (!saved && !refused.empty())  // starting anew would remove what may only need another disk or program
       throw Error(
           fmt::format("no checkpoint in {} can be read, the newest because: {}; repair it, remove {}/checkpoints, "
@@ -214,23 +213,9 @@ TrainingState TrainingRun::snapshot() {
 }
 
 void TrainingRun::save(bool is_best, bool last) {
-  using namespace std::chrono_literals;
-  // The disk works while training goes on. Waiting for it would let the others run into their time limits.
-  bool busy = saving_.valid() && saving_.wait_for(0s) != std::future_status::ready;
-  if (busy && !last && !is_best)
-    return reporter_->message(
+  if (!checkpoints_->save([this] { return snapshot(); }, is_best, last))
+    reporter_->message(
         fmt::format("no checkpoint of step {}: the one before is still being written", progress_.steps_done));
-  if (busy && !last && one_waits_) busy = false;  // or memory would fill with them
-  if (saving_.valid() && !busy) saving_.get();    // rethrows what went wrong
-  one_waits_ = busy;
-  const auto write = [this, before = busy ? saving_ : std::shared_future<void>(),
-                      state = std::make_shared<const TrainingState>(snapshot()), is_best]() mutable {
-    if (before.valid()) before.get();
-    before = {};
-    checkpoints_->save(*std::exchange(state, nullptr), is_best, directory_->logs());
-  };
-  saving_ = std::async(std::launch::async | std::launch::deferred, write);
-  if (saving_.wait_for(0s) == std::future_status::deferred) saving_.get();  // no thread is to be had
 }
 
 TrainResult TrainingRun::finish() {
@@ -245,7 +230,7 @@ TrainResult TrainingRun::finish() {
   result.steps = progress_.steps_done;
   result.peak_rss_bytes = static_cast<std::int64_t>(world_.max_over_ranks(static_cast<double>(peak_rss_bytes())));
   if (!directory_) return result;
-  if (saving_.valid()) saving_.get();
+  checkpoints_->finish();
   result.seconds = reporter_->seconds();
   result.images_per_second = reporter_->images_per_second();
   reporter_->finish();

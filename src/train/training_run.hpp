@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <functional>
-#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,7 +21,7 @@
 #include "train/rank_device.hpp"
 #include "train/reporting/reporter.hpp"
 #include "train/run_progress.hpp"
-#include "train/storage/checkpoint.hpp"
+#include "train/storage/checkpoint_writer.hpp"
 #include "train/storage/run_directory.hpp"
 
 namespace syncbn {
@@ -70,7 +69,7 @@ class TrainingRun {
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
   TrainingState snapshot();
-  /// `last`: nothing follows it, so that it never waits for the disk.
+  /// See CheckpointWriter::save().
   void save(bool is_best, bool last);
 
   World& world_;
@@ -105,10 +104,8 @@ class TrainingRun {
 
   // On the rank of worker 0 only.
   std::optional<RunDirectory> directory_;
-  std::optional<CheckpointStore> checkpoints_;
   std::unique_ptr<Reporter> reporter_;
-  std::shared_future<void> saving_;
-  bool one_waits_ = false;  // to be written after the one that is being written
+  std::optional<CheckpointWriter> checkpoints_;
 };
 
 }  // namespace syncbn
