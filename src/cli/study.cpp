@@ -110,6 +110,7 @@ ExitCode run_study(const StudyOptions& options) {
                                                    static_cast<double>(machines.size()));
   request.jobs = options.jobs;
   request.command = options.command;
+  request.hosts = job.hosts();
 
   const auto teams = job.make_teams();
   StudyResult result;

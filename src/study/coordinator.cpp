@@ -62,7 +62,8 @@ Coordinator::Coordinator(const StudyRequest& request, Teams& teams)
       planner_(request.study, points_),
       directory_(request.dir),
       cores_(teams.ranks(), std::max(1, request.threads_per_rank)),
-      jobs_(request.jobs > 0 ? request.jobs : cores_.total()) {
+      jobs_(request.jobs > 0 ? request.jobs : cores_.total()),
+      watch_(teams.ranks(), request.hosts) {
   const std::set<std::string> earlier = directory_.finished();
   replan();
   announce_left_out(earlier);
@@ -172,6 +173,8 @@ void Coordinator::start(const Trial& trial, const Placement& placement) {
 }
 
 void Coordinator::take(const Note& note, int from) {
+  if (watch_.heard(from)) table_.print(fmt::format("syncbn: {} is heard from again", watch_.describe(from)));
+  if (note.at("is") == "here") return;
   const auto found = running_.find(note.at("job").get<int>());
   if (found == running_.end()) return;
   Running& running = found->second;
@@ -191,6 +194,24 @@ void Coordinator::take(const Note& note, int from) {
   running_.erase(found);
   cores_.give_back(job.placement);
   end(job);
+}
+
+double Coordinator::patience_s() const {
+  double longest = 5;  // a few signs
+  for (const Point& point : points_) longest = std::max(longest, point.config.timeout_s);
+  return longest;
+}
+
+void Coordinator::watch() {
+  std::map<int, std::string> trials;  // by rank
+  for (const auto& [job, running] : running_) {
+    for (const int rank : running.placement.ranks)
+      if (rank != 0 && !running.ended.contains(rank)) trials[rank] += "; " + running.state.label;
+  }
+  for (const auto& [rank, labels] : trials) {
+    if (!watch_.missed(rank, patience_s())) continue;
+    table_.print(fmt::format("syncbn: {}; it works on{}", watch_.silence(rank), labels.substr(1)));
+  }
 }
 
 Outcome Coordinator::outcome_of(const Running& job) const {

@@ -9,6 +9,7 @@
 #include "study/live_table.hpp"
 #include "study/placement.hpp"
 #include "study/plan.hpp"
+#include "study/rank_watch.hpp"
 #include "study/results.hpp"
 #include "study/trainings.hpp"
 
@@ -22,8 +23,12 @@ class Coordinator {
 
   /// Starts what there is room for.
   void assign();
-  /// What a rank writes about its trainings.
+  /// What a rank writes about itself and its trainings.
   void take(const Note& note, int from);
+  /// Says which ranks with trials have been silent for too long. Nothing is done about it: they may go on.
+  void watch();
+  /// How long a rank may be silent: as long as the trials wait for their workers.
+  double patience_s() const;
   void show();
   bool finished() const { return running_.empty() && (stopping_ || waiting_.empty()); }
   /// Lets running trials save and stop; nothing more is started.
@@ -67,6 +72,7 @@ class Coordinator {
   StudyDirectory directory_;
   Cores cores_;
   int jobs_;
+  RankWatch watch_;
 
   std::vector<Trial> planned_;                  // in the order of the tables
   std::vector<Trial> waiting_;                  // longest first

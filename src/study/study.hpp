@@ -70,6 +70,7 @@ struct StudyRequest {
   int threads_per_rank = 1;          ///< cores of each rank
   std::int64_t memory_bytes = 0;     ///< that trials may use together; 0 = not known
   int jobs = 0;                      ///< trials at once; 0 = as many as there are cores
+  std::vector<std::string> hosts;    ///< of the ranks, on every rank; empty: not known
   std::vector<std::string> command;  ///< argv, for the record
 };
 

@@ -15,8 +15,10 @@ namespace syncbn {
 //   {"do": "train", "job": n, "ranks": [...], "config": YAML, "folder": path, "command": [...],
 //    "settings": [[key, value], ...]}
 //   {"do": "stop"}              save and stop all trainings
+//   {"do": "watch", "limit_s": t}  to rank 1, again and again: rank 0 is there; to be missed after so many seconds
 //   {"do": "quit", "code": n}   nothing more will come; leave with this exit code
 // To rank 0:
+//   {"is": "here"}              again and again: this rank is there
 //   {"is": "progress", "job": n, "done": steps, "total": steps, "epoch": e, "loss": l, "accuracy": a}
 //   {"is": "ended", "job": n, "how": "done", "stopped", "diverged", "failed" or "aborted", "message": text}
 using Note = nlohmann::json;

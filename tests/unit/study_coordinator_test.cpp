@@ -66,5 +66,18 @@ TEST_F(StudyCoordinator, StartsSearchesBeforeLongerTrials) {
   EXPECT_EQ(order, (std::vector<std::string>{"9 search", "9 search", "1 search", "1 search", "9", "1"}));
 }
 
+TEST(StudyRankWatch, EachSilenceIsToldOnce) {
+  RankWatch watch(3, {"a", "b", "c"});
+  EXPECT_FALSE(watch.missed(1, 1e6));
+  EXPECT_FALSE(watch.heard(1));
+  EXPECT_TRUE(watch.missed(1, -1));
+  EXPECT_FALSE(watch.missed(1, -1));
+  EXPECT_TRUE(watch.missed(2, -1)) << "another rank";
+  EXPECT_TRUE(watch.heard(1));
+  EXPECT_FALSE(watch.heard(1));
+  EXPECT_TRUE(watch.missed(1, -1)) << "another silence";
+  EXPECT_EQ(watch.silence(1), "rank 1 (b) has not been heard from for 0 s: stopped, stuck or unreachable");
+}
+
 }  // namespace
 }  // namespace syncbn
