@@ -1,14 +1,21 @@
-// Parts of the communication that need no ranks: headers, layouts of ranks on machines, minima and maxima.
+// Parts of the communication that need no ranks: headers, layouts of ranks on machines, minima and maxima, calls of MPI
+// that take long.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <array>
+#include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <limits>
+#include <thread>
 
 #include "comm/combine.hpp"
 #include "comm/header.hpp"
+#include "comm/slow_call.hpp"
 #include "comm/topology.hpp"
 #include "syncbn/comm/world.hpp"
 #include "syncbn/core/error.hpp"
@@ -81,6 +88,34 @@ TEST(CommCombine, MinimaAndMaximaKeepNan) {
     EXPECT_EQ(out[2], op == Reduce::min ? 1 : 2);
     EXPECT_EQ(out[3], op == Reduce::min ? 1 : 2);
   }
+}
+
+TEST(CommSlowCall, IsNamedWhileItLasts) {
+  std::array<int, 2> pipe{};
+  ASSERT_EQ(::pipe(pipe.data()), 0);
+  const int before = ::dup(STDERR_FILENO);
+  ::dup2(pipe[1], STDERR_FILENO);
+  std::array<char, 1000> line{};
+  {
+    const SlowCall watch("MPI_Init", "nobody is there", 0);
+    EXPECT_GT(::read(pipe[0], line.data(), line.size() - 1), 0);  // waits for it
+  }
+  ::dup2(before, STDERR_FILENO);
+  for (const int file : {before, pipe[0], pipe[1]}) ::close(file);
+  EXPECT_THAT(line.data(), ::testing::StartsWith("syncbn: rank 0 ("));
+  EXPECT_THAT(line.data(), HasSubstr("): MPI_Init has not returned for 0 s: nobody is there\n"));
+}
+
+TEST(CommSlowCall, IsNamedByTheFirstRanksAlone) {
+  ::setenv("PMIX_RANK", "2", 1);
+  testing::internal::CaptureStderr();
+  {
+    const SlowCall watch("MPI_Init", "nobody is there", 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  }
+  ::unsetenv("PMIX_RANK");
+  { const SlowCall quick("MPI_Init", "nobody is there"); }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
 TEST(CommWorld, DoesNotRunAgainAfterAFailure) {
