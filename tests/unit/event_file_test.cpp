@@ -1,7 +1,11 @@
 #include "train/reporting/event_file.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <filesystem>
 
@@ -61,6 +65,27 @@ TEST(EventFile, AResumedRunDropsWhatCameLater) {
   const auto all = records(dir.path());
   ASSERT_EQ(all.size(), 2u);
   EXPECT_EQ(all[1].substr(9), std::string("\x10\x07\x3a\x02\x08\x01", 6));  // step 7, session_log { status START }
+}
+
+TEST(EventFile, ComesBehindThoseOfAClockThatWasAhead) {
+  const std::string ahead = "events.out.tfevents.4000000000.host.1.0",
+                    behind = "events.out.tfevents.1000000000.host.1.0";
+  for (const std::string& earlier : {ahead, behind}) {
+    const TempDir dir;
+    spit(dir / earlier, "");
+    const timespec last{earlier == ahead ? 1000000000 : 4000000000, 0};
+    const std::array<timespec, 2> times = {last, last};
+    ASSERT_EQ(::utimensat(AT_FDCWD, (dir / earlier).c_str(), times.data(), 0), 0);
+    EventFile file(dir.path(), 7);
+    file.scalars(8, {{"eval/loss", 0.5}});
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(dir.path())) names.push_back(entry.path().filename());
+    std::sort(names.begin(), names.end());
+    ASSERT_EQ(names.size(), 2u);
+    EXPECT_EQ(names[0], earlier);
+    std::filesystem::remove(dir / earlier);
+    for (const std::string& event : records(dir.path())) EXPECT_GE(number_at<double>(event, 1), 4000000001.0);
+  }
 }
 
 }  // namespace

@@ -2,13 +2,18 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
+#include <string_view>
+#include <system_error>
 
 #include "train/storage/durable_file.hpp"
 #include "train/storage/environment.hpp"
@@ -16,8 +21,26 @@
 namespace syncbn {
 namespace {
 
+constexpr std::string_view kPrefix = "events.out.tfevents.";
+
 double now_s() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+/// What comes behind the files of earlier starts, whose names and last events may be of a clock that was ahead.
+double earliest_s(const std::string& directory) {
+  double earliest = 0;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kPrefix)) continue;
+    std::int64_t begun = 0;
+    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), begun);
+    struct stat file {};
+    ::stat(entry.path().c_str(), &file);
+    earliest = std::max({earliest, static_cast<double>(begun + 1), static_cast<double>(file.st_mtime + 1)});
+  }
+  return earliest;
 }
 
 template <class T>
@@ -73,9 +96,9 @@ class Message {
   std::string bytes_;
 };
 
-Message event(std::int64_t step) {
+Message event(double at_s, std::int64_t step) {
   Message m;
-  m.number(1, now_s());
+  m.number(1, at_s);
   if (step != 0) m.integer(2, static_cast<std::uint64_t>(step));
   return m;
 }
@@ -98,12 +121,17 @@ std::uint32_t crc32c(const std::string& bytes) {
 }
 
 EventFile::EventFile(const std::string& directory, std::int64_t first_step)
-    : path_(fmt::format("{}/events.out.tfevents.{:010}.{}.{}.{}", directory, static_cast<std::int64_t>(now_s()),
-                        host_name(), ::getpid(), first_step)) {
-  write(event(0).text(3, "brain.Event:2").bytes());
+    : ahead_s_(std::max(0.0, earliest_s(directory) - now_s())),
+      path_(fmt::format("{}/{}{:010}.{}.{}.{}", directory, kPrefix, static_cast<std::int64_t>(time_s()), host_name(),
+                        ::getpid(), first_step)) {
+  write(event(time_s(), 0).text(3, "brain.Event:2").bytes());
   if (first_step == 0) return;
   constexpr int kSessionStart = 1;
-  write(event(first_step).message(7, Message().integer(1, kSessionStart)).bytes());
+  write(event(time_s(), first_step).message(7, Message().integer(1, kSessionStart)).bytes());
+}
+
+double EventFile::time_s() const {
+  return now_s() + ahead_s_;
 }
 
 void EventFile::hyperparameters(const std::vector<std::pair<std::string, std::string>>& values) {
@@ -111,10 +139,10 @@ void EventFile::hyperparameters(const std::vector<std::pair<std::string, std::st
   for (const auto& [name, value] : values) {
     start_info.message(1, Message().text(1, name).message(2, dynamic_value(value)));
   }
-  start_info.number(5, now_s());
+  start_info.number(5, time_s());
   const Message plugin = Message().text(1, "hparams").text(2, Message().message(3, start_info).bytes());
   const Message value = Message().text(1, "_hparams_/session_start_info").message(9, Message().message(1, plugin));
-  write(event(0).message(5, Message().message(1, value)).bytes());
+  write(event(time_s(), 0).message(5, Message().message(1, value)).bytes());
 }
 
 void EventFile::scalars(std::int64_t step, const Scalars& values) {
@@ -122,7 +150,7 @@ void EventFile::scalars(std::int64_t step, const Scalars& values) {
   for (const auto& [name, value] : values) {
     summary.message(1, Message().text(1, name).single(2, static_cast<float>(value)));
   }
-  write(event(step).message(5, summary).bytes());
+  write(event(time_s(), step).message(5, summary).bytes());
 }
 
 void EventFile::write(const std::string& data) {

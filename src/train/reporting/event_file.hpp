@@ -22,6 +22,10 @@ class EventFile {
 
  private:
   void write(const std::string& event);
+  /// Of an event: never before those of the files that were there, even if the clock has been set back since.
+  double time_s() const;
+
+  double ahead_s_;  // of the clock
   std::string path_;
 };
 
