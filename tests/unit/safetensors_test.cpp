@@ -136,6 +136,16 @@ TEST(Safetensors, WidensHalfPrecisionExactly) {
 #endif
 }
 
+TEST(Safetensors, RoundsDoublePrecision) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<double> stored = {1, -0.1, 0x1.000001p0, 0x1.000003p0, 1e-46, 1e300, -1e300};
+  SafetensorsFile file;
+  const auto bytes = std::as_bytes(std::span(stored));
+  file.tensors["x"] = {"F64", {7}, {bytes.begin(), bytes.end()}};
+  EXPECT_EQ(SafetensorsFile::parse(file.serialize(), "double").f32("x", {7}),
+            (std::vector<float>{1, -0.1f, 1, 0x1.000004p0f, 0, kInfinity, -kInfinity}));
+}
+
 TEST(Safetensors, AcceptsAnyOrderOfEntriesAndKeys) {
   const std::string header =
       R"({"b":{"data_offsets":[4,6],"shape":[2],"dtype":"U8"},"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}, "__metadata__":{}}   )";

@@ -48,14 +48,14 @@ std::string header_of(const SafetensorsFile& file, const std::vector<const std::
   return header;
 }
 
-/// Exact in f32.
-template <class Half>
-std::vector<float> widen(const StoredTensor& tensor) {
-  std::vector<float> values(tensor.data.size() / sizeof(Half));
+/// Exact but for f64, which is rounded.
+template <class T, class Bits>
+std::vector<float> as_f32(const StoredTensor& tensor) {
+  std::vector<float> values(tensor.data.size() / sizeof(T));
   for (std::size_t i = 0; i < values.size(); ++i) {
-    std::uint16_t bits = 0;
+    Bits bits = 0;
     std::memcpy(&bits, &tensor.data[i * sizeof bits], sizeof bits);
-    values[i] = static_cast<float>(Eigen::numext::bit_cast<Half>(bits));
+    values[i] = static_cast<float>(Eigen::numext::bit_cast<T>(bits));
   }
   return values;
 }
@@ -95,14 +95,15 @@ void SafetensorsFile::put_i64(const std::string& name, std::int64_t value) {
 }
 
 std::vector<float> SafetensorsFile::f32(const std::string& name, const std::vector<std::int64_t>& shape) const {
-  const StoredTensor& tensor = find(*this, name, "F32", {"F16", "BF16"});
+  const StoredTensor& tensor = find(*this, name, "F32", {"F16", "BF16", "F64"});
   if (tensor.shape != shape) {
     throw Error(fmt::format("tensor {} has shape [{}] instead of [{}]: the file belongs to another model", name,
                             fmt::join(tensor.shape, ", "), fmt::join(shape, ", ")),
                 ExitCode::bad_data);
   }
-  if (tensor.dtype == "F16") return widen<Eigen::half>(tensor);
-  if (tensor.dtype == "BF16") return widen<Eigen::bfloat16>(tensor);
+  if (tensor.dtype == "F16") return as_f32<Eigen::half, std::uint16_t>(tensor);
+  if (tensor.dtype == "BF16") return as_f32<Eigen::bfloat16, std::uint16_t>(tensor);
+  if (tensor.dtype == "F64") return as_f32<double, std::uint64_t>(tensor);
   std::vector<float> values(tensor.data.size() / sizeof(float));
   if (!values.empty()) std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
   return values;

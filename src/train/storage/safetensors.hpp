@@ -25,7 +25,7 @@ struct SafetensorsFile {
 
   void put_f32(const std::string& name, std::vector<std::int64_t> shape, std::span<const float> values);
   void put_i64(const std::string& name, std::int64_t value);  ///< shape []
-  /// The values of an F32, F16 or BF16 tensor. Throws Error(bad_data) if it is absent or other.
+  /// The values of an F32, F16, BF16 or F64 tensor, the last rounded. Throws Error(bad_data) if it is absent or other.
   std::vector<float> f32(const std::string& name, const std::vector<std::int64_t>& shape) const;
   std::int64_t i64(const std::string& name) const;
 
