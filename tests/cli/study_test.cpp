@@ -90,6 +90,13 @@ TEST(CliStudy, RunsAllTrialsAndReports) {
   EXPECT_FALSE(contains(again.err, "another plan")) << again.err;
   EXPECT_TRUE(contains(changed.err, "done      shared, seed 1")) << changed.err;
 
+  for (const auto& trial : std::filesystem::directory_iterator(s.file("studies/small/trials"))) {
+    if (!std::filesystem::exists(trial.path() / "summary.json")) continue;
+    const Outcome ended = s.syncbn({"train", trial.path(), "--resume"});
+    EXPECT_EQ(ended.code, 2) << ended.err;
+    EXPECT_TRUE(contains(ended.err, "holds a run that has ended")) << ended.err;
+  }
+
   const Outcome report = s.syncbn({"report", "studies/small", "--output", "r.html"});
   EXPECT_EQ(report.code, 0) << report.err;
   const Outcome nowhere = s.syncbn({"report", "studies/small", "--output", "absent/r.html"});

@@ -150,6 +150,16 @@ TEST(RunDirectory, RefusesAnotherExperiment) {
   EXPECT_NE(usage_error([&] { resume(dir / "run"); }).find("config.yaml"), std::string::npos);
 }
 
+TEST(RunDirectory, WhatHasEndedWithoutACheckpointIsNotBegunAnew) {
+  const TempDir dir;
+  { create(dir / "run"); }
+  spit(dir / "run/summary.json", "{}");
+  EXPECT_EQ(usage_error([&] { resume(dir / "run"); }),
+            dir / "run holds a run that has ended, without a checkpoint; its result is in " + dir.path() +
+                "/run/summary.json; choose another output.dir to train it again");
+  EXPECT_EQ(slurp(dir / "run/command.txt"), "syncbn train 'it'\\''s.yaml'\n");
+}
+
 TEST(RunDirectory, ASecondJobIsRefused) {
   const TempDir dir;
   {

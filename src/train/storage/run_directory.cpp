@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 constexpr const char* kConfig = "config.yaml";
 constexpr const char* kMetrics = "metrics.jsonl";
 constexpr const char* kProbes = "probes.jsonl";
+constexpr const char* kSummary = "summary.json";
 
 void append_line(const std::string& path, const std::string& line) {
   append_to_file(path, line + "\n");
@@ -170,6 +171,12 @@ RunDirectory RunDirectory::resume(const std::string& path, const Config& given,
   std::vector<std::string> unread;  // an earlier version may have written values that nothing reads
   const Config stored = parse_config(read_text(config), config, {}, {}, &unread);
   require_same_experiment(path, experiment_of(stored), experiment_of(given));
+  if (path_exists(path + "/" + kSummary) && CheckpointStore(path, 1, false).steps().empty())  // a study removes them
+    throw Error(
+        fmt::format("{} holds a run that has ended, without a checkpoint; its result is in {}/{}; choose another "
+                    "output.dir to train it again",
+                    path, path, kSummary),
+        ExitCode::usage);
   remove_temporary_files(path);
   return start(path, std::move(lock), to_yaml(given), overrides, command);
 }
@@ -218,7 +225,7 @@ void RunDirectory::write_weights(std::span<const std::byte> bytes) {
 
 void RunDirectory::write_summary(const std::string& json) {
   lock_->require_held();
-  write_text(file("summary.json"), json);
+  write_text(file(kSummary), json);
 }
 
 }  // namespace syncbn
