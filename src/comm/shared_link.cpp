@@ -222,7 +222,7 @@ bool SharedLink::next_piece() {
 }
 
 std::string SharedLink::missing() const {
-  if (stage_ == Stage::beyond) return beyond_.link->missing();
+  if (stage_ == Stage::beyond) return beyond_.link->missing() + ", or another rank of its machine";
   std::string list;
   for (const Peer& peer : peers_) {
     const bool here = peer.segment->posted.load(std::memory_order_acquire) >= pieces_ &&
