@@ -1,10 +1,14 @@
 #include "ops/device.hpp"
 
+#include <fmt/format.h>
 #include <nvtx3/nvToolsExt.h>
+
+#include <string_view>
 
 #include "ops/cuda/adapters.cuh"
 #include "ops/cuda/batch_norm.cuh"
 #include "ops/cuda/kernels.cuh"
+#include "syncbn/core/error.hpp"
 
 namespace syncbn::ops::cuda {
 
@@ -17,13 +21,24 @@ class CudaMark final : public Mark {
   Event event;
 };
 
+/// Graphs take memory of the device, when they are made and when they are started.
+void check_graph(cudaError_t code, std::string_view what) {
+  if (code != cudaErrorMemoryAllocation) return check(code, what);
+  static_cast<void>(cudaGetLastError());  // it stays set otherwise
+  int device = -1;
+  cudaGetDevice(&device);
+  throw DeviceError(
+      fmt::format("CUDA: {}: {} ({}, device {})", what, cudaGetErrorString(code), cudaGetErrorName(code), device),
+      "cuda_graphs=false does without the memory of graphs", ExitCode::unavailable);
+}
+
 class CudaGraph final : public Graph {
  public:
   /// Captured while scratch memory had moved so often.
   CudaGraph(cudaGraph_t captured, std::uint64_t scratch_moves) : scratch_moves_(scratch_moves) {
     // Messages between workers go before what computes, as in their queues.
-    check(cudaGraphInstantiateWithFlags(exec_.place(), captured, cudaGraphInstantiateFlagUseNodePriority),
-          "making a graph of what was captured");
+    check_graph(cudaGraphInstantiateWithFlags(exec_.place(), captured, cudaGraphInstantiateFlagUseNodePriority),
+                "making a graph of what was captured");
   }
   bool valid() const override { return scratch_moves_ == Queue::scratch_moves(); }
   cudaGraphExec_t get() const { return exec_; }
@@ -77,7 +92,7 @@ class CudaDevice final : public Device {
     return std::make_unique<CudaGraph>(captured, scratch_moves_);
   }
   void launch(const Graph& graph) const override {
-    check(cudaGraphLaunch(static_cast<const CudaGraph&>(graph).get(), queue_.stream()), "starting a graph");
+    check_graph(cudaGraphLaunch(static_cast<const CudaGraph&>(graph).get(), queue_.stream()), "starting a graph");
   }
 
   // Not nested ones (nvtxRangePush), because workers may take turns on a thread within one.

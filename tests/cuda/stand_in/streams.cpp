@@ -253,7 +253,7 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t gra
   const std::lock_guard lock(device);
   *exec = new StandInGraphExec{*graph, {}};
   for (const auto& [stream, lane] : graph->lanes) (*exec)->streams[stream] = make_stream();
-  return stand_in::outcome("cudaGraphInstantiateWithFlags");
+  return stand_in::outcome("cudaGraphInstantiateWithFlags") == cudaSuccess ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   delete exec;
