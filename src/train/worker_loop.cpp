@@ -11,6 +11,7 @@
 #include <new>
 #include <optional>
 
+#include "comm/rank_context.hpp"
 #include "train/training_run.hpp"
 
 namespace syncbn {
@@ -131,7 +132,11 @@ void TrainingRun::work(Worker& worker) {
   } catch (const std::exception& e) {
     failure = std::make_exception_ptr(Error(fmt::format("{} ({})", e.what(), here())));
   }
-  if (sums_) sums_->give_up(failure);
+  // Recorded before this worker's parts go, which may wait for the device, and spoil what others have under way on it.
+  if (sums_)
+    sums_->give_up(failure);
+  else
+    world_.context()->fail(failure);
   std::rethrow_exception(failure);
 }
 

@@ -349,8 +349,8 @@ TEST_F(CudaTraining, ErrorsOfTheDeviceSayWhere) {
         Case{"cublasLtMatmul 9", "cuBLASLt: .* \\(device 0\\), in linear[0-9]* (for|back)ward" + worker},
         Case{"cudaLaunchKernelEx 700", "CUDA: .* \\(cudaErrorNotSupported, device 0\\), (in|at) .*" + worker},
         Case{"cudaMallocAsync 100", "CUDA: device 0 cannot give .* are free\\), in .*" + worker + "; use smaller .*"},
-        Case{"cudaLaunchKernelEx 800", "CUDA: .* \\(cudaErrorNotSupported, device 0\\), (in|at) .*" + worker,
-             "train.epochs=4"},  // in a capture
+        Case{"cudaLaunchKernelEx 600", "CUDA: .* \\(cudaErrorNotSupported, device 0\\), (in|at) .*" + worker,
+             "norm.group=1"},  // in a capture, which the end of the worker's parts spoils for others
         Case{"cudaStreamEndCapture 2", "CUDA: ending a capture: .*, in backward graph" + worker, "train.epochs=4"},
         Case{"cudaGraphInstantiateWithFlags 1", "CUDA: .*: out of memory .*; cuda_graphs=false .*", "train.epochs=4"},
         Case{"cudaGraphLaunch 3", "CUDA: starting a graph: .*, in forward graph" + worker, "train.epochs=4"},

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -42,6 +43,7 @@ struct StandInGraph {
   };
   StandInStream* origin = nullptr;
   std::map<StandInStream*, Lane> lanes;
+  bool spoiled = false;
 };
 
 /// Has streams of its own, one for each lane.
@@ -213,10 +215,14 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  const std::lock_guard lock(device);
-  if (stream->capture) return cudaErrorStreamCaptureUnsupported;
-  run_until(*stream, stream->queued);
-  return stand_in::outcome("cudaStreamSynchronize");
+  {
+    const std::lock_guard lock(device);
+    run_until(*stream, stream->queued);  // of a stream in a capture, what came before it
+    if (!stream->capture) return stand_in::outcome("cudaStreamSynchronize");
+    if (std::exchange(stream->capture->spoiled, true)) return cudaErrorStreamCaptureUnsupported;
+  }
+  ::usleep(200'000);  // others meet that first
+  return cudaErrorStreamCaptureUnsupported;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaStreamSynchronize(stream);
@@ -292,6 +298,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::lock_guard lock(device);
+  if (stream->capture && stream->capture->spoiled) return cudaErrorStreamCaptureInvalidated;
   if (stream->capture) {
     StandInGraph::Lane& lane = stream->capture->lanes[stream];
     lane.behind[stream] = lane.work.size();
