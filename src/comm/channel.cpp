@@ -73,18 +73,18 @@ void Channel::start(int worker, Header header, std::span<std::byte> values, std:
   }
   if (!last) return;
   try {
-    complete_here(round);
+    complete_here(round, seat);
   } catch (const Error& error) {
     context_.fail_with(error);
   }
 }
 
-void Channel::complete_here(Round& round) {
+void Channel::complete_here(Round& round, int seat) {
   const Header& header = round.headers[0];
-  for (int seat = 1; seat < local_.size(); ++seat)
-    require_equal(round.headers[seat], seat, header, 0, [this](int one) { return describe_local(one); });
-  const auto values_of = [&](int seat) {
-    const auto i = static_cast<std::size_t>(seat);
+  for (int other = 1; other < local_.size(); ++other)
+    require_equal(round.headers[other], other, header, 0, [this](int one) { return describe_local(one); });
+  const auto values_of = [&](int member) {
+    const auto i = static_cast<std::size_t>(member);
     return direct_ ? seats_[i].values.data() : round.values[i].data();
   };
   round.blocks.clear();
@@ -98,7 +98,7 @@ void Channel::complete_here(Round& round) {
   }
   if (!link_) {
     round.result = round.blocks.empty() ? nullptr : round.blocks[0];
-    return complete(round);
+    return complete(round, seat);
   }
   if (direct_) {
     link_->start(header, round.blocks, {nullptr, seats_[0].values.data()});
@@ -172,20 +172,18 @@ bool Channel::try_exchange(Round& round, int seat) {
     return false;
   }
   try {
-    complete(round);
-  } catch (const DeviceError& error) {
-    context_.fail_with(error.at(describe_local(seat)));
+    complete(round, seat);
   } catch (const Error& error) {
     context_.fail_with(error);
   }
   return true;
 }
 
-void Channel::complete(Round& round) {
+void Channel::complete(Round& round, int seat) {
   try {
     if (seats_[0].complete) seats_[0].complete();
   } catch (const DeviceError& error) {
-    throw error.at("at " + describe(round.headers[0]));
+    throw error.at("at " + describe(round.headers[0])).at(describe_local(seat));
   }
   set_phase(round, Phase::done);
 }

@@ -67,9 +67,10 @@ class Channel {
   /// Of this seat's worker within its rank.
   int local_index(int seat) const { return local_.first + seat - context_.topology().local().first; }
   Round& round_of(std::uint64_t sequence) { return rounds_[sequence % 2]; }
-  void complete_here(Round& round);
+  /// By this local member, which was the last.
+  void complete_here(Round& round, int seat);
   void set_phase(Round& round, Phase phase);
-  void complete(Round& round);
+  void complete(Round& round, int seat);
   bool is_done(Round& round, int seat);
   void wait(Round& round, int seat);
   bool try_exchange(Round& round, int seat);
