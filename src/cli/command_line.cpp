@@ -87,6 +87,9 @@ class CommandLine {
     return command;
   }
 
+  static constexpr const char* kAnyConfig =
+      "YAML file, run directory, or the name of a shipped configuration (syncbn configs list)";
+
   static void add_config(CLI::App* command, std::string& config, std::vector<std::string>& overrides) {
     command->add_option("CONFIG", config, "YAML file, or the name of a shipped one (syncbn configs list)")->required();
     command->add_option("KEY=VALUE", overrides, "override keys of the configuration; the last one wins");
@@ -103,15 +106,23 @@ class CommandLine {
                           "  mpirun -n 2 syncbn train my.yaml --resume     goes on, on any number of ranks\n\n" +
                           kExitCodes,
                       [this] {
-                        if (output_given_->count() > 0) train_.overrides.push_back("output.dir=" + output_);
+                        if (output_given_->count() > 0) add_output();
                         return run_train(train_);
                       });
     add_config(c, train_.config, train_.overrides);
-    c->get_option("CONFIG")->description(
-        "YAML file, run directory, or the name of a shipped configuration (syncbn configs list)");
+    c->get_option("CONFIG")->description(kAnyConfig);
     c->add_flag("--resume", train_.resume, "go on from the newest checkpoint of the run directory, if there is one");
     output_given_ = c->add_option("--output", output_, "run directory; short for output.dir=DIR")->type_name("DIR");
     c->add_flag("--log-ranks", train_.log_ranks, "show the messages of all ranks, not only of rank 0");
+  }
+
+  /// Short for a key that the command line may give as well.
+  void add_output() {
+    for (const std::string& one : train_.overrides) {
+      if (one.starts_with("output.dir=") && one != "output.dir=" + output_)
+        throw Error(fmt::format("--output {} and {} differ; give one of them", output_, one), ExitCode::usage);
+    }
+    train_.overrides.push_back("output.dir=" + output_);
   }
 
   void add_study(int argc, char** argv) {
@@ -161,9 +172,8 @@ class CommandLine {
          "--weights", eval_.weights,
          "safetensors file or checkpoint; best, last: that checkpoint of the run directory; default: its final weights")
         ->type_name("FILE");
-    c->add_option("--split", eval_.split, "images to evaluate on")
-        ->check(CLI::IsMember({"test", "train"}))
-        ->capture_default_str();
+    c->add_option("--split", eval_.split, "images to evaluate on; default: train.eval_split of the configuration")
+        ->check(CLI::IsMember({"test", "train"}));
     c->add_flag("--log-ranks", eval_.log_ranks, "show the messages of all ranks, not only of rank 0");
   }
 
@@ -176,6 +186,7 @@ class CommandLine {
             "  mpirun -n 4 syncbn explain my.yaml workers=4096 --measure   time of a step on 1, 2, 4, ... ranks",
             [this] { return run_explain(explain_); });
     add_config(c, explain_.config, explain_.overrides);
+    c->get_option("CONFIG")->description(kAnyConfig);
     c->add_option("--ranks", explain_.ranks, "MPI ranks to assume")
         ->check(CLI::Range(1, 65536))
         ->capture_default_str()
@@ -191,6 +202,7 @@ class CommandLine {
     };
     figure("--sample-us", explain_.sample_us, "forward and backward of a sample on one core");
     figure("--update-us", explain_.update_us, "new weights from the summed gradient");
+    for (const char* measured : {"--sample-us", "--update-us"}) c->get_option("--measure")->excludes(measured);
     figure("--latency-us", explain_.latency_us, "an exchange between ranks, however small");
     figure("--per-message-us", explain_.per_message_us, "every further rank in an exchange");
     figure("--bandwidth-gbs", explain_.bandwidth_gbs, "GB/s that a rank sends");
@@ -198,7 +210,8 @@ class CommandLine {
     c->add_option("--threads", explain_.threads, "for that prediction: cores of a rank")
         ->check(CLI::Range(1, 4096))
         ->capture_default_str()
-        ->each([this](const std::string&) { explain_.predict = true; });
+        ->each([this](const std::string&) { explain_.predict = true; })
+        ->excludes("--measure");
   }
 
   void add_doctor() {

@@ -38,7 +38,7 @@ ExitCode run_report(const ReportOptions& options);
 struct EvalOptions {
   std::string config;   ///< configuration or run directory
   std::string weights;  ///< also "best" or "last" of the run directory; empty: its final.safetensors
-  std::string split = "test";
+  std::string split;    ///< empty: train.eval_split
   std::vector<std::string> overrides;
   bool log_ranks = false;
 };

@@ -116,6 +116,8 @@ ExitCode run_data_get(const DataOptions& options) {
 }
 
 ExitCode run_data_check(const DataOptions& options) {
+  if (!options.path.empty() && !fs::is_directory(options.path))
+    throw Error(fmt::format("{} is no folder; --path names that of the data sets", options.path), ExitCode::bad_data);
   bool whole = true;
   for (const RemoteDataset* dataset : select(options.kinds)) {
     const std::string fallback = (fs::path(root_of(options)) / dataset->folder).string();

@@ -34,9 +34,10 @@ ExitCode run_eval(const EvalOptions& options) {
     return path;
   });
 
+  const std::string& split = options.split.empty() ? config.train.eval_split : options.split;
   World world = job.make_world(config);
   std::vector<EvalResult> results;
-  run_guarded(world, [&] { results = evaluate(world, config, weights, options.split); });
+  run_guarded(world, [&] { results = evaluate(world, config, weights, split); });
   for (const EvalResult& result : job.first() ? results : std::vector<EvalResult>{}) {
     if (results.size() > 1) fmt::print("{} statistics\n", result.statistics);
     fmt::print("accuracy  {:.4f}\n", result.accuracy);

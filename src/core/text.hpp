@@ -27,4 +27,7 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
 /// close, "'WORD' is not one of CHOICE, CHOICE".
 std::string unknown(const std::string& word, const std::vector<std::string>& choices);
 
+/// A command with its arguments as a line that can be pasted into a POSIX shell.
+std::string shell_line(const std::vector<std::string>& words);
+
 }  // namespace syncbn

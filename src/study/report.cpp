@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/text.hpp"
 #include "study/answer.hpp"
 #include "study/charts.hpp"
 #include "study/curves.hpp"
@@ -195,7 +196,7 @@ Json study_json(const Results& results) {
   return {{"name", results.name},
           {"title", results.title},
           {"version", results.version},
-          {"command", results.command},
+          {"command", shell_line(results.command)},
           {"text", results.text},
           {"trials_planned", all.trials},
           {"trials_ended", all.ended},
@@ -277,8 +278,8 @@ std::string summary_text(const std::string& dir) {
   for (const std::string& line : notes(results)) text += line + "\n";
   text += fmt::format(
       "tables  {0}/trials.csv, {0}/trials.jsonl\n"
-      "curves  tensorboard --logdir {0}/trials\n",
-      results.dir);
+      "curves  {1}\n",
+      results.dir, shell_line({"tensorboard", "--logdir", results.dir + "/trials"}));
   return text;
 }
 

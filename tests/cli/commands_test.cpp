@@ -53,6 +53,8 @@ TEST(Cli, RefusesOutputsThatCannotBe) {
     expect_refusal(s.syncbn({"train", "quickstart", "--output", "taken", extra}), 2,
                    "syncbn: taken is a file; choose another output.dir");
   }
+  expect_refusal(s.syncbn({"train", "quickstart", "--output", "a", "output.dir=b"}), 2,
+                 "syncbn: --output a and output.dir=b differ; give one of them");
   expect_refusal(s.syncbn({"study", "quick", "--output", "taken"}), 2,
                  "syncbn: taken is a file; choose another --output");
   expect_refusal(s.syncbn({"study", "quick", "--output", "lat\xe9"}), 2,
@@ -138,6 +140,11 @@ TEST(Cli, ExplainTakesFiguresThatMeanSomething) {
     const Outcome o = s.syncbn({"explain", "quickstart", figure[0], figure[1]});
     EXPECT_TRUE(contains(o.out, "estimated time of an update")) << o.out << o.err;
   }
+  for (const char* figure : {"--sample-us", "--update-us", "--threads"}) {
+    const Outcome o = s.syncbn({"explain", "quickstart", "--measure", figure, "2"});
+    EXPECT_EQ(o.code, 2) << o.out;
+    EXPECT_TRUE(contains(o.err, std::string(figure)) && contains(o.err, "--measure")) << o.err;
+  }
   const Outcome one = s.syncbn({"explain", "quickstart", "train.steps=1"});
   EXPECT_FALSE(contains(one.out, " 1 messages")) << one.out;
 }
@@ -190,6 +197,8 @@ TEST(Cli, ListsAndChecksDataSets) {
   const Outcome altered = s.syncbn({"data", "check", "--path", "sets"});
   EXPECT_EQ(altered.code, 65);
   EXPECT_TRUE(contains(altered.out, "altered")) << altered.out;
+  expect_refusal(s.syncbn({"data", "check", "--path", "stes"}), 65,
+                 "syncbn: stes is no folder; --path names that of the data sets");
 }
 
 TEST(Cli, DoctorTellsWhatIsThere) {

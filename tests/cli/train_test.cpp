@@ -86,6 +86,11 @@ TEST(CliTrain, ResultsAreNamedByTheirImages) {
   const std::string summary = s.read("runs/tiny/summary.json");
   EXPECT_TRUE(contains(summary, "\"train_accuracy_batch\"")) << summary;
   EXPECT_FALSE(contains(o.out + summary, "test_")) << o.out << summary;
+  const Outcome eval = s.syncbn({"eval", "runs/tiny"});
+  EXPECT_TRUE(contains(eval.out, "samples   100")) << eval.out << eval.err;
+  EXPECT_EQ(s.syncbn({"eval", "runs/tiny", "--split", "train"}).out, eval.out);
+  const Outcome explain = s.syncbn({"explain", "runs/tiny"});
+  EXPECT_EQ(explain.code, 0) << explain.err;
 }
 
 TEST(CliTrain, UnderMpirunOneRankSpeaks) {

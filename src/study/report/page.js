@@ -128,7 +128,7 @@ function trialsTable(study) {
 }
 
 function machine(study) {
-  const m = study.machine, entries = [['syncbn', study.version], ['command', study.command.join(' ')]];
+  const m = study.machine, entries = [['syncbn', study.version], ['command', study.command]];
   for (const key of ['processor', 'cores', 'system']) if (known(m[key])) entries.push([key, String(m[key])]);
   for (const [key, value] of Object.entries(m.versions || {})) if (key !== 'syncbn') entries.push([key, String(value)]);
   return el('dl', {}, entries.flatMap(([k, v]) => [el('dt', {}, k), el('dd', {}, v)]));

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <system_error>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/config.hpp"
 #include "train/storage/checkpoint.hpp"
@@ -86,23 +87,6 @@ void require_same_experiment(const std::string& path, const std::string& stored,
                   path, left_line, right_line,
                   length ? fmt::format(" (where model.weights={}/last goes on from its weights)", path) : ""),
       ExitCode::usage);
-}
-
-// For a POSIX shell, so that the line can be pasted.
-std::string shell_line(const std::vector<std::string>& words) {
-  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
-  std::string line;
-  for (const std::string& word : words) {
-    if (!line.empty()) line += ' ';
-    if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) {
-      line += word;
-      continue;
-    }
-    line += '\'';
-    for (const char c : word) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    line += '\'';
-  }
-  return line;
 }
 
 void remove_temporary_files(const std::string& path) {
