@@ -26,7 +26,7 @@ Module open_module(const ModuleOptions& options) {
             fmt::format("this build has no {} ({} does not exist){}", options.name, path.string(), options.if_missing)};
   Module module{::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL), ""};
   const std::string name = options.article + options.name;
-  if (!module.library)
+  if (!module.handle)
     return {nullptr, fmt::format("{} cannot be opened ({}){}", name, ::dlerror(), options.if_unusable)};
   const auto version = module.find<const char*()>(options.version);
   if (!version || version() != std::string(SYNCBN_VERSION))

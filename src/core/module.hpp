@@ -9,13 +9,13 @@ namespace syncbn {
 /// A library of this build that the program opens where it is there, so that one program serves machines with and
 /// without what it needs. It stays open until the process ends, because threads and exit handlers live in it.
 struct Module {
-  void* library = nullptr;
+  void* handle = nullptr;
   std::string problem;  ///< why there is none
 
   /// The function of this name, as its declaration says it is.
   template <class Function>
   Function* find(const char* name) const {
-    return reinterpret_cast<Function*>(::dlsym(library, name));
+    return reinterpret_cast<Function*>(::dlsym(handle, name));
   }
 };
 
