@@ -6,9 +6,8 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <string>
 #include <thread>
-
-#include "syncbn/core/error.hpp"
 
 namespace syncbn {
 namespace fs = std::filesystem;
@@ -17,6 +16,11 @@ namespace {
 
 constexpr auto kPatience = std::chrono::minutes(1);  // with somebody who unpacks, or has been stopped
 constexpr auto kNap = std::chrono::milliseconds(10);
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
 
 fs::path part_of(const fs::path& path) {
   return path.string() + ".part";
@@ -35,11 +39,6 @@ std::string name_of_copy(const fs::path& packed, std::uint64_t begin, std::uint6
 
 }  // namespace
 
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value ? value : "";
-}
-
 fs::path cache_root() {
   if (const auto cache = environment("XDG_CACHE_HOME"); !cache.empty()) return fs::path(cache) / "syncbn";
   if (const auto home = environment("HOME"); !home.empty()) return fs::path(home) / ".cache" / "syncbn";
@@ -52,9 +51,9 @@ UnpackedCopy::UnpackedCopy(const fs::path& packed, std::uint64_t begin, std::uin
   if (name.empty()) return;
   try {
     path_ = cache_root() / "unpacked" / name;
+    fs::create_directories(path_.parent_path());
     for (const auto give_up = std::chrono::steady_clock::now() + kPatience;
          !is_there() && std::chrono::steady_clock::now() < give_up; std::this_thread::sleep_for(kNap)) {
-      fs::create_directories(path_.parent_path());
       part_ = PartFile::open(part_of(path_));
       if (part_) return;
     }

@@ -4,14 +4,10 @@
 #include <filesystem>
 #include <memory>
 #include <span>
-#include <string>
 
 #include "data/part_file.hpp"
 
 namespace syncbn {
-
-/// An environment variable; empty if there is none.
-std::string environment(const char* name);
 
 /// $XDG_CACHE_HOME/syncbn, else ~/.cache/syncbn.
 std::filesystem::path cache_root();

@@ -16,6 +16,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// $SYNCBN_DATA; empty if there is none.
+std::string given_root() {
+  const char* root = std::getenv("SYNCBN_DATA");
+  return root ? root : "";
+}
+
 /// All files of the set in `folder`, or the name of the first that is not there.
 struct Found {
   std::vector<fs::path> files;
@@ -38,7 +44,7 @@ std::vector<fs::path> candidates(const DatasetFacts& facts, const std::string& p
     folders.emplace_back(path);
     roots.emplace_back(path);
   } else {
-    if (const auto root = environment("SYNCBN_DATA"); !root.empty()) roots.emplace_back(root);
+    if (const auto root = given_root(); !root.empty()) roots.emplace_back(root);
     roots.push_back(cache_root());
   }
   for (const auto& root : roots)
@@ -70,7 +76,7 @@ std::vector<fs::path> locate_files(const DatasetFacts& facts, const std::string&
 }
 
 std::string data_root() {
-  if (const auto root = environment("SYNCBN_DATA"); !root.empty()) return root;
+  if (const auto root = given_root(); !root.empty()) return root;
   return cache_root().string();
 }
 

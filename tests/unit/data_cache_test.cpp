@@ -1,11 +1,10 @@
 #include "data/cache.hpp"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/file.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -49,7 +48,8 @@ class UnpackedCopies : public ::testing::Test {
     return files;
   }
 
-  const std::string before_ = environment("XDG_CACHE_HOME");
+  const char* const given_ = std::getenv("XDG_CACHE_HOME");
+  const std::string before_ = given_ ? given_ : "";
   const TempFolder folder_;
   Bytes plain_;
   fs::path file_;
