@@ -120,10 +120,12 @@ TEST(CliStudy, SideBySideGivesTheRowsOfOneAfterAnother) {
   for (const auto& trial : std::filesystem::directory_iterator(s.file("one/trials")))  // others may end meanwhile
     EXPECT_TRUE(contains(s.read(trial.path() / "config.yaml"), "cuda_graphs: false")) << trial.path();
   // One trial at a time on two ranks together: a diverging one must not stop the others.
-  const Outcome team = s.mpirun(2, {"study", "small.yaml", "--jobs", "1", "--output", "team"});
+  const Outcome team = s.mpirun(2, {"study", "small.yaml", "--jobs", "1", "--output", "a team"});
   ASSERT_EQ(team.code, 0) << team.err;
-  EXPECT_EQ(without_times(s.read("team/trials.csv")), rows);
-  EXPECT_EQ(ranks_of_first(s.read("team/trials.csv")), "2");
+  EXPECT_TRUE(contains(team.out, "tensorboard --logdir 'a team/trials'\n")) << "to be pasted: " << team.out;
+  EXPECT_TRUE(contains(s.read("a team/report.html"), "--output 'a team'"));
+  EXPECT_EQ(without_times(s.read("a team/trials.csv")), rows);
+  EXPECT_EQ(ranks_of_first(s.read("a team/trials.csv")), "2");
 }
 
 TEST(CliStudy, KilledAndGoneOnWithItEndsAsIfUndisturbed) {
