@@ -9,7 +9,7 @@
 #include "cli/find_data.hpp"
 #include "core/console.hpp"
 #include "core/text.hpp"
-#include "data/download.hpp"
+#include "data/catalog/download.hpp"
 
 namespace syncbn::cli {
 namespace {

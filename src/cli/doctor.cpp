@@ -9,7 +9,7 @@
 #include "cli/cores.hpp"
 #include "cli/find_data.hpp"
 #include "cli/launch.hpp"
-#include "data/download.hpp"
+#include "data/catalog/download.hpp"
 #include "train/compute.hpp"
 
 namespace syncbn::cli {

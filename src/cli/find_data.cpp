@@ -1,6 +1,6 @@
 #include "cli/find_data.hpp"
 
-#include "data/folders.hpp"
+#include "data/catalog/folders.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn::cli {

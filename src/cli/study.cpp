@@ -14,9 +14,9 @@
 #include "cli/run_path.hpp"
 #include "cli/signals.hpp"
 #include "core/console.hpp"
-#include "study/available_memory.hpp"
-#include "study/plan.hpp"
-#include "study/report.hpp"
+#include "study/plan/plan.hpp"
+#include "study/report/report.hpp"
+#include "study/running/available_memory.hpp"
 
 namespace syncbn::cli {
 namespace {

@@ -9,9 +9,9 @@
 #include <span>
 #include <vector>
 
-#include "comm/header.hpp"
+#include "comm/links/header.hpp"
+#include "comm/order/tree.hpp"
 #include "comm/rank_context.hpp"
-#include "comm/tree.hpp"
 #include "syncbn/core/tensor.hpp"
 
 namespace syncbn::detail {

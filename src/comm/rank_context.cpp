@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "comm/channel.hpp"
-#include "comm/tree.hpp"
+#include "comm/order/tree.hpp"
 
 namespace syncbn::detail {
 

@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "comm/crew.hpp"
-#include "comm/topology.hpp"
-#include "comm/transport.hpp"
-#include "comm/waiting_clock.hpp"
+#include "comm/links/transport.hpp"
+#include "comm/order/topology.hpp"
+#include "comm/threads/crew.hpp"
+#include "comm/threads/waiting_clock.hpp"
 #include "syncbn/comm/world.hpp"
 
 namespace syncbn::detail {

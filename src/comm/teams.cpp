@@ -5,7 +5,7 @@
 #include <mutex>
 #include <thread>
 
-#include "comm/mpi_handles.hpp"
+#include "comm/links/mpi_handles.hpp"
 
 namespace syncbn {
 

@@ -11,7 +11,7 @@
 #include <optional>
 #include <thread>
 
-#include "comm/mpi_transport.hpp"
+#include "comm/links/mpi_transport.hpp"
 #include "comm/rank_context.hpp"
 
 namespace syncbn {

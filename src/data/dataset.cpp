@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "data/record_images.hpp"
+#include "data/sources/record_images.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {

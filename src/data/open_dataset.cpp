@@ -4,11 +4,11 @@
 #include <filesystem>
 #include <thread>
 
+#include "data/catalog/folders.hpp"
+#include "data/catalog/image_files.hpp"
 #include "data/dataset.hpp"
-#include "data/folders.hpp"
-#include "data/image_files.hpp"
-#include "data/image_folder.hpp"
-#include "data/record_images.hpp"
+#include "data/sources/image_folder.hpp"
+#include "data/sources/record_images.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {

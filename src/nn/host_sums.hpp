@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "comm/device_sums.hpp"
+#include "comm/devices/device_sums.hpp"
 #include "ops/device.hpp"
 
 namespace syncbn {

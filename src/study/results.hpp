@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "study/plan.hpp"
+#include "study/plan/plan.hpp"
 #include "study/study.hpp"
 #include "train/storage/folder_lock.hpp"
 

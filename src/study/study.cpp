@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "core/console.hpp"
-#include "study/coordinator.hpp"
-#include "study/trainings.hpp"
+#include "study/running/coordinator.hpp"
+#include "study/running/trainings.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/train/trainer.hpp"
 

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "comm/gradient_exchange.hpp"
+#include "comm/gradients/gradient_exchange.hpp"
 #include "nn/model_state.hpp"
 #include "syncbn/train/config.hpp"
 

@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "core/round_up.hpp"
-#include "data/catalog.hpp"
+#include "data/catalog/catalog.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/explain/explain.hpp"
 #include "train/probes/probes.hpp"

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "data/loader.hpp"
+#include "data/loading/loader.hpp"
 #include "nn/model_state.hpp"
 #include "syncbn/comm/world.hpp"
 #include "syncbn/train/config.hpp"

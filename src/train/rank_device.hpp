@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "comm/exchange_device.hpp"
+#include "comm/devices/exchange_device.hpp"
 #include "nn/layer.hpp"
 
 namespace syncbn {

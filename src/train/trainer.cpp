@@ -2,7 +2,7 @@
 
 #include <atomic>
 
-#include "comm/machine_memory.hpp"
+#include "comm/gradients/machine_memory.hpp"
 #include "train/compute.hpp"
 #include "train/training_run.hpp"
 

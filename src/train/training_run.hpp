@@ -6,9 +6,9 @@
 #include <optional>
 #include <string>
 
-#include "comm/device_sums.hpp"
-#include "comm/gradient_exchange.hpp"
-#include "comm/machine_memory.hpp"
+#include "comm/devices/device_sums.hpp"
+#include "comm/gradients/gradient_exchange.hpp"
+#include "comm/gradients/machine_memory.hpp"
 #include "nn/network.hpp"
 #include "nn/repeated_pass.hpp"
 #include "syncbn/optim/optimizer.hpp"

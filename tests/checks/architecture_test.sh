@@ -42,6 +42,8 @@ expect 'third-party' include/syncbn/nn/a.hpp '#pragma once' '#include <fmt/core.
 expect 'third-party' include/syncbn/nn/a.hpp '#pragma once' '#include <dnnl.hpp>'
 expect 'train/storage must not include train ' src/train/storage/a.cpp '#include "train/experiment.hpp"'
 expect '' src/train/storage/a.cpp '#include "train/storage/b.hpp"' '#include "syncbn/train/config.hpp"' '#include "nn/arena.hpp"'
+expect 'comm must not include comm/gradients' src/comm/a.cpp '#include "comm/gradients/b.hpp"'
+expect '' src/comm/links/a.cpp '#include "comm/order/tree.hpp"' '#include "comm/links/b.hpp"' '#include "syncbn/comm/world.hpp"'
 expect 'src/comm' src/nn/a.cpp '#include <mpi.h>'
 expect 'src/ops' src/nn/a.cpp '#include <dnnl.hpp>'
 expect 'src/ops' src/train/a.cpp '#include "omp.h"'

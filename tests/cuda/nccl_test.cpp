@@ -7,7 +7,7 @@
 #include <numeric>
 #include <thread>
 
-#include "comm/nccl_module.hpp"
+#include "comm/devices/nccl_module.hpp"
 #include "ops/backend.hpp"
 #include "ops/device.hpp"
 #include "syncbn/core/error.hpp"

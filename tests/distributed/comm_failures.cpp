@@ -4,7 +4,7 @@
 #include <chrono>
 #include <thread>
 
-#include "comm/mpi_transport.hpp"
+#include "comm/links/mpi_transport.hpp"
 #include "distributed/mpi_world.hpp"
 #include "support/disagreement.hpp"
 #include "support/failures.hpp"

@@ -5,7 +5,7 @@
 #include <csignal>
 #include <set>
 
-#include "comm/machine_memory.hpp"
+#include "comm/gradients/machine_memory.hpp"
 #include "distributed/mpi_world.hpp"
 #include "support/gradients.hpp"
 

@@ -5,7 +5,7 @@
 #include <thread>
 #include <vector>
 
-#include "comm/gradient_exchange.hpp"
+#include "comm/gradients/gradient_exchange.hpp"
 #include "support/tree_oracle.hpp"
 
 namespace syncbn::test {

@@ -1,4 +1,4 @@
-#include "study/available_memory.hpp"
+#include "study/running/available_memory.hpp"
 
 #include <gtest/gtest.h>
 

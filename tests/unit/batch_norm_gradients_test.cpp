@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "comm/gradient_exchange.hpp"
+#include "comm/gradients/gradient_exchange.hpp"
 #include "nn/normalization/batch_norm_pass.hpp"
 #include "support/batch_norm_problem.hpp"
 #include "support/worlds.hpp"

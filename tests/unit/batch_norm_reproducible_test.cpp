@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "comm/gradient_exchange.hpp"
+#include "comm/gradients/gradient_exchange.hpp"
 #include "support/batch_norm_problem.hpp"
 #include "support/tree_oracle.hpp"
 #include "support/worlds.hpp"

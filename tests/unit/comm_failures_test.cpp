@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <thread>
 
-#include "comm/gradient_exchange.hpp"
+#include "comm/gradients/gradient_exchange.hpp"
 #include "support/disagreement.hpp"
 #include "support/failures.hpp"
 

@@ -13,10 +13,10 @@
 #include <limits>
 #include <thread>
 
-#include "comm/combine.hpp"
-#include "comm/header.hpp"
-#include "comm/slow_call.hpp"
-#include "comm/topology.hpp"
+#include "comm/links/header.hpp"
+#include "comm/links/slow_call.hpp"
+#include "comm/order/combine.hpp"
+#include "comm/order/topology.hpp"
 #include "syncbn/comm/world.hpp"
 #include "syncbn/core/error.hpp"
 

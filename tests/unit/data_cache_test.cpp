@@ -1,4 +1,4 @@
-#include "data/cache.hpp"
+#include "data/files/cache.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <thread>
 
-#include "data/byte_source.hpp"
+#include "data/files/byte_source.hpp"
 #include "unit/data_files.hpp"
 
 namespace syncbn::test {

@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <set>
 
-#include "data/image_files.hpp"
+#include "data/catalog/image_files.hpp"
 #include "unit/data_files.hpp"
 
 namespace syncbn::test {

@@ -1,4 +1,4 @@
-#include "data/download.hpp"
+#include "data/catalog/download.hpp"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -10,10 +10,10 @@
 #include <numeric>
 #include <utility>
 
-#include "data/catalog.hpp"
+#include "data/catalog/catalog.hpp"
+#include "data/catalog/unpack.hpp"
 #include "data/dataset.hpp"
-#include "data/fetch.hpp"
-#include "data/unpack.hpp"
+#include "data/files/fetch.hpp"
 #include "unit/data_files.hpp"
 #include "unit/data_http_server.hpp"
 

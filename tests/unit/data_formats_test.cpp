@@ -5,8 +5,8 @@
 #include <functional>
 #include <optional>
 
-#include "data/byte_source.hpp"
-#include "data/image_files.hpp"
+#include "data/catalog/image_files.hpp"
+#include "data/files/byte_source.hpp"
 #include "syncbn/core/random.hpp"
 #include "unit/data_files.hpp"
 

@@ -1,4 +1,4 @@
-#include "data/loader.hpp"
+#include "data/loading/loader.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <numeric>
 #include <thread>
 
-#include "data/image_pipeline.hpp"
+#include "data/loading/image_pipeline.hpp"
 #include "unit/data_files.hpp"
 
 namespace syncbn::test {

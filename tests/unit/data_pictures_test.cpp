@@ -7,10 +7,10 @@
 #include <array>
 #include <cmath>
 
-#include "data/image_codecs.hpp"
-#include "data/image_pipeline.hpp"
-#include "data/image_scale.hpp"
-#include "data/loader.hpp"
+#include "data/loading/image_pipeline.hpp"
+#include "data/loading/image_scale.hpp"
+#include "data/loading/loader.hpp"
+#include "data/sources/image_codecs.hpp"
 #include "unit/pictures.hpp"
 
 namespace syncbn::test {

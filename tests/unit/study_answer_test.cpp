@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "study/answer.hpp"
-#include "study/charts.hpp"
+#include "study/report/answer.hpp"
+#include "study/report/charts.hpp"
 #include "unit/study_example.hpp"
 
 namespace syncbn {

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <filesystem>
 
-#include "study/answer.hpp"
-#include "study/charts.hpp"
+#include "study/report/answer.hpp"
+#include "study/report/charts.hpp"
 #include "study/study.hpp"
 #include "support/temp_dir.hpp"
 

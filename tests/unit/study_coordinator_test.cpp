@@ -1,6 +1,6 @@
 // Which trials rank 0 starts, and when; nothing is trained.
 
-#include "study/coordinator.hpp"
+#include "study/running/coordinator.hpp"
 
 #include <gtest/gtest.h>
 

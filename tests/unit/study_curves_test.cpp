@@ -1,4 +1,4 @@
-#include "study/curves.hpp"
+#include "study/report/curves.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "study/plan.hpp"
+#include "study/plan/plan.hpp"
 #include "study/study.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/config/schema.hpp"

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <random>
 
-#include "study/curves.hpp"
-#include "study/live_table.hpp"
-#include "study/placement.hpp"
-#include "study/report.hpp"
+#include "study/report/curves.hpp"
+#include "study/report/report.hpp"
 #include "study/results.hpp"
+#include "study/running/live_table.hpp"
+#include "study/running/placement.hpp"
 #include "study/statistics.hpp"
 #include "support/temp_dir.hpp"
 #include "syncbn/core/error.hpp"

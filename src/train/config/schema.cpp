@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "data/catalog.hpp"
+#include "data/catalog/catalog.hpp"
 #include "nn/models/models.hpp"
 #include "optim/options.hpp"
 #include "optim/ranges.hpp"

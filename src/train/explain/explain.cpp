@@ -8,7 +8,7 @@
 #include <mutex>
 #include <string>
 
-#include "data/catalog.hpp"
+#include "data/catalog/catalog.hpp"
 #include "data/dataset.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/buckets.hpp"

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/fiber.hpp"
+#include "comm/threads/fiber.hpp"
 #include "cuda_runtime.h"
 #include "nvtx3/nvToolsExt.h"
 

@@ -1,0 +1,107 @@
+#include "study/report/curves.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <sstream>
+
+#include "study/statistics.hpp"
+#include "train/storage/durable_file.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr std::size_t kMaxPlaces = 60;
+/// The end of training over which the training error is averaged, as a share of all logged lines.
+constexpr double kEnd = 0.1;
+
+struct Log {
+  std::map<std::int64_t, double> error, loss;  // by step
+  std::map<std::int64_t, double> epoch;
+  double train_error = std::numeric_limits<double>::quiet_NaN();
+};
+
+Log read_log(const std::string& path) {
+  Log log;
+  if (!path_exists(path)) return log;
+  std::istringstream lines(read_text(path));
+  std::vector<double> train_errors;
+  for (std::string line; std::getline(lines, line);) {
+    const auto json = nlohmann::json::parse(line, nullptr, false);
+    if (!json.is_object() || !json.contains("step") || !json.contains("kind")) continue;
+    const auto step = json.at("step").get<std::int64_t>();
+    log.epoch[step] = json.value("epoch", 0.0);
+    if (json.at("kind") == "eval" && json.at("accuracy").is_number()) {
+      log.error[step] = 100 * (1 - json.at("accuracy").get<double>());
+    } else if (json.at("kind") == "train" && json.at("loss").is_number()) {
+      log.loss[step] = json.at("loss").get<double>();
+      train_errors.push_back(100 * (1 - json.value("accuracy", 0.0)));
+    }
+  }
+  const auto count = static_cast<std::size_t>(std::ceil(kEnd * static_cast<double>(train_errors.size())));
+  if (count > 0) {
+    double sum = 0;
+    for (std::size_t i = train_errors.size() - count; i < train_errors.size(); ++i) sum += train_errors[i];
+    log.train_error = sum / static_cast<double>(count);
+  }
+  return log;
+}
+
+/// Steps that all logs have, at most kMaxPlaces of them, the last one included.
+std::vector<std::int64_t> common_steps(const std::vector<Log>& logs, std::map<std::int64_t, double> Log::*what) {
+  std::vector<std::int64_t> steps;
+  for (const auto& [step, value] : logs.front().*what) {
+    if (std::all_of(logs.begin(), logs.end(), [&, s = step](const Log& l) { return (l.*what).contains(s); })) {
+      steps.push_back(step);
+    }
+  }
+  const std::size_t stride = (steps.size() + kMaxPlaces - 1) / kMaxPlaces;
+  std::vector<std::int64_t> kept;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if ((steps.size() - 1 - i) % stride == 0) kept.push_back(steps[i]);
+  }
+  return kept;
+}
+
+std::vector<double> values_at(const std::vector<Log>& logs, std::map<std::int64_t, double> Log::*what,
+                              std::int64_t step) {
+  std::vector<double> values;
+  for (const Log& log : logs) values.push_back((log.*what).at(step));
+  return values;
+}
+
+Curve mean_curve(int point, const std::vector<Log>& logs) {
+  Curve curve;
+  curve.point = point;
+  for (const std::int64_t step : common_steps(logs, &Log::error)) {
+    const Interval error = mean_interval(values_at(logs, &Log::error, step));
+    curve.epochs.push_back(logs.front().epoch.at(step));
+    curve.errors.push_back(error.mean);
+    curve.halves.push_back(error.half);
+  }
+  for (const std::int64_t step : common_steps(logs, &Log::loss)) {
+    curve.train_epochs.push_back(logs.front().epoch.at(step));
+    curve.losses.push_back(mean_interval(values_at(logs, &Log::loss, step)).mean);
+  }
+  std::vector<double> ends;
+  for (const Log& log : logs) ends.push_back(log.train_error);
+  curve.train_error = mean_interval(ends).mean;
+  return curve;
+}
+
+}  // namespace
+
+std::vector<Curve> read_curves(const Results& results) {
+  std::map<int, std::vector<Log>> logs;
+  for (const TrialRow& row : results.rows) {
+    if (row.search || !row.outcome || row.outcome->status != Outcome::Status::done) continue;
+    logs[row.point].push_back(read_log(results.dir + "/" + row.folder + "/metrics.jsonl"));
+  }
+  std::vector<Curve> curves;
+  for (const auto& [point, all] : logs) curves.push_back(mean_curve(point, all));
+  return curves;
+}
+
+}  // namespace syncbn
