@@ -48,8 +48,6 @@ class Layer {
  public:
   virtual ~Layer() = default;
   virtual void forward(const Pass& pass, ops::Samples samples) = 0;
-  /// Called before the first backward() of a pass.
-  virtual void begin_backward(const Pass&) {}
   /// Writes the gradients of the inputs.
   virtual void backward(const Pass& pass, ops::Samples samples) = 0;
   /// Writes the gradients of the parameters, whole batch at once; called after backward() of all samples, at a time

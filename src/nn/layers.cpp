@@ -1,7 +1,6 @@
 #include <algorithm>
 
-#include "nn/layer.hpp"
-#include "nn/normalization/device_group_norm_layer.hpp"
+#include "nn/layer_parameters.hpp"
 #include "nn/normalization/group_norm_layer.hpp"
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/random.hpp"
@@ -11,28 +10,6 @@ namespace syncbn {
 namespace {
 
 using ops::Samples;
-
-/// Weight, bias and their gradients, as the kernels take them.
-struct WeightAndBias {
-  WeightAndBias(const LayerContext& context, int index)
-      : context_(context),
-        index_(index),
-        weight_(context.state.weight_of(index)),
-        bias_(context.state.bias_of(index)) {}
-
-  const void* weight() const { return context_.state.linear_weights(index_); }
-  const float* bias() const {
-    return bias_ < 0 ? nullptr : context_.state.kernels(context_.state.parameter(bias_)).data();
-  }
-  float* d_weight() { return gradient(weight_); }
-  float* d_bias() { return bias_ < 0 ? nullptr : gradient(bias_); }
-
- private:
-  float* gradient(int p) { return context_.gradient.data() + context_.state.parameter(p).offset; }
-
-  LayerContext context_;
-  int index_, weight_, bias_;
-};
 
 class Conv2dLayer : public Layer {
  public:
@@ -52,7 +29,7 @@ class Conv2dLayer : public Layer {
 
  private:
   LayerTensors t_;
-  WeightAndBias parameters_;
+  LayerParameters parameters_;
   const ops::Conv2dWeights& packed_;
   std::unique_ptr<ops::Conv2d> conv_;
 };
@@ -61,14 +38,16 @@ class LinearLayer : public Layer {
  public:
   LinearLayer(const LayerContext& context, int index, const LayerTensors& tensors)
       : t_(tensors),
+        state_(context.state),
+        index_(index),
         parameters_(context, index),
         linear_(context.backend.linear(t_.x.shape.c(), t_.y.shape.c(), parameters_.bias() != nullptr)) {}
 
   void forward(const Pass&, Samples s) override {
-    linear_->forward(t_.x, parameters_.weight(), parameters_.bias(), t_.y, s.count());
+    linear_->forward(t_.x, state_.linear_weights(index_), parameters_.bias(), t_.y, s.count());
   }
   void backward(const Pass&, Samples s) override {
-    if (t_.dx) linear_->backward_data(t_.dy, parameters_.weight(), t_.dx, s.count(), t_.accumulate_dx);
+    if (t_.dx) linear_->backward_data(t_.dy, state_.linear_weights(index_), t_.dx, s.count(), t_.accumulate_dx);
   }
   void backward_parameters(const Pass& pass) override {
     linear_->backward_weights(t_.x, t_.dy, pass.n, parameters_.d_weight(), parameters_.d_bias(), pass.accumulate);
@@ -77,7 +56,9 @@ class LinearLayer : public Layer {
 
  private:
   LayerTensors t_;
-  WeightAndBias parameters_;
+  ModelState& state_;
+  const int index_;
+  LayerParameters parameters_;
   std::unique_ptr<ops::Linear> linear_;
 };
 
@@ -221,7 +202,6 @@ std::unique_ptr<Layer> make_layer(const LayerContext& context, int index, const 
     case LayerType::add:
       return std::make_unique<AddLayer>(context, t);
     case LayerType::group_norm:
-      if (context.backend.device()) return std::make_unique<DeviceGroupNormLayer>(context, index, t);
       return std::make_unique<GroupNormLayer>(context, index, t);
     case LayerType::input:
     case LayerType::batch_norm:

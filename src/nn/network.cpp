@@ -156,7 +156,7 @@ void Network::backward(const Pass& given, const std::function<void(int)>& finish
   Pass pass = given;
   pass.accumulate = accumulate_;
   accumulate_ = true;
-  for (std::size_t l = 1; l < layers_.size(); ++l) layers_[l]->begin_backward(pass);
+  for (const int l : plan_.norms) norm(l).begin_backward(pass);
   for (const Stretch& stretch : plan_.backward) {
     run(stretch, pass);
     if (stretch.norm >= 0) at(places(stretch.norm).message, [&] { norm(stretch.norm).start_exchange_backward(pass); });

@@ -104,6 +104,29 @@ class WhiteningKernels {
                          std::int64_t width, bool accumulate) const = 0;
 };
 
+/// Learned scale and shift of a normalization, [C] each; null: 1 and 0.
+struct Affine {
+  const float* gamma = nullptr;
+  const float* beta = nullptr;
+};
+
+/// Group normalization (Wu & He 2018, arXiv 1803.08494) of one layer of one worker: y = gamma * (x - mean) / sqrt(var +
+/// eps) + beta, with mean and biased var over the channels of a group and all positions of one sample; gamma and beta
+/// per channel. One group: layer normalization; as many groups as channels: instance normalization. See
+/// BatchNormKernels for the tensors, the ReLU and the mask.
+class GroupNormalization {
+ public:
+  virtual ~GroupNormalization() = default;
+  virtual void forward(const Tensor& x, const Tensor& add, const Tensor& y, Samples samples, Affine affine,
+                       FusedRelu relu, std::uint8_t* mask) = 0;
+  /// Of samples that forward() has seen; dx and d_add may be absent.
+  virtual void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, Samples samples,
+                        Affine affine, FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx,
+                        bool accumulate_add) = 0;
+  /// Adds to d(gamma) and d(beta) what backward() has found in its `n` samples since the last call; either may be null.
+  virtual void add_parameter_gradients(std::int64_t n, float* d_gamma, float* d_beta) = 0;
+};
+
 struct Conv2dGeometry {
   std::int64_t c_in, h_in, w_in, c_out, h_out, w_out;
   std::int64_t kernel_h, kernel_w, stride, padding;
@@ -247,6 +270,9 @@ class Backend {
   virtual const BatchNormKernels& batch_norm() const = 0;
   virtual const Elementwise& elementwise() const = 0;
   virtual const WhiteningKernels& whitening() const = 0;
+  /// `groups` divides `channels`; for at most `max_samples` at a time.
+  virtual std::unique_ptr<GroupNormalization> group_normalization(std::int64_t channels, std::int64_t groups,
+                                                                  double eps, std::int64_t max_samples) const = 0;
   virtual std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const = 0;
   virtual std::unique_ptr<Conv2d> conv2d(const Conv2dGeometry& g) const = 0;
   virtual std::unique_ptr<Linear> linear(std::int64_t in, std::int64_t out, bool bias) const = 0;

@@ -29,12 +29,6 @@ class Mark {
   virtual bool passed() const = 0;
 };
 
-/// Learned scale and shift of a normalization, [C] each; null: 1 and 0.
-struct Affine {
-  const float* gamma = nullptr;
-  const float* beta = nullptr;
-};
-
 /// One batch normalization layer of one worker, between whose sweeps the sums of its group are needed: in a message of
 /// count, sums and sums of squares about zero forward, of sum(g) and sum(g * (x - mean)) backward, f64, in the device's
 /// memory. A worker that is alone in its group sends none, and has its statistics at once.
@@ -68,21 +62,6 @@ class Normalization {
   virtual void add_parameter_gradients(const double* sums, float* d_gamma, float* d_beta) = 0;
   virtual void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
                         FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) = 0;
-};
-
-/// One group normalization layer of one worker: every sample by itself, in groups of consecutive channels.
-class GroupNormalization {
- public:
-  virtual ~GroupNormalization() = default;
-  /// n samples, of which there may be 0.
-  virtual void forward(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu,
-                       std::uint8_t* mask, Affine affine) = 0;
-  /// Of the last forward(); dx and d_add may be empty.
-  virtual void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
-                        FusedRelu relu, const std::uint8_t* mask, Affine affine, bool accumulate_dx,
-                        bool accumulate_add) = 0;
-  /// Adds to d(gamma) and d(beta) what the last backward() has found in its n samples; either may be null.
-  virtual void add_parameter_gradients(std::int64_t n, float* d_gamma, float* d_beta) = 0;
 };
 
 /// Update rules on flat buffers, slot by slot; formulas as in src/optim. `scale` multiplies the gradient first. What no
@@ -203,9 +182,6 @@ class Device {
   virtual Loss finish_loss() const = 0;
 
   virtual std::unique_ptr<Normalization> normalization(std::int64_t channels, double eps) const = 0;
-  /// For at most `max_samples` at a time.
-  virtual std::unique_ptr<GroupNormalization> group_normalization(std::int64_t channels, std::int64_t groups,
-                                                                  double eps, std::int64_t max_samples) const = 0;
   virtual std::unique_ptr<Updates> updates(const std::vector<Updates::Slot>& slots) const = 0;
 };
 

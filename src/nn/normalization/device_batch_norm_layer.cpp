@@ -29,14 +29,14 @@ void DeviceBatchNormLayer::begin(const Pass& pass) {
   if (pass.statistics == Statistics::precise) {
     backend_.upload(population_.mean().data(), population_mean_.data(), population_.mean().size_bytes());
     backend_.upload(population_.moments().data(), population_var_.data(), population_.moments().size_bytes());
-    norm_->use_statistics(population_mean_.as<float>(), population_var_.as<float>(), affine());
+    norm_->use_statistics(population_mean_.as<float>(), population_var_.as<float>(), parameters_.affine());
   } else {
-    norm_->use_statistics(running_.mean_place(), running_.var_place(), affine());
+    norm_->use_statistics(running_.mean_place(), running_.var_place(), parameters_.affine());
   }
 }
 
 void DeviceBatchNormLayer::accumulate(const Pass&, ops::Samples samples) {
-  norm_->sums(t_.x, samples.count(), alone_, affine());
+  norm_->sums(t_.x, samples.count(), alone_, parameters_.affine());
 }
 
 void DeviceBatchNormLayer::exchange(const Pass& pass) {
@@ -46,7 +46,7 @@ void DeviceBatchNormLayer::exchange(const Pass& pass) {
     sums_.start(norm_->message(), 1 + 2 * t_.x.shape.c(), static_cast<double>(count), {name_, pass.step});
     const GroupSums::Sum sum = sums_.finish();
     count = std::llround(sum.head);
-    norm_->finish(sum.values, affine());
+    norm_->finish(sum.values, parameters_.affine());
   }
   if (pass.mode == Mode::train) require_variance("batch_norm", name_, pass.step, count, members_);
   count_ = count;
@@ -83,7 +83,7 @@ void DeviceBatchNormLayer::backward(const Pass&, ops::Samples samples) {
 }
 
 void DeviceBatchNormLayer::backward_parameters(const Pass&) {
-  norm_->add_parameter_gradients(gradient_sums_, parameters_.gamma_gradient_place(), parameters_.beta_gradient_place());
+  norm_->add_parameter_gradients(gradient_sums_, parameters_.d_weight(), parameters_.d_bias());
 }
 
 BatchStatistics DeviceBatchNormLayer::statistics() const {

@@ -38,15 +38,13 @@ class DeviceBatchNormLayer : public NormLayer {
   BatchStatistics statistics() const override;
 
  private:
-  ops::Affine affine() const { return {parameters_.gamma_place(), parameters_.beta_place()}; }
-
   const ops::Backend& backend_;
   LayerTensors t_;
   std::string name_;
   int members_;  // of the group
   GroupSums& sums_;
   bool whole_world_, alone_, exchanges_;  // whether backward sends its message
-  GammaBeta parameters_;
+  LayerParameters parameters_;
   RunningStatistics running_;
   PopulationStatistics population_;
   ops::Memory population_mean_, population_var_;  // its copies, f32 [C]

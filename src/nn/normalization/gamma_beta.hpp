@@ -3,52 +3,40 @@
 #include <span>
 #include <vector>
 
-#include "nn/layer.hpp"
+#include "nn/layer_parameters.hpp"
 #include "ops/device.hpp"
 
 namespace syncbn {
 
-/// The learned scale and shift of a normalization layer, and where their gradients are collected. Spans are empty
-/// without affine parameters.
+/// Gamma and beta, [C] each, and their gradients for normalizations that are derived on the processor, wherever the
+/// parameters lie.
 class GammaBeta {
  public:
   GammaBeta(const LayerContext& context, int layer)
-      : context_(context), gamma_(context.state.weight_of(layer)), beta_(context.state.bias_of(layer)) {}
+      : backend_(context.backend), places_(context, layer), channels_(context.spec(layer).output.c()) {}
 
-  /// The processor's; on a device these wait for it.
-  std::span<const float> gamma() const { return values(gamma_, gamma_copy_); }
-  std::span<const float> beta() const { return values(beta_, beta_copy_); }
-  void add_gradients(std::span<const double> d_gamma, std::span<const double> d_beta) {
-    add(gamma_, d_gamma);
-    add(beta_, d_beta);
+  /// Empty without affine parameters. On a device these wait for it.
+  std::span<const float> gamma() const { return values(places_.weight(), gamma_copy_); }
+  std::span<const float> beta() const { return values(places_.bias(), beta_copy_); }
+  void add_gradients(std::span<const double> d_gamma, std::span<const double> d_beta) const {
+    add(d_gamma, places_.d_weight());
+    add(d_beta, places_.d_bias());
   }
-
-  // ---- where they lie in the kernels' memory; null without affine parameters ----
-  const float* gamma_place() const { return place(gamma_); }
-  const float* beta_place() const { return place(beta_); }
-  float* gamma_gradient_place() const { return gradient_place(gamma_); }
-  float* beta_gradient_place() const { return gradient_place(beta_); }
 
  private:
-  const float* place(int parameter) const {
-    return parameter < 0 ? nullptr : context_.state.kernels(context_.state.parameter(parameter)).data();
+  std::span<const float> values(const float* place, std::vector<float>& copy) const {
+    if (!place) return {};
+    return readable(backend_, std::span(place, static_cast<std::size_t>(channels_)), copy);
   }
-  float* gradient_place(int parameter) const {
-    return parameter < 0 ? nullptr : context_.gradient.data() + context_.state.parameter(parameter).offset;
-  }
-  std::span<const float> values(int parameter, std::vector<float>& copy) const {
-    if (parameter < 0) return {};
-    return readable(context_.backend, context_.state.kernels(context_.state.parameter(parameter)), copy);
-  }
-  void add(int parameter, std::span<const double> values) {
-    if (parameter < 0) return;
-    float* out = gradient_place(parameter);
-    if (const ops::Device* device = context_.backend.device()) return device->blend(values, 1, 1, out);
-    for (std::size_t c = 0; c < values.size(); ++c) out[c] += static_cast<float>(values[c]);
+  void add(std::span<const double> values, float* gradient) const {
+    if (!gradient) return;
+    if (const ops::Device* device = backend_.device()) return device->blend(values, 1, 1, gradient);
+    for (std::size_t c = 0; c < values.size(); ++c) gradient[c] += static_cast<float>(values[c]);
   }
 
-  LayerContext context_;
-  int gamma_, beta_;
+  const ops::Backend& backend_;
+  LayerParameters places_;
+  std::int64_t channels_;
   mutable std::vector<float> gamma_copy_, beta_copy_;
 };
 

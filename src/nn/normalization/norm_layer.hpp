@@ -29,6 +29,7 @@ class NormLayer : public Layer {
   /// Collective over the group.
   virtual void exchange(const Pass& pass) = 0;
 
+  virtual void begin_backward(const Pass&) {}
   virtual void accumulate_backward(const Pass& pass, ops::Samples samples) = 0;
   /// Two halves of the collective; the caller may compute in between.
   virtual void start_exchange_backward(const Pass& pass) = 0;

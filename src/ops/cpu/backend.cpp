@@ -25,6 +25,10 @@ class CpuBackend final : public Backend {
   const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
   const Elementwise& elementwise() const override { return *elementwise_; }
   const WhiteningKernels& whitening() const override { return *whitening_; }
+  std::unique_ptr<GroupNormalization> group_normalization(std::int64_t channels, std::int64_t groups, double eps,
+                                                          std::int64_t max_samples) const override {
+    return cpu::make_group_normalization(*batch_norm_, channels, groups, eps, max_samples);
+  }
   std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const override {
     return cpu::make_conv2d_weights(g, allocate_);
   }

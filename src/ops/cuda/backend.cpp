@@ -55,6 +55,10 @@ class CudaBackend final : public Backend {
   const BatchNormKernels& batch_norm() const override { return *batch_norm_; }
   const WhiteningKernels& whitening() const override { return *whitening_; }
   const Elementwise& elementwise() const override { return *elementwise_; }
+  std::unique_ptr<GroupNormalization> group_normalization(std::int64_t channels, std::int64_t groups, double eps,
+                                                          std::int64_t max_samples) const override {
+    return make_group_normalization(queue_, channels, groups, eps, max_samples);
+  }
   std::unique_ptr<Conv2dWeights> conv2d_weights(const Conv2dGeometry& g) const override {
     return make_conv2d_weights(queue_, g, precision_.type);
   }

@@ -156,10 +156,6 @@ class CudaDevice final : public Device {
   std::unique_ptr<Normalization> normalization(std::int64_t channels, double eps) const override {
     return std::make_unique<BatchNorm>(queue_, channels, eps);
   }
-  std::unique_ptr<GroupNormalization> group_normalization(std::int64_t channels, std::int64_t groups, double eps,
-                                                          std::int64_t max_samples) const override {
-    return make_group_normalization(queue_, channels, groups, eps, max_samples);
-  }
   std::unique_ptr<Updates> updates(const std::vector<Updates::Slot>& slots) const override {
     return make_updates(queue_, slots);
   }

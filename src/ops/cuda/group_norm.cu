@@ -77,6 +77,7 @@ __global__ void __launch_bounds__(kWarp* kRows)
   if (d_beta) d_beta[c] += static_cast<float>(beta);
 }
 
+/// Every call is for the whole batch.
 class CudaGroupNormalization final : public GroupNormalization {
  public:
   CudaGroupNormalization(Queue& queue, std::int64_t channels, std::int64_t groups, double eps, std::int64_t max_samples)
@@ -86,8 +87,9 @@ class CudaGroupNormalization final : public GroupNormalization {
         eps_(eps),
         norm_(queue, channels, eps, max_samples) {}
 
-  void forward(const Tensor& x, const Tensor& add, const Tensor& y, std::int64_t n, FusedRelu relu, std::uint8_t* mask,
-               Affine affine) override {
+  void forward(const Tensor& x, const Tensor& add, const Tensor& y, Samples samples, Affine affine, FusedRelu relu,
+               std::uint8_t* mask) override {
+    const std::int64_t n = samples.count();
     if (n == 0) return;
     norm_.sums(x, n);
     queue_.launch("group norm: statistics", group_map_kernel, dim3(groups_, static_cast<unsigned>(n)), dim3(kWarp),
@@ -95,9 +97,10 @@ class CudaGroupNormalization final : public GroupNormalization {
     norm_.apply(x, add, y, n, relu, mask);
   }
 
-  void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, std::int64_t n,
-                FusedRelu relu, const std::uint8_t* mask, Affine affine, bool accumulate_dx,
+  void backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, Samples samples,
+                Affine affine, FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx,
                 bool accumulate_add) override {
+    const std::int64_t n = samples.count();
     if (n == 0) return;
     norm_.backward_sums(x, dy, n, relu, mask);
     if (!dx && !d_add) return;
