@@ -32,7 +32,7 @@ failing() { # LAYER OVERRIDE...
 
 stalling() { # a message between devices that never ends
   if (STAND_IN_FAILURE='stall 4' train 2 stalled timeout_s=4 > "$dir/stall"); then exit 1; fi
-  grep -q "has waited 4 s for the sum of layer 'norm[0-9]*' step 0" "$dir/stall" || { cat "$dir/stall" && exit 1; }
+  grep -q "at layer 'norm[0-9]*' step 0 has waited 5 s for the devices of other ranks" "$dir/stall" || { cat "$dir/stall" && exit 1; }
 }
 
 directly() { # NAME...

@@ -26,6 +26,7 @@ class DeviceLink final : public Link {
   bool poll() override;
   void give_up() noexcept override { peers_->abandon(); }
   std::string missing() const override;
+  int hops() const override { return stage_ == Stage::comparing ? link_->hops() : 0; }
 
  private:
   enum class Stage { idle, comparing, exchanging, spreading, running };

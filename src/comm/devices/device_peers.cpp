@@ -50,35 +50,28 @@ DeviceRoute connect_devices(RankContext& context, ExchangeDevice& device) {
     sends.push_back({rank, room + 2 * rank, 1});
     receives.push_back({rank, room + 2 * rank + 1, 1});
   }
-  DeviceWait wait(context, kSetUpPatience);
   peers->exchange(sends, receives);
-  wait_until_queued(*peers, wait);
+  wait_until_queued(*peers, context, kSetUpPatience);
   if (context.reduction() == Reduction::native) {
     peers->all_reduce(reinterpret_cast<float*>(room), 1);
-    wait_until_queued(*peers, wait);
+    wait_until_queued(*peers, context, kSetUpPatience);
   }
   const int done = device.make_marks(1);
   device.set(done, ExchangeDevice::kExchange);
+  RemoteWait wait(context, kSetUpPatience);
   for (; !device.passed(done); std::this_thread::sleep_for(kRemoteNap))
-    wait.check("the first exchange between devices");
+    check_devices(wait, topology, "the first exchange");
   return {std::move(peers), ""};
 }
 
-void DeviceWait::check(const std::string& what) {
-  context_.throw_if_failed();
-  const double now_s = deadline_.elapsed_s();
-  if (now_s < looked_at_s_ + kLookForFailuresEvery_s) return;
-  looked_at_s_ = now_s;
-  context_.check_remote_failure();
-  if (deadline_.passed())
-    context_.fail_with(
-        Error(fmt::format("{} has waited {:.3g} s for {}: another device or rank is dead or stuck; "
-                          "NCCL_DEBUG=INFO shows more",
-                          context_.topology().describe_rank(context_.topology().rank), deadline_.limit_s(), what)));
+void check_devices(RemoteWait& wait, const Topology& topology, const std::string& place) {
+  wait.check([&] { return topology.describe_rank(topology.rank) + " at " + place; },
+             [] { return "the devices of other ranks (NCCL_DEBUG=INFO shows more)"; });
 }
 
-void wait_until_queued(DevicePeers& peers, DeviceWait& wait) {
-  for (; !peers.queued(); relax()) wait.check("NCCL to queue an operation");
+void wait_until_queued(DevicePeers& peers, RankContext& context, double patience) {
+  RemoteWait wait(context, patience);
+  for (; !peers.queued(); relax()) check_devices(wait, context.topology(), "the start of an exchange");
 }
 
 }  // namespace syncbn::detail

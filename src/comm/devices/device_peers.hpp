@@ -18,23 +18,10 @@ struct DeviceRoute {
 /// outside World::run.
 DeviceRoute connect_devices(RankContext& context, ExchangeDevice& device);
 
-/// The wait of this rank for the devices of others.
-class DeviceWait {
- public:
-  /// After `patience` times the usual limit it has been too long.
-  explicit DeviceWait(RankContext& context, double patience = 1)
-      : context_(context), deadline_(patience * context.timeout_s()) {}
-  /// To be called again and again; `what` is not there yet. Throws Error on time-out, and when another rank has
-  /// announced its failure; Aborted when this rank has failed.
-  void check(const std::string& what);
-
- private:
-  RankContext& context_;
-  const Deadline deadline_;
-  double looked_at_s_ = 0;
-};
+/// RemoteWait::check() of a rank that waits for the devices of others at `place`.
+void check_devices(RemoteWait& wait, const Topology& topology, const std::string& place);
 
 /// Waits until what was asked for last has been queued.
-void wait_until_queued(DevicePeers& peers, DeviceWait& wait);
+void wait_until_queued(DevicePeers& peers, RankContext& context, double patience = 1);
 
 }  // namespace syncbn::detail

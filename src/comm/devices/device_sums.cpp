@@ -87,8 +87,7 @@ void DeviceSums::exchange(const Group& group, double* rows, std::int64_t count) 
   }
   context_->throw_if_failed();
   peers_->exchange(sends, receives);
-  detail::DeviceWait wait(*context_);
-  detail::wait_until_queued(*peers_, wait);
+  detail::wait_until_queued(*peers_, *context_);
   device_->add_rows(rows, stride_, group.across, count, kQueue);
 }
 
@@ -144,12 +143,12 @@ class DeviceSums::Seat final : public GroupSums {
 
   void settle() override {
     if (group_.others.empty()) return;
-    detail::DeviceWait wait(*sums_.context_);
+    detail::RemoteWait wait(*sums_.context_);
     bool waited = false;
     for (; !sums_.device_->passed(group_.mark); sums_.context_->crew().pause(queue_, detail::kRemoteNap)) {
       waited = true;
       sums_.check_peers();
-      wait.check("the sum of " + where());
+      detail::check_devices(wait, sums_.context_->topology(), where());
     }
     if (waited) sums_.context_->crew().resumed(queue_);
   }

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <thread>
 
+#include "comm/threads/waiting_clock.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -47,9 +48,9 @@ class NcclPeers final : public DevicePeers {
     what_ = fmt::format("connecting {} ranks", ranks);
     try {
       check(ncclCommInitRankConfig(&comm_, ranks, unique, rank, &config), what_);
-      const auto begin = std::chrono::steady_clock::now();
+      const double begin_s = detail::waiting_clock_s();
       while (!queued()) {
-        if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() > timeout_s)
+        if (detail::waiting_clock_s() - begin_s > timeout_s)
           throw Error(fmt::format("NCCL: {} took more than {:.3g} s; NCCL_DEBUG=INFO shows why", what_, timeout_s));
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       }
