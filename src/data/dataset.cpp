@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "data/sources/record_images.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
@@ -15,22 +14,6 @@ Image::Image(std::int64_t height, std::int64_t width, std::span<const std::uint8
 
 Image::Image(std::int64_t height, std::int64_t width, std::vector<std::uint8_t> own)
     : height_(height), width_(width), own_(std::move(own)), pixels_(own_) {}
-
-Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
-                 std::vector<std::uint8_t> pixels, const std::vector<std::uint8_t>& labels)
-    : Dataset(std::move(name), channels, height, width, classes, {labels.begin(), labels.end()}, nullptr) {
-  if (channels < 1 || height < 1 || width < 1 || classes < 1 || classes > 256)
-    throw Error(
-        fmt::format("data set {}: impossible shape {}x{}x{} with {} classes", name_, channels, height, width, classes),
-        ExitCode::bad_data);
-  const std::int64_t bytes = channels * height * width;
-  if (std::ssize(pixels) != size() * bytes)
-    throw Error(fmt::format("data set {}: {} bytes of pixels do not make {} images of {}x{}x{}", name_, pixels.size(),
-                            size(), channels, height, width),
-                ExitCode::bad_data);
-  images_ = std::make_shared<RecordImages>(RecordFormat{channels, height, width, 0, bytes},
-                                           std::vector{share(std::move(pixels))});
-}
 
 Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
                  std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images,

@@ -35,17 +35,14 @@ class ImageSource {
   virtual ~ImageSource() = default;
   /// Throws Error(bad_data) naming the file.
   virtual Image image(std::int64_t i) const = 0;
-  /// A 64-bit hash of what tells the first n images from others.
+  /// A 64-bit hash of what tells the first n images from others: everything in memory, the names of files.
   virtual std::uint64_t hash(std::int64_t n, std::uint64_t seed) const = 0;
 };
 
 /// Images with labels. Immutable; copies share the images; safe to read from any thread.
 class Dataset {
  public:
-  /// Images of one size, in memory: [N, C, H, W].
-  Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
-          std::vector<std::uint8_t> pixels, const std::vector<std::uint8_t>& labels);
-  /// Images from elsewhere; of different sizes if height and width are 0.
+  /// Images of different sizes if height and width are 0. Throws Error(bad_data) for a label that is no class.
   Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
           std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images,
           std::vector<std::string> class_names = {});
@@ -59,7 +56,7 @@ class Dataset {
   const std::vector<std::string>& class_names() const { return class_names_; }  ///< by label; empty: not known
   Image image(std::int64_t i) const { return images_->image(i); }
   int label(std::int64_t i) const { return labels_[i]; }
-  /// A 64-bit hash of everything in memory, and of the names of files, so that ranks can compare what they read.
+  /// A 64-bit hash that tells the data from others, so that ranks can compare what they read, see ImageSource::hash().
   std::uint64_t fingerprint() const;
   /// The first n images (all if n <= 0 or n >= size()).
   Dataset first(std::int64_t n) const;

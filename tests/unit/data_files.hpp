@@ -12,11 +12,22 @@
 #include <string>
 #include <vector>
 
+#include "data/dataset.hpp"
+#include "data/sources/record_images.hpp"
 #include "syncbn/core/error.hpp"
+#include "syncbn/core/tensor.hpp"
 
 namespace syncbn::test {
 
 using Bytes = std::vector<std::uint8_t>;
+
+/// A data set of images of one shape, [1, C, H, W].
+inline Dataset in_memory(const std::string& name, const Shape& image, int classes, const Bytes& pixels,
+                         const Bytes& labels) {
+  const RecordFormat format{image.c(), image.h(), image.w(), 0, image.elements()};
+  return Dataset(name, image.c(), image.h(), image.w(), classes, {labels.begin(), labels.end()},
+                 std::make_shared<RecordImages>(format, std::vector{share(pixels)}));
+}
 
 /// A folder that goes away with everything in it.
 class TempFolder {

@@ -21,7 +21,7 @@ std::shared_ptr<const Dataset> numbered(std::int64_t n) {
   Bytes pixels(static_cast<std::size_t>(n) * 60), labels(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<std::uint8_t>(i * 37 + i / 60);
   for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::uint8_t>(i % 10);
-  return std::make_shared<const Dataset>("numbered", 2, 5, 6, 10, pixels, labels);
+  return std::make_shared<const Dataset>(in_memory("numbered", {1, 2, 5, 6}, 10, pixels, labels));
 }
 
 LoaderOptions options(int workers, std::int64_t batch) {
@@ -276,7 +276,8 @@ TEST(Augmentation, IsACropWithBlackBordersAndAFlip) {
 }
 
 TEST(Augmentation, DependsOnSeedEpochAndImage) {
-  const auto set = std::make_shared<const Dataset>("alike", 2, 5, 6, 1, Bytes(8 * 60, 200), Bytes(8, 0));
+  const auto set =
+      std::make_shared<const Dataset>(in_memory("alike", {1, 2, 5, 6}, 1, Bytes(8 * 60, 200), Bytes(8, 0)));
   const ImagePipeline pipeline(*set, full_augmentation());
   const auto all = [&](std::uint64_t seed, std::int64_t epoch, std::int64_t first) {
     std::vector<std::uint8_t> images(4 * 60);
@@ -340,7 +341,7 @@ TEST(PlainLoader, GoesThroughASlice) {
 }
 
 TEST(LoadPlain, BinarizesAt128) {
-  const Dataset set("grey", 1, 1, 4, 2, {0, 127, 128, 255}, {1});
+  const Dataset set = in_memory("grey", {1, 1, 1, 4}, 2, {0, 127, 128, 255}, {1});
   std::vector<std::uint8_t> images(4);
   int label = 0;
   load_plain(set, 0, 1, {}, images.data(), &label);

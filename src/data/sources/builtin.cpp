@@ -1,9 +1,14 @@
+#include <xxhash.h>
+
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <utility>
+#include <vector>
 
 #include "data/dataset.hpp"
 #include "syncbn/core/random.hpp"
@@ -22,11 +27,17 @@ namespace {
 constexpr int kSide = 32;
 constexpr std::size_t kPixels = kSide * kSide;
 constexpr std::size_t kChannels = 3;
+constexpr std::size_t kImage = kChannels * kPixels;
 constexpr int kShapes = 2;
 constexpr std::array<std::size_t, 5> kNumbers = {2, 4, 6, 9, 12};
 constexpr int kClasses = kShapes * static_cast<int>(kNumbers.size());
 constexpr int kGrid = 4;  ///< objects lie in cells of a 4x4 grid, so that none hides another
 constexpr int kCell = kSide / kGrid;
+
+/// Balanced in every prefix.
+int label_of(std::size_t i) {
+  return static_cast<int>(i % kClasses);
+}
 
 using Colour = std::array<float, kChannels>;
 
@@ -129,19 +140,56 @@ void draw(int label, Random random, std::uint8_t* out) {
   canvas.expose(random, out);
 }
 
+/// Each image is drawn when it is asked for the first time, and kept.
+class BuiltinImages final : public ImageSource {
+ public:
+  BuiltinImages(Split split, std::uint64_t seed, std::size_t n)
+      : split_(split),
+        seed_(seed),
+        pixels_(std::make_unique_for_overwrite<std::uint8_t[]>(n * kImage)),
+        states_(std::make_unique<std::atomic<State>[]>(n)) {}
+
+  Image image(std::int64_t i) const override {
+    const auto n = static_cast<std::size_t>(i);
+    const std::span<std::uint8_t> place(pixels_.get() + n * kImage, kImage);
+    State state = State::none;
+    if (states_[n].compare_exchange_strong(state, State::being_drawn, std::memory_order_acquire)) {
+      draw_image(n, place.data());
+      states_[n].store(State::drawn, std::memory_order_release);
+    } else if (state == State::being_drawn) {  // by another thread
+      std::vector<std::uint8_t> own(kImage);
+      draw_image(n, own.data());
+      return {kSide, kSide, std::move(own)};
+    }
+    return {kSide, kSide, place};
+  }
+
+  std::uint64_t hash(std::int64_t, std::uint64_t seed) const override {
+    constexpr std::uint64_t kDrawing = 1;  // to be counted up when images are drawn in another way
+    const std::array<std::uint64_t, 3> origin{kDrawing, seed_, static_cast<std::uint64_t>(split_)};
+    return XXH3_64bits_withSeed(origin.data(), sizeof origin, seed);
+  }
+
+ private:
+  enum class State : std::uint8_t { none, being_drawn, drawn };
+
+  void draw_image(std::size_t i, std::uint8_t* out) const {
+    draw(label_of(i), Random(seed_, Purpose::builtin_data, static_cast<std::uint64_t>(split_), i), out);
+  }
+
+  Split split_;
+  std::uint64_t seed_;
+  std::unique_ptr<std::uint8_t[]> pixels_;
+  std::unique_ptr<std::atomic<State>[]> states_;
+};
+
 }  // namespace
 
 Dataset make_builtin_dataset(Split split, std::uint64_t seed, std::int64_t size) {
-  constexpr std::size_t kImage = kChannels * kPixels;
-  const auto n = static_cast<std::size_t>(std::max<std::int64_t>(size, 0));
-  std::vector<std::uint8_t> pixels(n * kImage);
-  std::vector<std::uint8_t> labels(n);
-  for (std::size_t i = 0; i < n; ++i) {
-    const int label = static_cast<int>(i % kClasses);  // balanced in every prefix
-    labels[i] = static_cast<std::uint8_t>(label);
-    draw(label, Random(seed, Purpose::builtin_data, static_cast<std::uint64_t>(split), i), pixels.data() + i * kImage);
-  }
-  return Dataset("builtin", kChannels, kSide, kSide, kClasses, std::move(pixels), std::move(labels));
+  std::vector<std::uint16_t> labels(static_cast<std::size_t>(std::max<std::int64_t>(size, 0)));
+  for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::uint16_t>(label_of(i));
+  auto images = std::make_shared<BuiltinImages>(split, seed, labels.size());
+  return Dataset("builtin", kChannels, kSide, kSide, kClasses, std::move(labels), std::move(images));
 }
 
 }  // namespace syncbn
