@@ -9,10 +9,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "comm/links/mpi_transport.hpp"
 #include "comm/rank_context.hpp"
+#include "core/console.hpp"
 
 namespace syncbn {
 
@@ -136,11 +138,14 @@ void World::run(const std::function<void(Worker&)>& body) {
   try {
     context.crew().run(work, watch);
   } catch (const std::exception& error) {  // the bodies' own end up in `work`
-    context.fail(std::make_exception_ptr(Error(
-        fmt::format("cannot start {} threads for {} workers: {}; every worker needs a stack, which takes memory and "
-                    "two of the vm.max_map_count mappings of a process: use fewer workers, or more ranks",
-                    threads(), local_workers(), error.what()),
-        ExitCode::unavailable)));
+    const char* const stacks =
+        dynamic_cast<const std::system_error*>(&error)
+            ? ""
+            : "; every worker needs a stack, which takes memory and two of the vm.max_map_count mappings of a process: "
+              "use fewer workers, or more ranks";
+    context.fail(std::make_exception_ptr(Error(fmt::format("cannot start {} threads for {} workers: {}{}", threads(),
+                                                           local_workers(), message_of(error), stacks),
+                                               ExitCode::unavailable)));
   }
   if (context.failed()) std::rethrow_exception(context.failure());
 }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <new>
+#include <system_error>
 
 namespace syncbn {
 
@@ -15,8 +16,13 @@ void write_stderr(std::string_view text) noexcept {
 }
 
 const char* message_of(const std::exception& e) noexcept {
-  if (dynamic_cast<const std::bad_alloc*>(&e) == nullptr) return e.what();
-  return "out of memory; use a smaller batch_per_worker, fewer workers, or more hosts";
+  if (dynamic_cast<const std::bad_alloc*>(&e) != nullptr)
+    return "out of memory; use a smaller batch_per_worker, fewer workers, or more hosts";
+  const auto* refused = dynamic_cast<const std::system_error*>(&e);
+  if (refused != nullptr && refused->code() == std::errc::resource_unavailable_try_again)
+    return "no further thread can be started; raise the limit (ulimit -u, pids of the container), or use threads=1 and "
+           "data.threads=1";
+  return e.what();
 }
 
 }  // namespace syncbn

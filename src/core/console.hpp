@@ -9,7 +9,7 @@ namespace syncbn {
 /// error that is closed or full is no reason to stop.
 void write_stderr(std::string_view text) noexcept;
 
-/// e.what(), or what can be done about a lack of memory.
+/// e.what(), or what can be done about a lack of memory or threads.
 const char* message_of(const std::exception& e) noexcept;
 
 }  // namespace syncbn

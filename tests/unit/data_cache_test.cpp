@@ -2,9 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <thread>
 
@@ -18,6 +20,14 @@ using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
 constexpr std::size_t kHeader = 16, kRest = 3 << 20;
+
+/// As it lies in the cache.
+Bytes with_checksum(Bytes bytes) {
+  const XXH64_hash_t sum = XXH3_64bits(bytes.data(), bytes.size());
+  bytes.resize(bytes.size() + sizeof sum);
+  std::memcpy(bytes.data() + bytes.size() - sizeof sum, &sum, sizeof sum);
+  return bytes;
+}
 
 /// A packed file, and a cache of its own.
 class UnpackedCopies : public ::testing::Test {
@@ -58,13 +68,23 @@ class UnpackedCopies : public ::testing::Test {
 TEST_F(UnpackedCopies, AreMadeOnceAndUsed) {
   EXPECT_TRUE(read() == plain_);
   ASSERT_EQ(copies().size(), 1u);
-  Bytes copy = read_file(copies()[0]);
-  EXPECT_TRUE(copy == slice(plain_, kHeader, plain_.size()));
-  copy[5] ^= 1;
-  folder_.write(fs::relative(copies()[0], folder_.path()), copy);
+  EXPECT_TRUE(read_file(copies()[0]) == with_checksum(slice(plain_, kHeader, plain_.size())));
   Bytes expected = plain_;
   expected[kHeader + 5] ^= 1;
+  folder_.write(fs::relative(copies()[0], folder_.path()), with_checksum(slice(expected, kHeader, expected.size())));
   EXPECT_TRUE(read() == expected);
+}
+
+TEST_F(UnpackedCopies, ThatAreDamagedAreMadeAnew) {
+  EXPECT_TRUE(read() == plain_);
+  const Bytes good = read_file(copies().at(0));
+  for (const std::size_t at : {std::size_t{0}, kRest - 1, kRest}) {
+    Bytes bad = good;
+    bad[at] ^= 1;
+    folder_.write(fs::relative(copies().at(0), folder_.path()), bad);
+    EXPECT_TRUE(read() == plain_);
+    EXPECT_TRUE(read_file(copies().at(0)) == good);
+  }
 }
 
 TEST_F(UnpackedCopies, BelongToOneContent) {
@@ -80,7 +100,7 @@ TEST_F(UnpackedCopies, OfAnotherSizeAreReplaced) {
   fs::resize_file(copies().at(0), kRest / 2);
   EXPECT_TRUE(read() == plain_);
   ASSERT_EQ(copies().size(), 1u);
-  EXPECT_EQ(fs::file_size(copies()[0]), kRest);
+  EXPECT_EQ(fs::file_size(copies()[0]), with_checksum(Bytes(kRest)).size());
 }
 
 TEST_F(UnpackedCopies, AreMadeByOneOfManyThatAsk) {
@@ -96,8 +116,9 @@ TEST_F(UnpackedCopies, AreMadeByOneOfManyThatAsk) {
 TEST_F(UnpackedCopies, AreWaitedForWhileAnotherMakesThem) {
   EXPECT_TRUE(read() == plain_);
   const fs::path copy = copies().at(0), part = copy.string() + ".part";
-  Bytes other = read_file(copy);
+  Bytes other = slice(plain_, kHeader, plain_.size());
   other[0] ^= 1;
+  other = with_checksum(other);
   fs::remove(copy);
   auto maker = PartFile::open(part);
   ASSERT_TRUE(maker);

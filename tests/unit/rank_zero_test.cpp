@@ -5,6 +5,7 @@
 
 #include <new>
 #include <stdexcept>
+#include <system_error>
 
 #include "syncbn/core/error.hpp"
 
@@ -26,6 +27,9 @@ TEST(RankZero, SaysWhatWentWrong) {
   EXPECT_EQ(failure_of([] {}), "no error");
   EXPECT_EQ(failure_of([] { throw std::runtime_error("the disk is gone"); }), "the disk is gone");
   EXPECT_THAT(failure_of([] { throw std::bad_alloc(); }), testing::StartsWith("out of memory; use a smaller "));
+  EXPECT_THAT(
+      failure_of([] { throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again)); }),
+      testing::EndsWith("use threads=1 and data.threads=1"));
 }
 
 }  // namespace

@@ -71,10 +71,7 @@ class PackedSource : public ByteSource {
 
   std::optional<SharedBytes> map_rest(std::uint64_t bytes) override {
     if (bytes < kLeastCopied) return {};
-    copy_.emplace(packed_path_, position(), bytes);
-    if (!copy_->is_there()) return {};
-    const OwnedFile file(std::fopen(copy_->path().c_str(), "rb"));
-    return file ? map_file(fileno(file.get()), 0, bytes) : std::nullopt;
+    return copy_.emplace(packed_path_, position(), bytes).bytes();
   }
   void keep_rest(std::span<const std::uint8_t> bytes) override {
     if (copy_) copy_->keep(bytes);
@@ -202,6 +199,11 @@ class XzSource final : public PackedSource {
 SharedBytes share(std::vector<std::uint8_t> bytes) {
   const auto owner = std::make_shared<const std::vector<std::uint8_t>>(std::move(bytes));
   return {owner, *owner};
+}
+
+std::optional<SharedBytes> map_file(const std::filesystem::path& path, std::uint64_t bytes) {
+  const OwnedFile file(std::fopen(path.c_str(), "rb"));
+  return file ? map_file(fileno(file.get()), 0, bytes) : std::nullopt;
 }
 
 std::unique_ptr<ByteSource> ByteSource::open(const std::filesystem::path& path, const std::string& remedy) {

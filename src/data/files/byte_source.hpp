@@ -17,6 +17,8 @@ struct SharedBytes {
   std::span<const std::uint8_t> bytes;
 };
 SharedBytes share(std::vector<std::uint8_t> bytes);
+/// A file of `bytes` bytes, mapped; nothing if it has another size or cannot be mapped.
+std::optional<SharedBytes> map_file(const std::filesystem::path& path, std::uint64_t bytes);
 
 /// The bytes of a file, unpacked on the way if its name ends in .gz or .xz. Holds a fixed amount of memory (64 KiB,
 /// plus at most 128 MiB for the dictionary of an .xz), whatever the file claims about itself.

@@ -6,15 +6,19 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <thread>
+
+#include "core/console.hpp"
 
 namespace syncbn {
 namespace fs = std::filesystem;
 
 namespace {
 
-constexpr auto kPatience = std::chrono::minutes(1);  // with somebody who unpacks, or has been stopped
+// With somebody who unpacks, or has been stopped; batch systems kill what does not end 30 s after SIGTERM.
+constexpr auto kPatience = std::chrono::seconds(20), kSilence = std::chrono::seconds(10);
 constexpr auto kNap = std::chrono::milliseconds(10);
 
 std::string environment(const char* name) {
@@ -37,6 +41,23 @@ std::string name_of_copy(const fs::path& packed, std::uint64_t begin, std::uint6
   return fmt::format("{}-{:016x}", absolute.stem().string(), XXH3_64bits(identity.data(), identity.size()));
 }
 
+XXH64_hash_t checksum_of(std::span<const std::uint8_t> bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+/// Nothing if there is none. A damaged one is removed.
+std::optional<SharedBytes> map_copy(const fs::path& path, std::uint64_t bytes) {
+  XXH64_hash_t checksum = 0;
+  std::optional<SharedBytes> copy = map_file(path, bytes + sizeof checksum);
+  if (!copy) return {};
+  std::memcpy(&checksum, copy->bytes.data() + bytes, sizeof checksum);
+  copy->bytes = copy->bytes.first(bytes);
+  if (checksum_of(copy->bytes) == checksum) return copy;
+  std::error_code ignored;
+  fs::remove(path, ignored);
+  return {};
+}
+
 }  // namespace
 
 fs::path cache_root() {
@@ -45,17 +66,23 @@ fs::path cache_root() {
   return fs::temp_directory_path() / "syncbn";
 }
 
-UnpackedCopy::UnpackedCopy(const fs::path& packed, std::uint64_t begin, std::uint64_t bytes) : bytes_(bytes) {
+UnpackedCopy::UnpackedCopy(const fs::path& packed, std::uint64_t begin, std::uint64_t bytes) {
   if (environment("XDG_CACHE_HOME").empty() && environment("HOME").empty()) return;  // others may write to /tmp
   const std::string name = name_of_copy(packed, begin, bytes);
   if (name.empty()) return;
   try {
     path_ = cache_root() / "unpacked" / name;
     fs::create_directories(path_.parent_path());
-    for (const auto give_up = std::chrono::steady_clock::now() + kPatience;
-         !is_there() && std::chrono::steady_clock::now() < give_up; std::this_thread::sleep_for(kNap)) {
-      part_ = PartFile::open(part_of(path_));
-      if (part_) return;
+    const auto start = std::chrono::steady_clock::now();
+    for (bool silent = true; !(bytes_ = map_copy(path_, bytes)); std::this_thread::sleep_for(kNap)) {
+      if ((part_ = PartFile::open(part_of(path_)))) return;
+      const auto waited = std::chrono::steady_clock::now() - start;
+      if (waited > kPatience) return;
+      if (silent && waited > kSilence) {
+        write_stderr(fmt::format("syncbn: waits for another process that unpacks {} (it has locked {})\n",
+                                 packed.string(), part_of(path_).string()));
+        silent = false;
+      }
     }
   } catch (const std::exception&) {  // no place for copies, such as a file system that may only be read
   }
@@ -67,16 +94,13 @@ UnpackedCopy::~UnpackedCopy() {
   fs::remove(part_of(path_), ignored);
 }
 
-bool UnpackedCopy::is_there() const {
-  std::error_code failed;
-  return !path_.empty() && fs::file_size(path_, failed) == bytes_ && !failed;
-}
-
 void UnpackedCopy::keep(std::span<const std::uint8_t> bytes) {
   if (!part_ || !part_->is_locked()) return;
   try {
     part_->clear();
     part_->append(bytes.data(), bytes.size());
+    const XXH64_hash_t checksum = checksum_of(bytes);
+    part_->append(&checksum, sizeof checksum);
     part_->sync();
     fs::rename(part_of(path_), path_);
     part_.reset();
