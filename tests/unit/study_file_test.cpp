@@ -74,6 +74,18 @@ seeds: [7, 9]
   EXPECT_EQ(points[3].sizes.bn_span, 16);
 }
 
+TEST(StudyFile, EvaluationsAreEstimatedAsTrainingMakesThem) {
+  const auto seconds = [](const std::string& set) {
+    const std::string all = "train.epochs: 100, data.train_limit: 100, " + set;  // 7 batches an epoch
+    return resolve(parse("set: {" + all + "}")).front().seconds;
+  };
+  const double training = seconds("data.test_limit: 1, train.eval_every: 0");
+  const double test = seconds("train.eval_every: 0") - training;
+  EXPECT_EQ(seconds("train.eval_every: epoch"), seconds("train.eval_every: 7"));
+  EXPECT_NEAR(seconds("train.eval_every: epoch"), training + 100 * test, test);
+  EXPECT_EQ(seconds("data.test_limit: 1000000"), seconds("data.test_limit: 0"));
+}
+
 TEST(StudyFile, AListOfWidthsIsAValue) {
   const auto points =
       resolve(parse("set: {model.name: mlp, model.layers: []}\nvary: {grid: {model.hidden: [[10], [20, 30]]}}"));

@@ -157,11 +157,16 @@ double estimate_seconds(const Config& config, const Explanation& sizes) {
   const double steps = static_cast<double>(sizes.steps), macs = static_cast<double>(sizes.multiply_adds);
   const double batches = steps * static_cast<double>(config.train.accumulate * config.workers);
   const double samples = steps * static_cast<double>(sizes.global_batch);
-  const double epochs = samples / static_cast<double>(std::max<std::int64_t>(1, data.train_images));
+  const double epochs =
+      steps * static_cast<double>(config.train.accumulate) / static_cast<double>(sizes.batches_per_epoch);
   const std::string& every = config.train.eval_every;
-  const double evaluations = every == "epoch" ? epochs : every == "0" ? 1 : steps / std::stod(every);
-  const double tested = static_cast<double>(config.data.test_limit > 0 ? config.data.test_limit : data.test_images);
-  return (kForwardAndBackward * samples + (1 + evaluations) * tested) * macs / kMultiplyAddsPerSecond +
+  // There is always one after the last step.
+  const double evaluations = every == "epoch" ? std::min(steps, std::ceil(epochs))
+                             : every == "0"   ? 1
+                                              : std::ceil(steps / std::stod(every));
+  const std::int64_t limit = config.data.test_limit > 0 ? config.data.test_limit : data.test_images;
+  const auto tested = static_cast<double>(std::min(limit, data.test_images));
+  return (kForwardAndBackward * samples + evaluations * tested) * macs / kMultiplyAddsPerSecond +
          batches * static_cast<double>(sizes.layers.size()) * kSecondsPerLayer +
          steps * static_cast<double>(sizes.parameters) * kSecondsPerParameter;
 }
