@@ -80,6 +80,21 @@ TEST(Explain, CountsMemoryByType) {
   EXPECT_EQ(narrow.gradients.bytes, wide.gradients.bytes);
 }
 
+TEST(Explain, CountsWhatTheOptimizerKeeps) {
+  const auto buffers = [](const std::string& optimizer) {
+    const Explanation e =
+        explain_text("{workers: 1, data: {kind: mnist}, model: {name: mlp}, optimizer: {" + optimizer + "}}");
+    return e.weight_bytes / (4 * e.parameters) - 2;  // besides weights and gradient
+  };
+  EXPECT_EQ(buffers("name: sgd, momentum: 0.9"), 1);
+  EXPECT_EQ(buffers("name: sgd, momentum: 0"), 0);
+  EXPECT_EQ(buffers("name: adagrad"), 1);
+  EXPECT_EQ(buffers("name: adam"), 2);
+  EXPECT_EQ(buffers("name: adamw"), 2);
+  EXPECT_EQ(buffers("name: lars"), 1);
+  EXPECT_EQ(buffers("name: lamb"), 3);
+}
+
 TEST(Explain, CountsUpdates) {
   const auto updates = [](const std::string& train) {
     return explain_text("{workers: 4, batch_per_worker: 32, data: {train_limit: 6400}, train: {" + train + "}}").steps;

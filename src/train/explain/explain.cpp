@@ -37,10 +37,10 @@ std::string sample_shape(const Shape& shape) {
   return text;
 }
 
-/// Buffers as long as the weights that the optimizer keeps.
-int optimizer_buffers(const std::string& name) {
-  if (name == "sgd" || name == "lars" || name == "adagrad") return 1;
-  return 2;
+/// Buffers as long as the weights that the optimizer has: its state, and LAMB's direction of an update.
+std::int64_t optimizer_buffers(const OptimizerOptions& options) {
+  const auto states = static_cast<std::int64_t>(make_optimizer(options, {}, 0)->state_names().size());
+  return states + (options.name == "lamb" ? 1 : 0);
 }
 
 void add_statistics(Explanation& e, const Model& model, std::int64_t batches) {
@@ -142,7 +142,7 @@ Explanation explain(const Config& config, int ranks) {
   if (e.group == 0) e.group = config.workers;  // as if on one machine
   e.bn_span = e.group * e.batch_per_worker;
   e.parameters = model.parameter_count();
-  e.weight_bytes = kFloat * e.parameters * (2 + optimizer_buffers(config.optimizer.name));
+  e.weight_bytes = kFloat * e.parameters * (2 + optimizer_buffers(config.optimizer));
 
   std::int64_t values = 0;
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
