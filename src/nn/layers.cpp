@@ -17,7 +17,7 @@ class Conv2dLayer : public Layer {
       : t_(tensors),
         parameters_(context, index),
         packed_(context.state.packed(index)),
-        conv_(context.backend.conv2d(conv2d_geometry(context.state.model(), index, parameters_.bias() != nullptr))) {}
+        conv_(context.backend.conv2d(conv2d_geometry(context.state.model(), index))) {}
 
   void forward(const Pass&, Samples s) override { conv_->forward(t_.x, packed_, parameters_.bias(), t_.y, s); }
   void backward(const Pass&, Samples s) override {

@@ -10,12 +10,12 @@
 
 namespace syncbn {
 
-ops::Conv2dGeometry conv2d_geometry(const Model& model, int layer, bool bias) {
+ops::Conv2dGeometry conv2d_geometry(const Model& model, int layer) {
   const LayerSpec& spec = model.layers[layer];
   const Shape& in = model.layers[spec.input].output;
   const Shape& out = spec.output;
-  return {in.c(),        in.h(),        in.w(),      out.c(),      out.h(), out.w(),
-          spec.kernel_h, spec.kernel_w, spec.stride, spec.padding, bias};
+  return {in.c(),        in.h(),        in.w(),      out.c(),      out.h(),  out.w(),
+          spec.kernel_h, spec.kernel_w, spec.stride, spec.padding, spec.bias};
 }
 
 ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend& backend)
@@ -62,7 +62,7 @@ ModelState::ModelState(Model model, const NormSettings& norm, const ops::Backend
       cast_[l] = backend.allocate(count * size_of(type));
     }
     if (model_.layers[l].type != LayerType::conv2d) continue;
-    packed_[l] = backend.conv2d_weights(conv2d_geometry(model_, static_cast<int>(l), bias_of_[l] >= 0));
+    packed_[l] = backend.conv2d_weights(conv2d_geometry(model_, static_cast<int>(l)));
   }
 }
 

@@ -127,6 +127,6 @@ class ModelState {
 };
 
 /// Geometry of a conv2d layer of a model.
-ops::Conv2dGeometry conv2d_geometry(const Model& model, int layer, bool bias);
+ops::Conv2dGeometry conv2d_geometry(const Model& model, int layer);
 
 }  // namespace syncbn

@@ -56,7 +56,7 @@ ConvolutionsOnly::ConvolutionsOnly(const Model& model, std::int64_t n) {
   const ops::cpu::OneThread one_thread;
   for (std::size_t l = 0; l < model.layers.size(); ++l) {
     if (model.layers[l].type != LayerType::conv2d) continue;
-    layers_.push_back(std::make_unique<Layer>(conv2d_geometry(model, static_cast<int>(l), false), n, layers_.empty()));
+    layers_.push_back(std::make_unique<Layer>(conv2d_geometry(model, static_cast<int>(l)), n, layers_.empty()));
   }
 }
 
