@@ -26,11 +26,11 @@ struct Samples {
 
 /// Per-channel map y = (x - center) * scale + shift, kept in this form so that large offsets do not cancel. Exact in
 /// f64; round() derives the f32 form that f32 and narrower tensors use, with the rounding of center made good in shift.
-/// Arrays are as long as the padded channels; padding holds zeros.
+/// Arrays are long enough for the padding of every layout, which holds zeros.
 struct ChannelMap {
   std::vector<double> center, scale, shift;
   std::vector<float> center_f, scale_f, shift_f;
-  explicit ChannelMap(std::int64_t padded_channels = 0);
+  explicit ChannelMap(std::int64_t channels = 0);
   void round();
 };
 
@@ -38,7 +38,7 @@ struct ChannelMap {
 struct GradientMap {
   std::vector<double> p, q, r;
   std::vector<float> p_f, q_f, r_f;
-  explicit GradientMap(std::int64_t padded_channels = 0);
+  explicit GradientMap(std::int64_t channels = 0);
   void round(const ChannelMap& map);
 };
 

@@ -1,9 +1,16 @@
+#include "core/round_up.hpp"
 #include "ops/backend.hpp"
 
 namespace syncbn::ops {
 
-ChannelMap::ChannelMap(std::int64_t padded_channels) {
-  const auto size = static_cast<std::size_t>(padded_channels);
+namespace {
+
+constexpr std::size_t kWidest = 16;  // channels of a block in the widest layout
+
+}  // namespace
+
+ChannelMap::ChannelMap(std::int64_t channels) {
+  const std::size_t size = round_up(static_cast<std::size_t>(channels), kWidest);
   for (auto* exact : {&center, &scale, &shift}) exact->assign(size, 0.0);
   for (auto* rounded : {&center_f, &scale_f, &shift_f}) rounded->assign(size, 0.0f);
 }
@@ -17,8 +24,8 @@ void ChannelMap::round() {
   }
 }
 
-GradientMap::GradientMap(std::int64_t padded_channels) {
-  const auto size = static_cast<std::size_t>(padded_channels);
+GradientMap::GradientMap(std::int64_t channels) {
+  const std::size_t size = round_up(static_cast<std::size_t>(channels), kWidest);
   for (auto* exact : {&p, &q, &r}) exact->assign(size, 0.0);
   for (auto* rounded : {&p_f, &q_f, &r_f}) rounded->assign(size, 0.0f);
 }

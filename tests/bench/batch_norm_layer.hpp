@@ -23,7 +23,7 @@ inline const char* name_of(Fused fused) {
 /// One batch norm layer with its data.
 class Layer {
  public:
-  Layer(Shape shape, Layout layout, Fused fused) : map_(padded(shape)), gradient_(padded(shape)), fused_(fused) {
+  Layer(Shape shape, Layout layout, Fused fused) : map_(shape.c()), gradient_(shape.c()), fused_(fused) {
     for (auto* tensor : {&x_, &add_, &y_, &dy_, &dx_, &d_add_}) {
       tensor->shape = shape, tensor->layout = layout;
       buffers_.emplace_back(tensor->bytes());
@@ -92,7 +92,6 @@ class Layer {
   const Tensor& dx() const { return dx_; }
 
  private:
-  static std::int64_t padded(const Shape& shape) { return (shape.c() + 15) / 16 * 16; }
   static std::uint32_t* words(const Tensor& t) { return static_cast<std::uint32_t*>(t.data); }
   FusedRelu relu() const {
     return fused_ == Fused::nothing ? FusedRelu::none : fused_ == Fused::relu ? FusedRelu::recompute : FusedRelu::bits;

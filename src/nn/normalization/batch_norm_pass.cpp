@@ -6,27 +6,17 @@
 #include <cmath>
 #include <utility>
 
-#include "core/round_up.hpp"
 #include "nn/normalization/variance.hpp"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn {
 
-namespace {
-
-// Long enough for every layout.
-std::int64_t padded(std::int64_t channels) {
-  return round_up<std::int64_t>(channels, 16);
-}
-
-}  // namespace
-
 BatchNormPass::BatchNormPass(const ops::BatchNormKernels& kernels, std::string name, std::int64_t channels, double eps,
                              Communicator group)
     : StatisticsPass("batch_norm", std::move(name), channels, eps, std::move(group)),
       kernels_(&kernels),
-      map_(padded(channels)),
-      gradient_(padded(channels)) {
+      map_(channels),
+      gradient_(channels) {
   const auto c = static_cast<std::size_t>(channels);
   for (auto* array : {&pivot_, &sum_, &sum_sq_, &var_, &invstd_, &sum_dy_, &sum_dy_xc_}) array->assign(c, 0);
   correction_.resize(c);
@@ -85,8 +75,8 @@ void BatchNormPass::finish(std::span<const float> weight, std::span<const float>
   }
   if (count_ == 0) {
     invstd_.assign(invstd_.size(), 0);
-    map_ = ops::ChannelMap(padded(channels_));
-    gradient_ = ops::GradientMap(padded(channels_));
+    map_ = ops::ChannelMap(channels_);
+    gradient_ = ops::GradientMap(channels_);
     return;
   }
   derive_map(weight, bias, renorm);

@@ -21,7 +21,7 @@ namespace syncbn {
 /// use_statistics() without start_backward and finish_backward.
 class BatchNormPass : public StatisticsPass {
  public:
-  /// Errors as StatisticsPass'. The kernels must outlive the pass.
+  /// The kernels must outlive the pass.
   BatchNormPass(const ops::BatchNormKernels& kernels, std::string name, std::int64_t channels, double eps,
                 Communicator group);
 

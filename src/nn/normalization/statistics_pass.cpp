@@ -21,10 +21,6 @@ std::string describe(const char* type, const std::string& name, std::int64_t ste
 StatisticsPass::StatisticsPass(const char* type, std::string name, std::int64_t channels, double eps,
                                Communicator group)
     : type_(type), name_(std::move(name)), channels_(channels), eps_(eps), group_(std::move(group)) {
-  if (channels < 1)
-    throw Error(fmt::format("{} '{}': it needs at least one channel, not {}", type_, name_, channels), ExitCode::usage);
-  if (!std::isfinite(eps) || eps < 0)
-    throw Error(fmt::format("{} '{}': eps must be a finite number >= 0, not {}", type_, name_, eps), ExitCode::usage);
   mean_.assign(static_cast<std::size_t>(channels), 0);
 }
 

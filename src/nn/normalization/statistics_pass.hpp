@@ -26,7 +26,7 @@ class StatisticsPass {
   void require_variance() const;
 
  protected:
-  /// `type`: the layer's, for errors. Throws Error(usage) unless channels >= 1 and eps is finite and >= 0.
+  /// `type`: the layer's, for errors.
   StatisticsPass(const char* type, std::string name, std::int64_t channels, double eps, Communicator group);
   ~StatisticsPass() = default;
 

@@ -2,16 +2,10 @@
 #include <cmath>
 #include <vector>
 
-#include "core/round_up.hpp"
 #include "ops/cpu/factories.hpp"
 
 namespace syncbn::ops::cpu {
 namespace {
-
-// Long enough for every layout.
-std::int64_t padded(std::int64_t channels) {
-  return round_up<std::int64_t>(channels, 16);
-}
 
 double at(const float* values, std::int64_t c, double otherwise) {
   return values ? static_cast<double>(values[c]) : otherwise;
@@ -58,8 +52,8 @@ CpuGroupNormalization::CpuGroupNormalization(const BatchNormKernels& kernels, st
       width_(channels / groups),
       eps_(eps),
       moments_(static_cast<std::size_t>(max_samples * groups)),
-      map_(padded(channels)),
-      gradient_(padded(channels)) {
+      map_(channels),
+      gradient_(channels) {
   for (auto* array : {&pivot_, &sum_, &sum_sq_, &sum_dy_, &sum_dy_xc_, &d_gamma_, &d_beta_}) {
     array->assign(static_cast<std::size_t>(channels), 0);
   }
