@@ -10,7 +10,7 @@
 #include "core/console.hpp"
 #include "core/text.hpp"
 #include "study/study.hpp"
-#include "syncbn/train/config.hpp"
+#include "train/config/shipped.hpp"
 #include "train/storage/durable_file.hpp"
 
 namespace syncbn::cli {
@@ -24,11 +24,9 @@ std::vector<ShippedConfig> everything() {
 }
 
 ShippedConfig find(const std::string& name) {
-  std::vector<std::string> names;
-  for (const ShippedConfig& shipped : everything()) {
-    if (shipped.name == name || shipped.name + ".yaml" == name) return shipped;
-    names.push_back(shipped.name);
-  }
+  const std::vector<ShippedConfig> all = everything();
+  if (const ShippedConfig* shipped = find_shipped(all, name)) return *shipped;
+  const std::vector<std::string> names = names_of(all);
   const std::string study = shipped_study(name);
   const std::string hint =
       study.empty() ? did_you_mean(name, names, "; see syncbn configs list") : did_you_mean(study, names);
@@ -44,10 +42,8 @@ std::string about(const ShippedConfig& config) {
 }  // namespace
 
 std::string shipped_study(const std::string& name) {
-  for (const ShippedConfig& study : shipped_studies()) {
-    if (name == study.name || name == study.name + ".yaml") return "study/" + study.name;
-  }
-  return "";
+  const ShippedConfig* study = find_shipped(shipped_studies(), name);
+  return study ? "study/" + study->name : "";
 }
 
 ExitCode run_configs_list() {

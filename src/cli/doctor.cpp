@@ -9,6 +9,7 @@
 #include "cli/cores.hpp"
 #include "cli/find_data.hpp"
 #include "cli/launch.hpp"
+#include "core/text.hpp"
 #include "data/catalog/download.hpp"
 #include "train/compute.hpp"
 
@@ -43,8 +44,8 @@ std::string launch_text(const Job& job) {
   if (launcher.variable.empty()) return "no launcher: workers are threads of one process, MPI is not started";
   std::map<std::string, int> ranks_of;
   for (const std::string& host : job.hosts()) ++ranks_of[host];
-  std::string text = fmt::format("{} rank{} on {} host{} ({})", job.ranks(), job.ranks() == 1 ? "" : "s",
-                                 ranks_of.size(), ranks_of.size() == 1 ? "" : "s", launcher.variable);
+  std::string text = fmt::format("{} on {} ({})", counted(job.ranks(), "rank"),
+                                 counted(static_cast<std::int64_t>(ranks_of.size()), "host"), launcher.variable);
   for (const auto& [host, ranks] : ranks_of) text += fmt::format(" {}:{}", host, ranks);
   return text;
 }
@@ -87,8 +88,8 @@ void measure_all_reduce(const Job& job, int cores) {
     });
   });
   if (!job.first()) return;
-  line("all-reduce", fmt::format("{} workers on {} rank{}, median of {}:", world.workers(), world.ranks(),
-                                 world.ranks() == 1 ? "" : "s", kRounds));
+  line("all-reduce",
+       fmt::format("{} workers on {}, median of {}:", world.workers(), counted(world.ranks(), "rank"), kRounds));
   for (std::size_t i = 0; i < kBytes.size(); ++i) line("", fmt::format("{:>7} B  {:>9.1f} us", kBytes[i], medians[i]));
 }
 

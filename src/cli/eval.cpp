@@ -5,6 +5,7 @@
 #include "cli/log.hpp"
 #include "cli/run_path.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/compute.hpp"
 #include "train/storage/checkpoint.hpp"
 
 namespace syncbn::cli {
@@ -35,7 +36,7 @@ ExitCode run_eval(const EvalOptions& options) {
   });
 
   const std::string& split = options.split.empty() ? config.train.eval_split : options.split;
-  World world = job.make_world(config);
+  World world = job.make_world(world_options(config));
   std::vector<EvalResult> results;
   run_guarded(world, [&] { results = evaluate(world, config, weights, split); });
   for (const EvalResult& result : job.first() ? results : std::vector<EvalResult>{}) {

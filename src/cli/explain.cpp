@@ -8,6 +8,7 @@
 #include "cli/cores.hpp"
 #include "cli/launch.hpp"
 #include "cli/run_path.hpp"
+#include "core/text.hpp"
 #include "train/explain/cost_model.hpp"
 
 namespace syncbn::cli {
@@ -50,8 +51,7 @@ void print_traffic(const char* what, const Traffic& traffic) {
   if (traffic.messages == 0) {
     fmt::print("  {:<22} none\n", what);
   } else {
-    fmt::print("  {:<22} {} message{}, {}\n", what, traffic.messages, traffic.messages == 1 ? "" : "s",
-               bytes_text(traffic.bytes));
+    fmt::print("  {:<22} {}, {}\n", what, counted(traffic.messages, "message"), bytes_text(traffic.bytes));
   }
 }
 
@@ -73,9 +73,9 @@ MachineFigures measure_here(const Job& job, const Config& config, const MachineF
 void print_prediction(const Config& config, const MachineFigures& f) {
   fmt::print(
       "\nestimated time of an update, ms, from {:.0f} us per sample and core, {:.0f} us per update of the weights, "
-      "{:.1f} us + {:.1f} us per further rank and exchange, {:.2f} GB/s, skew {:.1f} us; {} core{} a rank:\n",
-      1e6 * f.sample, 1e6 * f.update, 1e6 * f.latency, 1e6 * f.per_message, 1e-9 * f.bandwidth, 1e6 * f.skew, f.threads,
-      f.threads == 1 ? "" : "s");
+      "{:.1f} us + {:.1f} us per further rank and exchange, {:.2f} GB/s, skew {:.1f} us; {} a rank:\n",
+      1e6 * f.sample, 1e6 * f.update, 1e6 * f.latency, 1e6 * f.per_message, 1e-9 * f.bandwidth, 1e6 * f.skew,
+      counted(f.threads, "core"));
   fmt::print("{:>6} {:>9} {:>9} {:>11} {:>10} {:>8} {:>8} {:>10}  {}\n", "ranks", "step", "compute", "statistics",
              "gradients", "skew", "update", "samples/s", "most of it");
   const double samples = static_cast<double>(config.workers * config.batch_per_worker * config.train.accumulate);

@@ -137,15 +137,6 @@ int Job::cores_offered() const {
   return static_cast<int>(std::count(table.begin(), table.end(), 1));
 }
 
-World Job::make_world(const Config& config) const {
-  WorldOptions options;
-  options.workers = config.workers;
-  options.threads = config.threads;
-  options.reduction = config.reduction == "native" ? Reduction::native : Reduction::ordered;
-  options.timeout_s = config.timeout_s;
-  return make_world(options);
-}
-
 World Job::make_world(const WorldOptions& options) const {
   return make(mpi_, options);
 }

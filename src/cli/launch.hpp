@@ -44,8 +44,7 @@ class Job {
   Config load(const std::function<Config()>& read) const;
   /// Cores that the launch offers to all ranks together, each counted once. Collective over ranks.
   int cores_offered() const;
-  /// The world of the experiment. Collective over ranks.
-  World make_world(const Config& config) const;
+  /// A world on the ranks of this job. Collective over ranks.
   World make_world(const WorldOptions& options) const;
   /// For several trainings at once. Collective over ranks.
   std::unique_ptr<Teams> make_teams() const;

@@ -53,9 +53,9 @@ std::string sizes_line(const Config& config, int ranks, int threads_per_rank) {
     span = group == 0 ? "all samples of a machine (so results depend on how the ranks lie on machines)"
                       : std::to_string(config.batch_per_worker * group);
   }
-  std::string line = fmt::format("{} worker{} on {} rank{} ({} thread{} each), {} samples per worker, global batch {}",
-                                 config.workers, config.workers == 1 ? "" : "s", ranks, ranks == 1 ? "" : "s",
-                                 threads_per_rank, threads_per_rank == 1 ? "" : "s", config.batch_per_worker, batch);
+  std::string line =
+      fmt::format("{} on {} ({} each), {} samples per worker, global batch {}", counted(config.workers, "worker"),
+                  counted(ranks, "rank"), counted(threads_per_rank, "thread"), config.batch_per_worker, batch);
   if (config.train.accumulate > 1) {
     line += fmt::format(" x {} = {} per update", config.train.accumulate, batch * config.train.accumulate);
   }

@@ -14,6 +14,7 @@
 #include "cli/run_path.hpp"
 #include "cli/signals.hpp"
 #include "core/console.hpp"
+#include "core/text.hpp"
 #include "study/plan/plan.hpp"
 #include "study/report/report.hpp"
 #include "study/running/available_memory.hpp"
@@ -54,10 +55,10 @@ void print_plan(const Study& study, int cores) {
     if (trial.search && search.insert(trial.hash).second) seconds += points[trial.point].seconds;
   }
   const std::size_t trials = search.size() + distinct.size() * study.seeds.size();
-  fmt::print("\n{} point{}", points.size(), points.size() == 1 ? "" : "s");
+  fmt::print("\n{}", counted(static_cast<std::int64_t>(points.size()), "point"));
   if (distinct.size() < points.size()) fmt::print(" ({} different)", distinct.size());
   // Points that differ in their rate alone may choose the same one.
-  fmt::print(", {}{} trial{}", search.empty() ? "" : "up to ", trials, trials == 1 ? "" : "s");
+  fmt::print(", {}{}", search.empty() ? "" : "up to ", counted(static_cast<std::int64_t>(trials), "trial"));
   if (!search.empty()) fmt::print(" ({} of them to choose learning rates)", search.size());
   if (study.interval_below > 0) {
     fmt::print(", more seeds (up to {}) until half of a point's interval is below {:g} points of error",

@@ -9,6 +9,7 @@
 #include "cli/run_path.hpp"
 #include "cli/signals.hpp"
 #include "syncbn/train/trainer.hpp"
+#include "train/compute.hpp"
 #include "train/storage/durable_file.hpp"
 #include "train/storage/run_directory.hpp"
 
@@ -69,7 +70,7 @@ ExitCode run_train(const TrainOptions& options) {
   log_to_run_directory(job.rank(), request.run_dir);
   report_crashes(job.rank(), request.run_dir);
 
-  World world = job.make_world(request.config);
+  World world = job.make_world(world_options(request.config));
   spdlog::info(sizes_line(request.config, world.ranks(), world.threads()));
   TrainResult result;
   run_guarded(world, [&] { result = train(world, request); });

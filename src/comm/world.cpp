@@ -1,10 +1,8 @@
 #include "syncbn/comm/world.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,6 +13,8 @@
 #include "comm/links/mpi_transport.hpp"
 #include "comm/rank_context.hpp"
 #include "core/console.hpp"
+#include "core/host_name.hpp"
+#include "core/text.hpp"
 
 namespace syncbn {
 
@@ -36,23 +36,11 @@ void check(const WorldOptions& options) {
     throw Error(fmt::format("a time-out of {} s: it must be positive", options.timeout_s), ExitCode::usage);
 }
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
 /// The first line in which two texts differ, with its number.
 std::string first_differing_line(std::string_view mine, std::string_view theirs) {
-  const auto next_line = [](std::string_view& text) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    const std::string_view line = text.substr(0, end);
-    text.remove_prefix(std::min(end + 1, text.size()));
-    return line;
-  };
   for (int number = 1;; ++number) {
-    const std::string_view a = next_line(mine);
-    const std::string_view b = next_line(theirs);
+    const std::string_view a = take_line(mine);
+    const std::string_view b = take_line(theirs);
     if (a != b || (mine.empty() && theirs.empty()))
       return fmt::format("line {}: '{}' against '{}'", number, a.substr(0, 200), b.substr(0, 200));
   }

@@ -1,13 +1,33 @@
 #pragma once
 
+#include <charconv>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 namespace syncbn {
 
 /// Whether this is text in UTF-8: no stray bytes, overlong forms or surrogates.
 bool is_utf8(std::string_view text);
+
+/// All of the text as a number; nothing if it is none, or too large for its type. Knows "inf" and "nan", but neither a
+/// plus sign nor spaces.
+template <class T>
+std::optional<T> parse_whole(std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+/// "1 rank", "3 ranks".
+std::string counted(std::int64_t count, const std::string& noun);
+
+/// Cuts the first line off a text; it comes without its end.
+std::string_view take_line(std::string_view& text);
 
 /// A number that read_exact() gives back to the bit, in hexadecimal digits; infinities and NaN are words.
 std::string write_exact(double value);

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "core/round_up.hpp"
+#include "core/rounding.hpp"
 #include "optim/options.hpp"
 #include "optim/ranges.hpp"
 #include "syncbn/core/error.hpp"

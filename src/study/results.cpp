@@ -59,12 +59,8 @@ bool is_fresh(const std::string& path) {
     for (const char* table : {"trials.csv", "trials.jsonl", "report.html"})
       first.insert({table, std::string(table) + ".tmp"});
   }
-  std::error_code error;
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (!first.contains(it->path().filename().string())) return false;
-  }
-  if (error) throw_io_error("list", path, error.value());
-  return true;
+  const std::vector<std::string> names = names_in(path);
+  return std::all_of(names.begin(), names.end(), [&first](const std::string& name) { return first.contains(name); });
 }
 
 /// A trial's fields under their names in study.json and trials.jsonl, in the order in which they stand there.
@@ -220,9 +216,7 @@ StudyDirectory::StudyDirectory(std::string path) : path_(std::move(path)) {
 }
 
 std::string StudyDirectory::folder_of(const std::string& hash, const std::string& label, std::uint64_t seed) const {
-  std::error_code error;
-  for (fs::directory_iterator it(path_ + "/trials", error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
+  for (const std::string& name : names_in(path_ + "/trials")) {
     if (name.ends_with("-" + hash)) return "trials/" + name;
   }
   return fmt::format("trials/{}-seed-{}-{}", slug(label), seed, hash);

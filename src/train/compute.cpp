@@ -20,6 +20,15 @@ ops::Precision precision_of(const Config& config) {
   return {};
 }
 
+WorldOptions world_options(const Config& config) {
+  WorldOptions options;
+  options.workers = config.workers;
+  options.threads = config.threads;
+  options.reduction = config.reduction == "native" ? Reduction::native : Reduction::ordered;
+  options.timeout_s = config.timeout_s;
+  return options;
+}
+
 std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config, ops::Allocate allocate) {
   if (config.device == "cpu") return ops::make_cpu_backend(std::move(allocate));
   const auto here = world.nodes().begin() + world.rank();

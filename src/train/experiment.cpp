@@ -4,10 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
-#include "core/round_up.hpp"
+#include "comm/rank_context.hpp"
+#include "core/rounding.hpp"
+#include "core/text.hpp"
 #include "data/catalog/catalog.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/explain/explain.hpp"
@@ -36,10 +37,7 @@ NormSettings make_norm_settings(const World& world, const Config& config) {
   NormSettings norm;
   norm.options.eps = config.norm.eps;
   norm.options.cumulative = config.norm.momentum == "cumulative";
-  if (!norm.options.cumulative) {  // std::stod refuses the tiniest numbers
-    const std::string& text = config.norm.momentum;
-    std::from_chars(text.data(), text.data() + text.size(), norm.options.momentum);
-  }
+  if (!norm.options.cumulative) norm.options.momentum = parse_whole<double>(config.norm.momentum).value();
   norm.momentum_reference_batch = config.norm.momentum_reference_batch;
   norm.options.affine = config.norm.affine;
   norm.options.track_running_stats = config.norm.track_running_stats;
@@ -118,8 +116,8 @@ std::vector<std::string> unreached_points(const Config& config, std::int64_t bat
   const ScheduleOptions& schedule = config.schedule;
   const auto total = static_cast<double>(total_steps), accumulate = static_cast<double>(config.train.accumulate),
              batches = static_cast<double>(batches_per_epoch);
-  const std::string end = fmt::format("the training ends after {} step{}, {:.4g} epochs", total_steps,
-                                      total_steps == 1 ? "" : "s", total * accumulate / batches);
+  const std::string end = fmt::format("the training ends after {}, {:.4g} epochs", counted(total_steps, "step"),
+                                      total * accumulate / batches);
   std::vector<std::string> lines;
   std::vector<double> late;  // fractions of the run are never
   for (const double milestone : schedule.name == "step" ? schedule.milestones : std::vector<double>{}) {
@@ -190,7 +188,7 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   e.norm = make_norm_settings(world, config);
 
   const std::int64_t batch = e.micro_batch();
-  e.batches_per_epoch = config.data.drop_last ? d.size() / batch : (d.size() + batch - 1) / batch;
+  e.batches_per_epoch = batch_count(d.size(), batch, config.data.drop_last);
   if (e.batches_per_epoch == 0) {
     throw Error(
         fmt::format("{} training images are fewer than one global batch of {} with data.drop_last; use a smaller "
@@ -225,12 +223,12 @@ std::string missing_variance(const Config& config, const Model& model, const std
   const std::int64_t last = std::min(full, images - (batches_per_epoch - 1) * full);
   const bool always = leaves_one(full), meets_last = steps * config.train.accumulate >= batches_per_epoch;
   if (!always && !(meets_last && leaves_one(last))) return "";
-  const auto count = [](std::int64_t n) { return fmt::format("{} image{}", n, n == 1 ? "" : "s"); };
   return fmt::format(
       "layer '{}': with {}, a group of workers has one value per channel in the whole group, which has no variance; "
       "{}choose another batch_per_worker, number of workers or norm.group",
       layer->name,
-      always ? fmt::format("a batch of {}", count(full)) : fmt::format("the {} of an epoch's last batch", count(last)),
+      always ? "a batch of " + counted(full, "image")
+             : fmt::format("the {} of an epoch's last batch", counted(last, "image")),
       always ? "" : "set data.drop_last=true, or ");
 }
 

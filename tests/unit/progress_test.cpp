@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "train/reporting/progress_line.hpp"
+#include "train/reporting/terminal.hpp"
 
 namespace syncbn {
 namespace {

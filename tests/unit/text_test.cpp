@@ -28,6 +28,29 @@ TEST(Nearest, StaysSilentWhenNothingIsClose) {
   EXPECT_EQ(nearest("x", {}), "");
 }
 
+TEST(Numbers, AreTheWholeText) {
+  EXPECT_EQ(parse_whole<int>("-12"), -12);
+  EXPECT_EQ(parse_whole<double>("1e-3"), 1e-3);
+  for (const char* text : {"", " 1", "1 ", "+1", "1x", "x", "99999999999"})
+    EXPECT_EQ(parse_whole<int>(text), std::nullopt);
+  for (const char* text : {"", "1e", "1e999", "0x1"}) EXPECT_EQ(parse_whole<double>(text), std::nullopt) << text;
+}
+
+TEST(Numbers, AreCounted) {
+  EXPECT_EQ(counted(0, "rank"), "0 ranks");
+  EXPECT_EQ(counted(1, "rank"), "1 rank");
+  EXPECT_EQ(counted(2, "rank"), "2 ranks");
+}
+
+TEST(Lines, AreTakenOffOneByOne) {
+  std::string_view text = "a\n\nb";
+  EXPECT_EQ(take_line(text), "a");
+  EXPECT_EQ(take_line(text), "");
+  EXPECT_EQ(take_line(text), "b");
+  EXPECT_EQ(text, "");
+  EXPECT_EQ(take_line(text), "");
+}
+
 TEST(Utf8, IsToldFromOtherBytes) {
   for (const char* text : {"", "plain", "\u00e9", "\u20ac", "\U0001f600", "\U0010ffff"})
     EXPECT_TRUE(is_utf8(text)) << text;

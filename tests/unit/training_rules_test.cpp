@@ -15,6 +15,7 @@
 #include "support/temp_dir.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/storage/checkpoint.hpp"
+#include "train/storage/durable_file.hpp"
 #include "train/storage/safetensors.hpp"
 
 namespace syncbn {

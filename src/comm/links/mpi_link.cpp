@@ -9,12 +9,11 @@
 #include <mutex>
 #include <utility>
 
+#include "comm/order/shards.hpp"
+
 namespace syncbn::detail {
 
 namespace {
-
-/// Up to here latency counts, and everybody folds everything.
-constexpr std::size_t kWholeUpToBytes = 64 * 1024;
 
 std::byte* reserve(Buffer& buffer, std::size_t bytes) {
   if (buffer.size() < bytes) buffer = Buffer(bytes);
@@ -79,7 +78,7 @@ MpiLink::~MpiLink() {
 }
 
 bool MpiLink::is_sharded() const {
-  return header_.operation == Operation::all_reduce && !is_native() && header_.bytes() > kWholeUpToBytes;
+  return header_.operation == Operation::all_reduce && !is_native() && header_.bytes() > kWholeMessageBytes;
 }
 
 /// What a peer folds.

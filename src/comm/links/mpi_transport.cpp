@@ -2,13 +2,11 @@
 
 #include <fmt/format.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
-#include <cstring>
 #include <forward_list>
 #include <map>
 #include <mutex>
@@ -17,6 +15,7 @@
 #include "comm/links/mpi_link.hpp"
 #include "comm/links/shared_link.hpp"
 #include "comm/links/shared_memory.hpp"
+#include "core/host_name.hpp"
 
 namespace syncbn::detail {
 
@@ -195,7 +194,7 @@ std::vector<Introduction> introduce(MPI_Comm comm, MPI_Comm node, const WorldOpt
   mine.reduction = static_cast<std::int32_t>(options.reduction);
   mine.node = rank;
   check_mpi(MPI_Bcast(&mine.node, 1, MPI_INT32_T, 0, node), "MPI_Bcast");
-  gethostname(mine.host.data(), mine.host.size() - 1);
+  host_name().copy(mine.host.data(), mine.host.size() - 1);
   std::vector<Introduction> all(static_cast<std::size_t>(ranks));
   check_mpi(MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all.data(), sizeof mine, MPI_BYTE, comm), "MPI_Allgather");
   return all;

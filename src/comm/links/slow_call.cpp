@@ -1,9 +1,7 @@
 #include "comm/links/slow_call.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -11,6 +9,7 @@
 
 #include "comm/threads/waiting_clock.hpp"
 #include "core/console.hpp"
+#include "core/host_name.hpp"
 
 namespace syncbn::detail {
 
@@ -29,10 +28,8 @@ int rank_of_launcher() {
 SlowCall::SlowCall(const std::string& call, const std::string& why, double limit_s) {
   const int rank = rank_of_launcher();
   if (rank > 1) return;
-  std::array<char, 256> host{};
-  gethostname(host.data(), host.size() - 1);
   const std::string line = fmt::format("syncbn: rank {} ({}): {} has not returned for {:.3g} s: {}\n", rank,
-                                       host.data(), call, limit_s, why);
+                                       host_name(), call, limit_s, why);
   sigset_t all, before;  // signals are for the others
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -44,6 +44,10 @@ Slice slice_of(std::int64_t samples, int workers, int worker) {
   return {worker * share + std::min<std::int64_t>(worker, longer), share + (worker < longer ? 1 : 0)};
 }
 
+std::int64_t batch_count(std::int64_t images, std::int64_t batch, bool drop_last) {
+  return drop_last ? images / batch : (images + batch - 1) / batch;
+}
+
 Shape image_shape(const Dataset& dataset, const Augmentation& augmentation) {
   const ImagePipeline pipeline(dataset, augmentation);
   return {1, dataset.channels(), pipeline.height(), pipeline.width()};
@@ -58,10 +62,7 @@ struct Loader::Impl {
       : dataset(std::move(data)), options(checked(o, *dataset)), pipeline(*dataset, o.augmentation) {}
 
   std::int64_t global_batch() const { return options.workers * options.batch_per_worker; }
-  std::int64_t batches_per_epoch() const {
-    const std::int64_t n = dataset->size(), batch = global_batch();
-    return options.drop_last ? n / batch : (n + batch - 1) / batch;
-  }
+  std::int64_t batches_per_epoch() const { return batch_count(dataset->size(), global_batch(), options.drop_last); }
 
   void start(std::int64_t epoch, std::int64_t index) {
     prefetcher.reset();  // first: its threads read what changes below

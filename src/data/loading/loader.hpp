@@ -34,6 +34,9 @@ struct Batch {
 };
 
 /// Where worker w's slice of a global batch of `samples` lies when it is spread as evenly as it goes over W workers:
+/// Global batches of `batch` images in an epoch, the smaller last one included unless it is dropped.
+std::int64_t batch_count(std::int64_t images, std::int64_t batch, bool drop_last);
+
 /// consecutive, the first samples % W workers hold one more.
 Slice slice_of(std::int64_t samples, int workers, int worker);
 

@@ -19,14 +19,9 @@ void for_each_channel(const Panels& p, Visit visit) {
   for (std::int64_t c = 0; c < p.channels; ++c) visit(c, p.offset(c, 0), p.width);
 }
 
-/// Padding of blocked layouts holds zeros.
 void clear_padding(const Tensor& y, Samples s) {
   const Panels p(y);
-  for (std::int64_t n = s.begin; n < s.end; ++n) {
-    for (std::int64_t c = p.channels; c < p.count * p.width; ++c) {
-      for (std::int64_t i = 0; i < p.positions; ++i) y.sample(n)[p.offset(c, i)] = 0;
-    }
-  }
+  for (std::int64_t n = s.begin; n < s.end; ++n) clear_padding(p, y.sample(n));
 }
 
 /// The samples of x as if they had the channels and positions of `shape`. [N, F] in any layout is a plain row.

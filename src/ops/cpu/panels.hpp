@@ -28,8 +28,14 @@ struct Panels {
   std::int64_t offset(std::int64_t channel, std::int64_t position) const {
     return (channel / width * positions + position) * width + channel % width;
   }
-  bool padded() const { return count * width != channels; }
 };
+
+/// Padding of blocked layouts holds zeros.
+inline void clear_padding(const Panels& p, float* sample) {
+  for (std::int64_t c = p.channels; c < p.count * p.width; ++c) {
+    for (std::int64_t i = 0; i < p.positions; ++i) sample[p.offset(c, i)] = 0;
+  }
+}
 
 /// Consecutive samples.
 struct Extent {

@@ -50,7 +50,7 @@ class CpuWhitening final : public WhiteningKernels {
         }
         scatter(out.data(), p, first, width, y.sample(n), accumulate);
       }
-      if (p.padded() && !accumulate) clear_padding(p, y.sample(n));
+      if (!accumulate) clear_padding(p, y.sample(n));
     }
   }
 
@@ -63,12 +63,6 @@ class CpuWhitening final : public WhiteningKernels {
         const auto value = static_cast<float>(rows[i]);
         *to = accumulate ? *to + value : value;
       }
-    }
-  }
-
-  static void clear_padding(const Panels& p, float* sample) {
-    for (std::int64_t c = p.channels; c < p.count * p.width; ++c) {
-      for (std::int64_t i = 0; i < p.positions; ++i) sample[p.offset(c, i)] = 0;
     }
   }
 };

@@ -12,6 +12,7 @@
 #include "study/plan/yaml_section.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/config/schema.hpp"
+#include "train/config/shipped.hpp"
 #include "train/config/value.hpp"
 #include "train/config/yaml_text.hpp"
 
@@ -379,22 +380,17 @@ Study load_study(const std::string& path, const std::vector<std::string>& overri
   if (std::filesystem::is_regular_file(path, ignored)) {
     return parse_study(detail::read_config_file(path), path, overrides);
   }
-  std::vector<std::string> names;
-  for (const ShippedConfig& shipped : shipped_studies()) {
-    for (const std::string& name :
-         {shipped.name, shipped.name + ".yaml", "study/" + shipped.name, "study/" + shipped.name + ".yaml"}) {
-      if (path == name) return parse_study(shipped.text, shipped.name + ".yaml", overrides);
-    }
-    names.push_back(shipped.name);
-  }
-  for (const ShippedConfig& shipped : shipped_configs()) {
-    if (path != shipped.name) continue;
+  constexpr std::string_view kFolder = "study/";
+  const std::string name = path.starts_with(kFolder) ? path.substr(kFolder.size()) : path;
+  if (const ShippedConfig* shipped = find_shipped(shipped_studies(), name))
+    return parse_study(shipped->text, shipped->name + ".yaml", overrides);
+  if (find_shipped(shipped_configs(), path))
     fail(fmt::format("{0}: is a configuration, not a study; train it with: syncbn train {0}", path));
-  }
   if (std::filesystem::is_directory(path, ignored))
     fail(fmt::format("{}: is a directory; name the study's file", path));
   fail(fmt::format("{}: no such file, nor a shipped study of this name{}", path,
-                   did_you_mean(std::filesystem::path(path).stem().string(), names, " (syncbn configs list)")));
+                   did_you_mean(std::filesystem::path(path).stem().string(), names_of(shipped_studies()),
+                                " (syncbn configs list)")));
 }
 
 }  // namespace syncbn

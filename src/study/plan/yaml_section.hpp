@@ -4,10 +4,8 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <charconv>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "core/text.hpp"
@@ -19,24 +17,15 @@ namespace syncbn {
 template <class T>
 T number_of(const YAML::Node& node, const std::string& place, const std::string& key, const char* expected,
             bool (*valid)(T)) {
-  T value{};
   const std::string text = node.IsScalar() ? node.Scalar() : "";
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || error != std::errc{} || end != text.data() + text.size() || !valid(value)) {
-    detail::fail(fmt::format("{}: {}: expected {}, got '{}'", place, key, expected, text));
-  }
-  return value;
+  const std::optional<T> value = parse_whole<T>(text);
+  if (!value || !valid(*value)) detail::fail(fmt::format("{}: {}: expected {}, got '{}'", place, key, expected, text));
+  return *value;
 }
 
 /// However numbers are spelled: 0.1 and 1e-1.
 inline bool same_value(const std::string& a, const std::string& b) {
-  const auto number = [](const std::string& text) -> std::optional<double> {
-    double value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    const bool whole = error == std::errc{} && end == text.data() + text.size();
-    return whole ? std::optional(value) : std::nullopt;
-  };
-  const std::optional<double> x = number(a), y = number(b);
+  const std::optional<double> x = parse_whole<double>(a), y = parse_whole<double>(b);
   return a == b || (x && y && *x == *y);
 }
 

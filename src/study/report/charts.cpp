@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <functional>
 #include <map>
 #include <optional>
 #include <set>
+
+#include "core/text.hpp"
 
 namespace syncbn {
 namespace {
@@ -27,10 +28,7 @@ const std::string* setting_in(const TrialRow& row, const std::string& key) {
 
 std::optional<double> number_in(const TrialRow& row, const std::string& key) {
   const std::string* text = setting_in(row, key);
-  double value = 0;
-  if (text == nullptr) return std::nullopt;
-  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
-  return error == std::errc{} && end == text->data() + text->size() ? std::optional(value) : std::nullopt;
+  return text == nullptr ? std::nullopt : parse_whole<double>(*text);
 }
 
 std::vector<AxisKind> axis_kinds(const Results& results) {

@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <limits>
 
+#include "core/text.hpp"
 #include "data/dataset.hpp"
 #include "study/report/report.hpp"
 #include "syncbn/core/error.hpp"
@@ -68,20 +68,20 @@ Coordinator::Coordinator(const StudyRequest& request, Teams& teams)
   replan();
   announce_left_out(earlier);
   const Tally all = tally();
-  table_.print(fmt::format(
-      "syncbn: {}: {} trial{}{} on {} rank{} of {} core{}", request.study.name, all.trials, all.trials == 1 ? "" : "s",
-      all.ended > 0 ? fmt::format(", {} of them finished before,", all.ended) : "", teams.ranks(),
-      teams.ranks() == 1 ? "" : "s", request.threads_per_rank, request.threads_per_rank == 1 ? "" : "s"));
+  table_.print(fmt::format("syncbn: {}: {}{} on {} of {}", request.study.name, counted(all.trials, "trial"),
+                           all.ended > 0 ? fmt::format(", {} of them finished before,", all.ended) : "",
+                           counted(teams.ranks(), "rank"), counted(request.threads_per_rank, "core")));
 }
 
 /// Tables and report are about what is planned now; of an earlier plan other trials may have ended.
 void Coordinator::announce_left_out(std::set<std::string> earlier) {
   for (const Trial& trial : planned_) earlier.erase(trial.hash);
   if (earlier.empty()) return;
-  table_.print(fmt::format(
-      "syncbn: the tables of {0} leave out {1} finished trial{2} of another plan; {0}/trials keeps {3} "
-      "until a study asks for {3} again (--output DIR keeps studies apart)",
-      directory_.path(), earlier.size(), earlier.size() == 1 ? "" : "s", earlier.size() == 1 ? "it" : "them"));
+  table_.print(
+      fmt::format("syncbn: the tables of {0} leave out {1} of another plan; {0}/trials keeps {2} "
+                  "until a study asks for {2} again (--output DIR keeps studies apart)",
+                  directory_.path(), counted(static_cast<std::int64_t>(earlier.size()), "finished trial"),
+                  earlier.size() == 1 ? "it" : "them"));
 }
 
 void Coordinator::replan() {

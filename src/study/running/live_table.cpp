@@ -1,27 +1,20 @@
 #include "study/running/live_table.hpp"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "core/console.hpp"
+#include "core/text.hpp"
 #include "train/reporting/progress_line.hpp"
+#include "train/reporting/terminal.hpp"
 
 namespace syncbn {
 namespace {
 
 constexpr auto kRedraw = std::chrono::milliseconds(200);
 constexpr auto kPlain = std::chrono::seconds(30);
-
-winsize terminal_size() {
-  winsize size{};
-  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size = {24, 80, 0, 0};
-  return size;
-}
 
 /// Cuts at a character of UTF-8, not inside.
 std::string cut(const std::string& text, int width) {
@@ -51,7 +44,7 @@ std::string state_text(const LiveState::Trial& t, bool bar) {
   line += fmt::format(" {:3.0f}%  epoch {:.1f}", std::floor(100 * t.share), t.epoch);
   if (!std::isnan(t.loss)) line += fmt::format("  loss {:.3f}", t.loss);
   if (!std::isnan(t.accuracy)) line += fmt::format("  accuracy {:.2f}%", 100 * t.accuracy);
-  return line + fmt::format("  {}  {} core{}", format_duration(t.seconds), t.cores, t.cores == 1 ? "" : "s");
+  return line + fmt::format("  {}  {}", format_duration(t.seconds), counted(t.cores, "core"));
 }
 
 }  // namespace
@@ -80,11 +73,7 @@ std::vector<std::string> table_lines(const LiveState& state, int width, int heig
   return lines;
 }
 
-LiveTable::LiveTable()
-    : in_place_(terminal_style(::isatty(STDERR_FILENO) == 1, std::getenv("TERM"), std::getenv("NO_COLOR"),
-                               std::getenv("FORCE_COLOR"))
-                    .bar),
-      last_(Clock::now()) {}
+LiveTable::LiveTable() : in_place_(terminal_style().bar), last_(Clock::now()) {}
 
 void LiveTable::update(const LiveState& state) {
   state_ = state;
@@ -112,9 +101,9 @@ void LiveTable::clear() {
 }
 
 void LiveTable::draw() {
-  const winsize size = terminal_size();
+  const TerminalSize size = terminal_size();
   std::string text;
-  const auto lines = table_lines(state_, size.ws_col - 1, std::min<int>(size.ws_row - 1, 20));
+  const auto lines = table_lines(state_, size.columns - 1, std::min(size.rows - 1, 20));
   for (const std::string& line : lines) text += line + "\n";
   drawn_ = static_cast<int>(lines.size());
   write_stderr(text);

@@ -7,19 +7,12 @@
 #include <system_error>
 
 #include "syncbn/train/trainer.hpp"
+#include "train/compute.hpp"
 
 namespace syncbn {
 namespace {
 
 constexpr auto kBetweenProgress = std::chrono::milliseconds(250);
-
-WorldOptions world_options(const Config& config) {
-  WorldOptions options;
-  options.workers = config.workers;
-  options.threads = config.threads;
-  options.timeout_s = config.timeout_s;
-  return options;
-}
 
 Note ended(const char* how, const std::string& message) {
   return Note{{"how", how}, {"message", message}};

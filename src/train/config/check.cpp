@@ -4,9 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/config/value.hpp"
 
@@ -87,16 +87,14 @@ class Checker {
   }
 
   void normalization() const {
-    std::int64_t group = 0;
-    const std::string& text = c_.norm.group;
-    const bool numeric = std::from_chars(text.data(), text.data() + text.size(), group).ec == std::errc{};
-    if (numeric && c_.workers > 0 && shares_statistics(c_.norm.type)) {
+    const auto group = parse_whole<std::int64_t>(c_.norm.group);
+    if (group && c_.workers > 0 && shares_statistics(c_.norm.type)) {
       std::string divisors;
       for (int g = 1; g <= c_.workers; ++g) {
         if (c_.workers % g == 0) divisors += fmt::format("{}{}", divisors.empty() ? "" : ", ", g);
       }
-      require(group > 0 && c_.workers % group == 0, "norm.group",
-              fmt::format("{} does not divide workers = {}; possible are {}", group, c_.workers, divisors));
+      require(*group > 0 && c_.workers % *group == 0, "norm.group",
+              fmt::format("{} does not divide workers = {}; possible are {}", *group, c_.workers, divisors));
     }
   }
 

@@ -11,6 +11,7 @@
 #include "syncbn/core/error.hpp"
 #include "train/config/check.hpp"
 #include "train/config/schema.hpp"
+#include "train/config/shipped.hpp"
 #include "train/config/value.hpp"
 #include "train/config/yaml_text.hpp"
 
@@ -276,20 +277,15 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
   if (!directory && std::filesystem::exists(path, ignored)) {
     return parse_config(read_config_file(path), path, overrides, settings, unread);
   }
-
-  std::vector<std::string> names;
-  for (const ShippedConfig& shipped : shipped_configs()) {
-    if (path == shipped.name || path == shipped.name + ".yaml") {
-      return parse_config(shipped.text, shipped.name + ".yaml", overrides, settings, unread);
-    }
-    names.push_back(shipped.name);
-  }
+  if (const ShippedConfig* shipped = find_shipped(shipped_configs(), path))
+    return parse_config(shipped->text, shipped->name + ".yaml", overrides, settings, unread);
   if (directory) fail(fmt::format("{0}: is a directory; name a YAML file, such as {0}/config.yaml", path));
   if (path.starts_with("study/")) {
     fail(fmt::format("{0}: not a configuration; studies are started with: syncbn study {0}", path));
   }
   fail(fmt::format("{}: no such file, nor a shipped configuration of this name{}", path,
-                   did_you_mean(std::filesystem::path(path).stem().string(), names, " (syncbn configs list)")));
+                   did_you_mean(std::filesystem::path(path).stem().string(), names_of(shipped_configs()),
+                                " (syncbn configs list)")));
 }
 
 }  // namespace syncbn

@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <optional>
 
 #include "core/text.hpp"
@@ -26,21 +25,15 @@ template <class T>
 std::optional<T> parse_integer(std::string_view text) {
   const std::string_view digits = text.substr(text.starts_with('-') ? 1 : 0);
   if (digits.empty() || has_leading_zero(digits)) return std::nullopt;
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
+  return parse_whole<T>(text);
 }
 
 std::optional<double> parse_number(std::string_view text) {
   const std::string_view digits = text.substr(text.starts_with('-') ? 1 : 0);
   if (digits.empty() || has_leading_zero(digits)) return std::nullopt;
-  // from_chars also knows "inf" and "nan", which no key accepts.
+  // parse_whole() also knows "inf" and "nan", which no key accepts.
   if (!is_digit(digits[0]) && digits[0] != '.') return std::nullopt;
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
+  return parse_whole<double>(text);
 }
 
 /// One scalar on its way into a field; knows how to complain.

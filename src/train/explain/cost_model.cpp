@@ -5,11 +5,11 @@
 #include <cmath>
 #include <utility>
 
+#include "comm/order/shards.hpp"
+
 namespace syncbn {
 namespace {
 
-// Longer messages between hosts go in two stages.
-constexpr double kWholeUpToBytes = 64 * 1024;
 // The backward pass, which gradient messages run beside, is about two thirds of the compute.
 constexpr double kBackwardShare = 2.0 / 3;
 
@@ -17,7 +17,7 @@ double exchange(const MachineFigures& f, double bytes, int ranks) {
   if (ranks < 2) return 0;
   const double others = ranks - 1;
   const double stage = f.latency + (others - 1) * f.per_message;
-  if (bytes <= kWholeUpToBytes) return stage + others * bytes / f.bandwidth;
+  if (bytes <= static_cast<double>(detail::kWholeMessageBytes)) return stage + others * bytes / f.bandwidth;
   return 2 * (stage + others / ranks * bytes / f.bandwidth);
 }
 

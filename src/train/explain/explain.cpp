@@ -81,7 +81,7 @@ void add_gradients(Explanation& e, const Model& model, std::int64_t bucket_bytes
 void add_length(Explanation& e, const Config& config, const Model& model, std::int64_t images) {
   const std::int64_t batch = e.workers * e.batch_per_worker;
   if (config.data.train_limit > 0) images = std::min(images, config.data.train_limit);
-  e.batches_per_epoch = config.data.drop_last ? images / batch : (images + batch - 1) / batch;
+  e.batches_per_epoch = batch_count(images, batch, config.data.drop_last);
   e.steps = update_count(config.train, e.batches_per_epoch);
   e.unreached = unreached_points(config, e.batches_per_epoch, e.steps);
   const std::vector<int> groups(static_cast<std::size_t>(e.workers / e.group), e.group);

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <limits>
 
+#include "nn/normalization/variance.hpp"
+
 namespace syncbn {
 
 /// One layer's statistics in the form in which workers add them up: values per channel, then per channel their sum,
@@ -15,10 +17,7 @@ class ChannelSums {
   double count() const { return sums_[0]; }
   double mean(std::size_t c) const { return sums_[1 + c] / sums_[0]; }
   /// Biased; 0 if what is left of it may be rounding.
-  double var(std::size_t c) const {
-    const double square = sums_[1 + channels_ + c] / sums_[0], var = square - mean(c) * mean(c);
-    return var < square * (8 * std::numeric_limits<double>::epsilon()) ? 0 : var;
-  }
+  double var(std::size_t c) const { return variance(mean(c), sums_[1 + channels_ + c] / sums_[0]); }
 
  private:
   const double* sums_;

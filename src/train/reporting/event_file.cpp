@@ -15,8 +15,9 @@
 #include <string_view>
 #include <system_error>
 
+#include "core/host_name.hpp"
+#include "core/text.hpp"
 #include "train/storage/durable_file.hpp"
-#include "train/storage/environment.hpp"
 
 namespace syncbn {
 namespace {
@@ -105,10 +106,8 @@ Message event(double at_s, std::int64_t step) {
 
 /// google.protobuf.Value
 Message dynamic_value(const std::string& text) {
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const bool numeric = error == std::errc{} && end == text.data() + text.size();
-  return numeric ? Message().number(2, number) : Message().text(3, text);
+  const std::optional<double> number = parse_whole<double>(text);
+  return number ? Message().number(2, *number) : Message().text(3, text);
 }
 
 }  // namespace

@@ -1,15 +1,12 @@
 #include "syncbn/train/progress.hpp"
 
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <chrono>
-#include <cstdlib>
 #include <mutex>
 #include <string_view>
 
 #include "core/console.hpp"
 #include "train/reporting/progress_line.hpp"
+#include "train/reporting/terminal.hpp"
 
 namespace syncbn {
 namespace {
@@ -19,12 +16,6 @@ constexpr std::string_view kClearLine = "\r\033[K";
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-int terminal_width() {
-  winsize size{};
-  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-  return 80;
 }
 
 }  // namespace
@@ -43,15 +34,14 @@ struct Progress::Impl {
 
   void draw(double now) {
     // One column stays free: a full line would wrap on some terminals.
-    write_stderr(cleared(bar_line(last, terminal_width() - 1, style.color)));
+    write_stderr(cleared(bar_line(last, terminal_size().columns - 1, style.color)));
     drawn_s = now;
   }
 };
 
 Progress::Progress(bool enabled) : impl_(std::make_unique<Impl>()) {
   impl_->enabled = enabled;
-  impl_->style = terminal_style(::isatty(STDERR_FILENO) == 1, std::getenv("TERM"), std::getenv("NO_COLOR"),
-                                std::getenv("FORCE_COLOR"));
+  impl_->style = terminal_style();
 }
 
 Progress::~Progress() {

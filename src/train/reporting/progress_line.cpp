@@ -86,16 +86,6 @@ std::string bar_line(const ProgressState& state, int width, bool color) {
   return kBold + head + kPlain + "[" + kGreen + bar + kPlain + rest + "]" + tail;
 }
 
-TerminalStyle terminal_style(bool is_terminal, const char* term, const char* no_color, const char* force_color) {
-  const auto set = [](const char* value) { return value && *value; };
-  const bool dumb = !set(term) || std::string(term) == "dumb";
-  TerminalStyle style;
-  style.bar = is_terminal && !dumb;
-  const bool forced = set(force_color) && std::string(force_color) != "0";
-  style.color = !set(no_color) && (forced || style.bar);
-  return style;
-}
-
 bool PlainPacer::due(double now_s, const ProgressState& state) {
   constexpr double kSeconds = 10, kShare = 0.1, kMinSeconds = 1;
   const double share = share_of(state);

@@ -16,16 +16,8 @@ std::string plain_line(const ProgressState& state, bool color);
 /// Colour codes take no columns.
 std::string bar_line(const ProgressState& state, int width, bool color);
 
-/// What the environment and the terminal allow.
-struct TerminalStyle {
-  bool bar = false;
-  bool color = false;
-};
-/// Pointers are values of environment variables, null when unset. NO_COLOR wins over FORCE_COLOR.
-TerminalStyle terminal_style(bool is_terminal, const char* term, const char* no_color, const char* force_color);
-
-/// Decides when a plain line is due: at the start and end of a phase, and in between after 10 s or 10 % more (but
-/// not twice within a second, so that short phases do not flood a log).
+/// Decides when a plain line is due: at the start and the end, and in between after 10 s or 10 % more (but not twice
+/// within a second, so that a short training does not flood a log).
 class PlainPacer {
  public:
   bool due(double now_s, const ProgressState& state);

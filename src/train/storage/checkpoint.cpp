@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <filesystem>
 #include <limits>
 #include <system_error>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/storage/durable_file.hpp"
 #include "train/storage/folder_lock.hpp"
@@ -71,21 +71,16 @@ TrainingState load_folder(const std::string& folder) {
 std::optional<std::int64_t> step_of(const std::string& name) {
   constexpr std::string_view kPrefix = "step-";
   if (!name.starts_with(kPrefix) || name.size() < kPrefix.size() + 9) return std::nullopt;
-  std::int64_t step = 0;
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
-  if (error != std::errc{} || stop != end || step < 0) return std::nullopt;
-  return step;
+  const auto step = parse_whole<std::int64_t>(std::string_view(name).substr(kPrefix.size()));
+  return step && *step >= 0 ? step : std::nullopt;
 }
 
 /// Steps that have a folder, with or without a manifest.
 std::vector<std::int64_t> folders_in(const std::string& path) {
   std::vector<std::int64_t> result;
-  std::error_code error;
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (const auto step = step_of(it->path().filename().string())) result.push_back(*step);
+  for (const std::string& name : names_in(path)) {
+    if (const auto step = step_of(name)) result.push_back(*step);
   }
-  if (error && error != std::errc::no_such_file_or_directory) throw_io_error("list", path, error.value());
   std::sort(result.begin(), result.end());
   return result;
 }

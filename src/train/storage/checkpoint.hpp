@@ -15,10 +15,6 @@ namespace syncbn {
 class FileSystem;
 class FolderLock;
 
-/// Commits files so that after a crash at any point the new content or the old one is there, never a mix: write
-/// NAME.tmp, fsync it, rename, fsync the directory. Throws Error naming path and errno's text; leaves no debris.
-void write_file_durably(const std::string& path, std::span<const std::byte> bytes);
-
 /// Everything a run needs to go on: model tensors (torchvision names), optimizer buffers
 /// ("optimizer.<state>.<parameter>"), single figures.
 struct TrainingState {

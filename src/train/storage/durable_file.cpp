@@ -12,7 +12,6 @@
 #include <system_error>
 
 #include "syncbn/core/error.hpp"
-#include "train/storage/checkpoint.hpp"
 
 namespace syncbn {
 
@@ -152,6 +151,15 @@ bool path_exists(const std::string& path) {
   const bool there = std::filesystem::exists(path, error);
   if (error) throw_io_error("look for", path, error.value());
   return there;
+}
+
+std::vector<std::string> names_in(const std::string& path) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end; it.increment(error))
+    names.push_back(it->path().filename().string());
+  if (error && error != std::errc::no_such_file_or_directory) throw_io_error("list", path, error.value());
+  return names;
 }
 
 void append_to_file(const std::string& path, const std::string& bytes) {

@@ -28,8 +28,10 @@ class FileSystem {
 /// The folder a path lies in ("." without a slash).
 std::string parent_of(const std::string& path);
 
-/// write NAME.tmp, fsync it, rename, fsync the folder. See checkpoint.hpp.
+/// Commits a file so that after a crash at any point the new content or the old one is there, never a mix: write
+/// NAME.tmp, fsync it, rename, fsync the folder. Throws Error naming path and errno's text; leaves no debris.
 void write_file_durably(FileSystem& files, const std::string& path, std::span<const std::byte> bytes);
+void write_file_durably(const std::string& path, std::span<const std::byte> bytes);
 
 /// Creates the folder if it is missing (its parent must exist) and makes the entry durable. Throws Error.
 void make_folder_durably(FileSystem& files, const std::string& path);
@@ -45,6 +47,9 @@ void sync_folder(FileSystem& files, const std::string& path);
 
 /// Whether there is something of this name. Throws Error where that cannot be told.
 bool path_exists(const std::string& path);
+
+/// The names in a folder, in no order; none where there is no such folder. Throws Error.
+std::vector<std::string> names_in(const std::string& path);
 
 /// Adds bytes at the end of a file, which is created where it is missing. Throws Error.
 void append_to_file(const std::string& path, const std::string& bytes);

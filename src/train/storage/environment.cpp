@@ -14,6 +14,8 @@
 #include <string_view>
 #include <thread>
 
+#include "core/host_name.hpp"
+
 namespace syncbn {
 namespace {
 
@@ -61,11 +63,6 @@ std::string processor() {
 }
 
 }  // namespace
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
-}
 
 std::string environment_json() {
   utsname system{};

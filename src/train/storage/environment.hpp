@@ -4,8 +4,6 @@
 
 namespace syncbn {
 
-std::string host_name();
-
 /// A JSON object with what a result may depend on besides the configuration: host, processor, operating system,
 /// versions, and the launcher's and libraries' environment variables. Names nobody and holds no secrets.
 std::string environment_json();

@@ -10,8 +10,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "core/host_name.hpp"
 #include "syncbn/core/error.hpp"
-#include "train/storage/environment.hpp"
 
 namespace syncbn {
 

@@ -34,20 +34,10 @@ void append_line(const std::string& path, const std::string& line) {
 
 /// Nothing in it but what a start leaves that was interrupted before config.yaml was written.
 bool is_fresh(const std::string& path) {
-  std::error_code error;
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    if (name != kLockName && name != std::string(kConfig) + ".tmp") return false;
-  }
-  if (error) throw_io_error("list", path, error.value());
-  return true;
-}
-
-std::string_view take_line(std::string_view& text) {
-  const std::size_t end = std::min(text.find('\n'), text.size());
-  const std::string_view line = text.substr(0, end);
-  text.remove_prefix(std::min(end + 1, text.size()));
-  return line;
+  const std::vector<std::string> names = names_in(path);
+  return std::all_of(names.begin(), names.end(), [](const std::string& name) {
+    return name == kLockName || name == std::string(kConfig) + ".tmp";
+  });
 }
 
 // "norm: eps: 1e-5": a YAML line behind the enclosing keys.
@@ -90,12 +80,10 @@ void require_same_experiment(const std::string& path, const std::string& stored,
 }
 
 void remove_temporary_files(const std::string& path) {
-  std::vector<fs::path> left;
-  std::error_code error;
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().extension() == ".tmp") left.push_back(it->path());
+  for (const std::string& name : names_in(path)) {
+    std::error_code ignored;
+    if (name.ends_with(".tmp")) fs::remove(path + "/" + name, ignored);
   }
-  for (const auto& file : left) fs::remove(file, error);
 }
 
 /// Keeps the lines of a log that belong to the run up to `step`. The greatest step among them; 0: none.
