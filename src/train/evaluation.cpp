@@ -119,11 +119,12 @@ std::vector<EvalResult> evaluate(World& world, const Config& config, const std::
   if (!left_off.empty() && world.rank() == 0)
     write_stderr(fmt::format("syncbn: {}\n", left_off_text(left_off, weights_path)));
   Evaluator evaluator(world, experiment);
+  const auto groups = static_cast<int>(norm_groups(world, config.norm).size());
   std::vector<EvalResult> results;
   world.run([&](Worker& worker) {
     backend->prepare_thread();
     const Communicator group = make_norm_group(worker, config.norm);
-    Network network(state, *backend, group, world.workers() / group.size(), config.batch_per_worker, {});
+    Network network(state, *backend, group, groups, config.batch_per_worker, {});
     network.set_pixel_values(experiment.pixel_values);
     const std::vector<EvalResult> r = evaluator.run(network, experiment.split(split), worker, worker.all(), 0);
     if (worker.local_index() == 0) results = r;

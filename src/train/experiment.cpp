@@ -135,10 +135,6 @@ std::vector<std::string> unreached_points(const Config& config, std::int64_t bat
   return lines;
 }
 
-Model make_model(const Config& config, const Shape& image, int classes) {
-  return make_model(model_options(config, image, classes));
-}
-
 int norm_group_size(int workers, const Config::Norm& norm) {
   if (!shares_statistics(norm.type)) return 1;
   if (norm.group == "node") return 0;
@@ -146,19 +142,16 @@ int norm_group_size(int workers, const Config::Norm& norm) {
 }
 
 std::vector<int> norm_groups(const World& world, const Config::Norm& norm) {
-  const int size = norm_group_size(world, norm);
-  if (size > 0) return std::vector<int>(static_cast<std::size_t>(world.workers() / size), size);
-  std::vector<int> machines;
-  for (int rank = 0, w = 0; rank < world.ranks(); ++rank) {
-    const auto r = static_cast<std::size_t>(rank);
-    if (rank == 0 || world.nodes()[r] != world.nodes()[r - 1]) machines.push_back(0);
-    for (; w < static_cast<std::int64_t>(rank + 1) * world.workers() / world.ranks(); ++w) ++machines.back();
-  }
-  return machines;
+  const detail::Topology& topology = world.context()->topology();
+  const int size = norm_group_size(world.workers(), norm);
+  std::vector<int> workers;
+  for (const detail::IndexRange& group : size == 0 ? topology.by_node() : topology.groups(size))
+    workers.push_back(group.size());
+  return workers;
 }
 
 Communicator make_norm_group(const Worker& worker, const Config::Norm& norm) {
-  const int size = norm_group_size(worker.world(), norm);
+  const int size = norm_group_size(worker.world().workers(), norm);
   return size == 0 ? worker.node_group() : worker.group(size);
 }
 
@@ -183,7 +176,7 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   e.augmentation = make_augmentation(config.data);
   const Dataset& d = *e.train_set;
   e.pixel_values = pixel_values(d, e.augmentation);
-  e.model = make_model(config, image_shape(d, e.augmentation), d.classes());
+  e.model = make_model(model_options(config, image_shape(d, e.augmentation), d.classes()));
   check_probes(config, e.model);
   e.norm = make_norm_settings(world, config);
 

@@ -56,17 +56,12 @@ std::int64_t update_count(const Config::Train& train, std::int64_t batches_per_e
 std::vector<std::string> unreached_points(const Config& config, std::int64_t batches_per_epoch,
                                           std::int64_t total_steps);
 
-/// The model of a configuration for images of this shape ([1, C, H, W]).
-Model make_model(const Config& config, const Shape& image, int classes);
-
 /// How many consecutive workers of so many share statistics, as norm.group says: 1 where norm.type shares none, 0 for
 /// the workers of a machine.
 int norm_group_size(int workers, const Config::Norm& norm);
-inline int norm_group_size(const World& world, const Config::Norm& norm) {
-  return norm_group_size(world.workers(), norm);
-}
 
-/// Workers of each group, in order; of norm.group = node that is of each machine.
+/// Workers of each group, in order; of norm.group = node that is of each machine. Throws Error(usage) where the ranks
+/// of a machine do not lie side by side.
 std::vector<int> norm_groups(const World& world, const Config::Norm& norm);
 
 /// Their communicator. Collective over all workers.

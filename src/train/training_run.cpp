@@ -44,11 +44,12 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       for_gradients_(backend.device() ? std::make_shared<RankDevice>(backend, world.local_workers()) : nullptr),
       updated_(backend.device() ? backend.device()->make_mark() : nullptr),
       // Batch renormalization has its sums on the processor.
-      messenger_(backend.device() && norm_group_size(world, request.config.norm) != 1 && !experiment_.norm.renorm
+      messenger_(backend.device() && norm_group_size(world.workers(), request.config.norm) != 1 &&
+                         !experiment_.norm.renorm
                      ? backend.for_worker(/*urgent=*/true)
                      : nullptr),
       for_statistics_(messenger_ ? std::make_shared<RankDevice>(*messenger_, world.local_workers()) : nullptr),
-      sums_(messenger_ ? DeviceSums::make(world, norm_group_size(world, request.config.norm), for_statistics_,
+      sums_(messenger_ ? DeviceSums::make(world, norm_group_size(world.workers(), request.config.norm), for_statistics_,
                                           longest_message(experiment_.model))
                        : nullptr),
       exchange_(world, buckets_.buckets, state_.flat_size(),

@@ -34,7 +34,7 @@ struct TrainingRun::WorkerState {
         group(make_norm_group(w, run.experiment_.config.norm)),
         metrics(w.duplicate()),
         gradient(run.exchange_.gradient(w)),
-        groups(count_groups()),
+        groups(static_cast<int>(norm_groups(w.world(), run.experiment_.config.norm).size())),
         network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient,
                 run.sums_ ? run.sums_->join(w, group) : nullptr) {
     network.set_pixel_values(run.experiment_.pixel_values);
@@ -57,12 +57,6 @@ struct TrainingRun::WorkerState {
 
   bool is_first() const { return worker.index() == 0; }
   bool is_first_here() const { return worker.local_index() == 0; }
-
-  int count_groups() const {
-    std::int64_t count = group.rank() == 0;
-    worker.all().all_reduce(std::span<std::int64_t>(&count, 1), Reduce::sum, {"groups", 0});
-    return static_cast<int>(count);
-  }
 
   std::unique_ptr<Probes> make_probes(TrainingRun& run) {
     const Config::Probes& options = run.experiment_.config.probes;

@@ -58,7 +58,7 @@ void measure_messages(const Communicator& ranks, double computed, MachineFigures
 MachineFigures measure_machine(World& world, const Config& config, MachineFigures f) {
   const auto backend = make_backend(world, config);
   const DataShape data = data_shape(config.data);
-  ModelState state(make_model(config, data.image, static_cast<int>(data.classes)), {}, *backend);
+  ModelState state(make_model(model_options(config, data.image, data.classes)), {}, *backend);
   state.initialize(config.seed);
   state.send();
   const int threads = world.local_workers();
