@@ -87,9 +87,6 @@ int World::local_workers() const {
 int World::threads() const {
   return context_->crew().threads();
 }
-Reduction World::reduction() const {
-  return context_->reduction();
-}
 const std::vector<std::string>& World::hosts() const {
   return context_->topology().hosts;
 }

@@ -65,8 +65,6 @@ class Network {
   BatchStatistics statistics(int layer) const { return norm(layer).statistics(); }
   /// What computes this worker's part.
   const ops::Backend& backend() const { return *backend_; }
-  /// Bytes of activations and their gradients.
-  std::int64_t activation_bytes() const { return static_cast<std::int64_t>(memory_.size()); }
 
  private:
   using Action = NetworkPlan::Action;

@@ -295,9 +295,8 @@ struct Accelerator {
 /// serves machines with and without CUDA. It lies beside libsyncbn; $SYNCBN_CUDA_MODULE names another file.
 Accelerator probe_cuda();
 
-/// Kernels for a device as configurations name it: "cpu" or "cuda". `local_rank` chooses among the devices of a host;
-/// those hidden by CUDA_VISIBLE_DEVICES do not count. The processor knows plain f32 only. Throws Error(unavailable)
-/// that says what is missing.
-std::unique_ptr<Backend> make_backend(const std::string& device, int local_rank, Precision precision = {});
+/// `local_rank` chooses among the CUDA devices of a host; those hidden by CUDA_VISIBLE_DEVICES do not count. Throws
+/// Error(unavailable) that says what is missing.
+std::unique_ptr<Backend> make_cuda_backend(int local_rank, Precision precision = {});
 
 }  // namespace syncbn::ops

@@ -31,8 +31,7 @@ Accelerator probe_cuda() {
   return {usable, text.data()};
 }
 
-std::unique_ptr<Backend> make_backend(const std::string& device, int local_rank, Precision precision) {
-  if (device == "cpu") return make_cpu_backend();
+std::unique_ptr<Backend> make_cuda_backend(int local_rank, Precision precision) {
   const Accelerator cuda = probe_cuda();
   if (!cuda.usable) {
     throw Error(fmt::format("device: cuda: {}, or use device: cpu", cuda.text), ExitCode::unavailable);

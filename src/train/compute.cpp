@@ -32,8 +32,7 @@ WorldOptions world_options(const Config& config) {
 std::unique_ptr<ops::Backend> make_backend(const World& world, const Config& config, ops::Allocate allocate) {
   if (config.device == "cpu") return ops::make_cpu_backend(std::move(allocate));
   const auto here = world.nodes().begin() + world.rank();
-  return ops::make_backend(config.device, static_cast<int>(std::count(world.nodes().begin(), here, *here)),
-                           precision_of(config));
+  return ops::make_cuda_backend(static_cast<int>(std::count(world.nodes().begin(), here, *here)), precision_of(config));
 }
 
 }  // namespace syncbn

@@ -22,17 +22,12 @@ void expect_refusal(const std::string& reason) {
   EXPECT_FALSE(cuda.usable);
   EXPECT_EQ(cuda.text, reason);
   try {
-    ops::make_backend("cuda", 0);
+    ops::make_cuda_backend(0);
     FAIL() << "there is no CUDA here";
   } catch (const Error& error) {
     EXPECT_EQ(error.what(), "device: cuda: " + reason + ", or use device: cpu");
     EXPECT_EQ(error.code(), ExitCode::unavailable);
   }
-}
-
-TEST(Devices, TheCpuNeedsNoModule) {
-  const ModuleVariable module("/nowhere/libsyncbn_cuda.so");
-  EXPECT_EQ(ops::make_backend("cpu", 3)->description().substr(0, 4), "cpu:");
 }
 
 TEST(Devices, SaysThatTheBuildHasNoCuda) {
@@ -66,7 +61,7 @@ TEST(Devices, UsesTheModuleThatFindsADevice) {
   const ModuleVariable module(STAND_IN_READY);
   EXPECT_TRUE(ops::probe_cuda().usable);
   EXPECT_EQ(ops::probe_cuda().text, "a stand-in");
-  EXPECT_NE(ops::make_backend("cuda", 0), nullptr);
+  EXPECT_NE(ops::make_cuda_backend(0), nullptr);
 }
 
 /// The module of this build, if there is one, on this machine, whatever that has ($SYNCBN_EXPECT_CUDA: a usable

@@ -21,7 +21,7 @@ class Nccl : public ::testing::Test {
     ::setenv("SYNCBN_CUDA_MODULE", STAND_IN_MODULE, /*overwrite=*/0);
     ::setenv("SYNCBN_NCCL_MODULE", STAND_IN_NCCL, /*overwrite=*/0);
     module_ = detail::open_nccl_module();
-    cuda_ = ops::make_backend("cuda", 0);
+    cuda_ = ops::make_cuda_backend(0);
   }
 
   void SetUp() override { ASSERT_EQ(module_.problem, ""); }

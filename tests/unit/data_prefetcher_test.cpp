@@ -18,11 +18,11 @@ TEST_P(PrefetcherThreads, HandOnWhatFailedInTheBackground) {
   const int threads = GetParam();
   Prefetcher prefetcher(2, 3, threads, [](std::int64_t round, int consumer, Batch& batch) {
     if (round == 2 && consumer == 1) throw Error("the disk is gone", ExitCode::bad_data);
-    batch.index = round;
+    batch.n = round;
   });
   for (std::int64_t round = 0; round < 2; ++round)
-    for (int consumer = 0; consumer < 2; ++consumer) EXPECT_EQ(prefetcher.next(consumer).index, round);
-  EXPECT_EQ(prefetcher.next(0).index, 2);
+    for (int consumer = 0; consumer < 2; ++consumer) EXPECT_EQ(prefetcher.next(consumer).n, round);
+  EXPECT_EQ(prefetcher.next(0).n, 2);
   for (int again = 0; again < 2; ++again)
     for (int consumer : {1, 0})
       EXPECT_EQ(message_of(ExitCode::bad_data, [&] { prefetcher.next(consumer); }), "the disk is gone");
@@ -68,10 +68,10 @@ TEST_P(PrefetcherThreads, RunAheadButNotTooFar) {
 TEST_P(PrefetcherThreads, KeepTheOrder) {
   Prefetcher prefetcher(3, 4, GetParam(), [](std::int64_t round, int consumer, Batch& batch) {
     std::this_thread::sleep_for(std::chrono::microseconds((round * 7 + consumer * 3) % 5 * 200));
-    batch.index = 10 * round + consumer;
+    batch.n = 10 * round + consumer;
   });
   for (std::int64_t round = 0; round < 40; ++round)
-    for (int consumer = 0; consumer < 3; ++consumer) EXPECT_EQ(prefetcher.next(consumer).index, 10 * round + consumer);
+    for (int consumer = 0; consumer < 3; ++consumer) EXPECT_EQ(prefetcher.next(consumer).n, 10 * round + consumer);
 }
 
 }  // namespace

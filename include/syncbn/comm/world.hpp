@@ -81,7 +81,6 @@ class World {
   int first_worker() const;   ///< of this rank
   int local_workers() const;  ///< of this rank
   int threads() const;        ///< that compute on this rank
-  Reduction reduction() const;
   /// Host names, one per rank.
   const std::vector<std::string>& hosts() const;
   /// The lowest rank on every rank's machine (ranks that share memory), one per rank. Tells machines apart even where

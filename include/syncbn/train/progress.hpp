@@ -6,10 +6,9 @@
 
 namespace syncbn {
 
-/// What one progress update shows.
+/// How far a training is: what one progress update shows.
 struct ProgressState {
-  std::string phase;                 ///< "train", "eval", "load"
-  std::int64_t done = 0, total = 0;  ///< steps (or images)
+  std::int64_t done = 0, total = 0;  ///< steps
   double epoch = 0;
   double images_per_second = 0;
   double loss = 0, accuracy = 0;  ///< accuracy in 0..1; NaN = not known yet

@@ -73,12 +73,11 @@ struct Loader::Impl {
   }
 
   void fill(std::int64_t round, int local, Batch& batch) {
-    batch.epoch = round / batches_per_epoch();
-    batch.index = round % batches_per_epoch();
-    const auto order = order_of(batch.epoch);
-    const std::int64_t begin = batch.index * global_batch();
-    batch.global_n = std::min(global_batch(), dataset->size() - begin);
-    const Slice slice = slice_of(batch.global_n, options.workers, options.first_worker + local);
+    const std::int64_t epoch = round / batches_per_epoch();
+    const auto order = order_of(epoch);
+    const std::int64_t begin = round % batches_per_epoch() * global_batch();
+    const std::int64_t samples = std::min(global_batch(), dataset->size() - begin);
+    const Slice slice = slice_of(samples, options.workers, options.first_worker + local);
     batch.n = slice.count;
     const std::int64_t bytes = pipeline.bytes();
     reserve(batch, bytes);
@@ -89,7 +88,7 @@ struct Loader::Impl {
       const std::int64_t id = (*order)[begin + slice.begin + i];
       batch.ids[i] = id;
       batch.labels[i] = dataset->label(id);
-      pipeline.augmented(id, options.seed, batch.epoch, batch.images.data() + i * bytes);
+      pipeline.augmented(id, options.seed, epoch, batch.images.data() + i * bytes);
     }
   }
 
@@ -168,7 +167,6 @@ struct PlainLoader::Impl {
   void fill(std::int64_t index, Batch& batch) const {
     if (index >= batches) return;
     const Slice part = slice_of(slice.count, static_cast<int>(batches), static_cast<int>(index));
-    batch.index = index;
     batch.n = part.count;
     const auto n = static_cast<std::size_t>(part.count);
     batch.images.resize(n * static_cast<std::size_t>(image_shape(dataset, augmentation).elements()));

@@ -24,21 +24,18 @@ struct Augmentation {
 
 /// One worker's slice of one global batch.
 struct Batch {
-  std::int64_t epoch = 0;
-  std::int64_t index = 0;            ///< of the global batch within its epoch
   std::int64_t n = 0;                ///< samples of this worker; may be 0
-  std::int64_t global_n = 0;         ///< samples of all workers
   std::vector<std::uint8_t> images;  ///< [n, C, H, W]; what the bytes stand for, see pixel_values()
   std::vector<int> labels;           ///< [n]
   std::vector<std::int64_t> ids;     ///< [n] indices into the data set
 };
 
 /// Where worker w's slice of a global batch of `samples` lies when it is spread as evenly as it goes over W workers:
-/// Global batches of `batch` images in an epoch, the smaller last one included unless it is dropped.
-std::int64_t batch_count(std::int64_t images, std::int64_t batch, bool drop_last);
-
 /// consecutive, the first samples % W workers hold one more.
 Slice slice_of(std::int64_t samples, int workers, int worker);
+
+/// Global batches of `batch` images in an epoch, the smaller last one included unless it is dropped.
+std::int64_t batch_count(std::int64_t images, std::int64_t batch, bool drop_last);
 
 struct LoaderOptions {
   int workers = 1;        ///< W
@@ -97,8 +94,7 @@ class PlainLoader {
   PlainLoader(const PlainLoader&) = delete;
   PlainLoader& operator=(const PlainLoader&) = delete;
 
-  /// The next batch, of which `index`, n, images and labels are set; valid until the next call. Call it `batches`
-  /// times.
+  /// The next batch, of which n, images and labels are set; valid until the next call. Call it `batches` times.
   const Batch& next();
 
  private:

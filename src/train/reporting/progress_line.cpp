@@ -60,14 +60,14 @@ std::string format_duration(double seconds) {
 }
 
 std::string plain_line(const ProgressState& state, bool color) {
-  const std::string head = fmt::format("{} {}%", state.phase, percent(share_of(state)));
+  const std::string head = fmt::format("train {}%", percent(share_of(state)));
   return (color ? kBold + head + kPlain : head) + joined(pieces_of(state), 7);
 }
 
 std::string bar_line(const ProgressState& state, int width, bool color) {
   constexpr int kMinBar = 10, kMaxBar = 40;
   const double share = share_of(state);
-  const std::string head = fmt::format("{} {:3}% ", state.phase, percent(share));
+  const std::string head = fmt::format("train {:3}% ", percent(share));
   const std::vector<Piece> pieces = pieces_of(state);
 
   std::string tail;
@@ -90,15 +90,13 @@ bool PlainPacer::due(double now_s, const ProgressState& state) {
   constexpr double kSeconds = 10, kShare = 0.1, kMinSeconds = 1;
   const double share = share_of(state);
   const bool complete = state.total > 0 && state.done >= state.total;
-  // A phase that starts over (the next evaluation) counts as a new one.
-  const bool starts = state.phase != phase_ || share < last_share_;
-  const bool ends = complete && !finished_;
+  const bool starts = !started_, ends = complete && !finished_;
   const double waited = now_s - last_s_;
   // The epsilon lets exact tenths through: 0.3 - 0.2 is below 0.1.
   const bool moved = waited >= kMinSeconds && share - last_share_ >= kShare - 1e-9;
   const bool due_now = !finished_ && (moved || waited >= kSeconds);
   if (!starts && !ends && !due_now) return false;
-  phase_ = state.phase;
+  started_ = true;
   last_s_ = now_s;
   last_share_ = share;
   finished_ = complete;

@@ -23,9 +23,8 @@ class PlainPacer {
   bool due(double now_s, const ProgressState& state);
 
  private:
-  std::string phase_;
   double last_s_ = 0, last_share_ = 0;
-  bool finished_ = false;
+  bool started_ = false, finished_ = false;
 };
 
 }  // namespace syncbn

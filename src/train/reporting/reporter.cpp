@@ -53,7 +53,6 @@ void Reporter::step(std::int64_t step, double lr, const TrainStatistics& update,
   const double epoch = static_cast<double>(step * experiment_.config.train.accumulate) /
                        static_cast<double>(experiment_.batches_per_epoch);
   ProgressState state;
-  state.phase = "train";
   state.done = step;
   state.total = total;
   state.epoch = epoch;
