@@ -3,9 +3,7 @@ include(CMakePackageConfigHelpers)
 
 set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/syncbn)
 install(TARGETS syncbn EXPORT syncbn-targets FILE_SET HEADERS)
-if(TARGET syncbn_cli)
-  install(TARGETS syncbn_cli)
-endif()
+install(TARGETS syncbn_cli)
 foreach(module syncbn_cuda syncbn_nccl)
   if(TARGET ${module})
     install(TARGETS ${module} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
@@ -23,12 +21,12 @@ configure_file(cmake/syncbn.pc.in ${PROJECT_BINARY_DIR}/syncbn.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/syncbn.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
 install(FILES LICENSE CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
-install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/syncbn/configs OPTIONAL)
+install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/syncbn/configs)
 install(FILES launch/completions/syncbn.bash RENAME syncbn
-  DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions OPTIONAL)
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
 install(FILES launch/completions/syncbn.zsh RENAME _syncbn
-  DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions OPTIONAL)
-install(FILES launch/completions/syncbn.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d OPTIONAL)
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)
+install(FILES launch/completions/syncbn.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
 
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_CONTACT "The syncbn authors")
