@@ -1,4 +1,3 @@
-#include <algorithm>
 
 #include "nn/layer_parameters.hpp"
 #include "nn/normalization/group_norm_layer.hpp"

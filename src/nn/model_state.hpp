@@ -15,7 +15,7 @@
 
 namespace syncbn {
 
-/// Elements [offset, offset + count) of the flat buffers; offsets are multiples of 16.
+/// Elements [offset, offset + count) of the flat buffers.
 struct FlatRange {
   std::int64_t offset = 0;
   std::int64_t count = 0;

@@ -1,7 +1,6 @@
 // Update rules that treat every element alone: SGD, Adagrad, Adam, AdamW.
 
 #include <algorithm>
-#include <cmath>
 
 #include "optim/flat_optimizer.hpp"
 

@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <limits>
-#include <optional>
 #include <thread>
 
 #include "core/console.hpp"

@@ -1,6 +1,7 @@
 #include "comm/links/shared_link.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <new>
 #include <utility>

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <optional>
 
 #include "data/files/byte_source.hpp"
 #include "data/files/cache.hpp"

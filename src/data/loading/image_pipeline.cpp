@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "syncbn/core/error.hpp"
 #include "syncbn/core/random.hpp"

@@ -1,7 +1,5 @@
 #include "data/loading/prefetcher.hpp"
 
-#include <algorithm>
-
 namespace syncbn {
 
 Prefetcher::Prefetcher(int consumers, int depth, int threads, Fill fill)

@@ -8,7 +8,6 @@
 #include <bit>
 #include <cstring>
 #include <initializer_list>
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "syncbn/core/error.hpp"
