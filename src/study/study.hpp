@@ -17,7 +17,8 @@ struct Dimension {
     std::vector<Setting> settings;  ///< applied to the base
   };
   std::vector<std::string> keys;
-  bool named = false;  ///< the author gave every value a label: values to compare, not numbers of an axis
+  /// Values to compare, not numbers of an axis: alternatives that all have labels, or that differ in several keys.
+  bool named = false;
   std::vector<Value> values;
 };
 

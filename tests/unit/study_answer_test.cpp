@@ -160,6 +160,53 @@ TEST(StudyAnswer, ComparesVariantsWordByWord) {
                   "At model.activation sigmoid: more error than local BN: synchronized BN by 2.0 ± 1.0 points."));
 }
 
+/// Three variants that differ in `key`, which moves nothing that is an axis of its own.
+Results example_of_one_key(const std::string& key, const std::vector<std::string>& texts) {
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.dimensions = {{{key}, false, {}}};
+  for (const std::string& text : texts) r.dimensions[0].labels.push_back(key + "=" + text);
+  std::erase_if(r.rows, [](const TrialRow& row) { return row.values[0] != 0; });
+  for (TrialRow& row : r.rows) {
+    const auto at = static_cast<std::size_t>(row.point);
+    row.values = {row.point};
+    row.settings = {{key, texts[at]}};
+    row.label = r.dimensions[0].labels[at];
+    row.samples_per_worker = row.global_batch = row.bn_span = 8;
+  }
+  return r;
+}
+
+TEST(StudyCharts, AnAxisHasAPlaceOfItsOwnForEachPoint) {
+  EXPECT_EQ(error_charts(example_of_one_key("norm.momentum", {"0.001", "0.01", "0.1"})).size(), 1u);
+  for (const std::string last : {"cumulative", "1e-2"}) {
+    const Results r = example_of_one_key("norm.momentum", {"0.001", "0.01", last});
+    EXPECT_TRUE(error_charts(r).empty()) << last;
+    EXPECT_THAT(answer(r), ElementsAre("More error than norm.momentum=0.001: norm.momentum=0.01 by 4.0 ± 0.9 points, "
+                                       "norm.momentum=" +
+                                       last + " by 10.0 ± 0.9 points."));
+  }
+}
+
+TEST(StudyCharts, TheFirstOneHasAllPoints) {
+  // Only one of two series has normalization batches; all have a global batch.
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  r.dimensions[0] = {{"norm.type"}, true, {"batch", "none"}};
+  r.dimensions[1].keys = {"workers"};
+  for (TrialRow& row : r.rows) {
+    row.samples_per_worker = 8;
+    row.bn_span = row.values[0] == 0 ? row.global_batch : 0;
+  }
+  const auto charts = error_charts(r);
+  ASSERT_EQ(charts.size(), 2u);
+  EXPECT_EQ(charts[0].title, "Global batch");
+  EXPECT_EQ(charts[1].title, "Normalization batch");
+  EXPECT_EQ(charts[1].series.size(), 1u);
+  EXPECT_EQ(answer(r).size(), 4u);
+  for (TrialRow& row : r.rows) row.global_batch = 8;  // now none has them all
+  EXPECT_TRUE(error_charts(r).empty());
+  EXPECT_THAT(answer(r), ElementsAre(HasSubstr("synchronized BN, batch_per_worker=2")));
+}
+
 TEST(StudyAnswer, NamesTrialsWithoutAResult) {
   Results r = example({{10, 14, 20}, {10, 10, 11}});
   r.rows[8].outcome->status = Outcome::Status::diverged;

@@ -187,6 +187,13 @@ TEST(StudyFile, NothingIsSaidTwiceInTwoWays) {
   EXPECT_EQ(refusal("vary: {grid: {optimizer.lr: [0.1, 1e-1]}}"), "my.yaml:2: optimizer.lr: '1e-1' stands there twice");
 }
 
+TEST(StudyFile, AlternativesThatDifferInSeveralKeysAreNoAxis) {
+  const auto named = [](const std::string& list) { return parse("vary: {list: " + list + "}").dimensions[0].named; };
+  EXPECT_FALSE(named("[{batch_per_worker: 2}, {batch_per_worker: 4}]"));
+  EXPECT_TRUE(named("[{batch_per_worker: 2}, {batch_per_worker: 4, optimizer.nesterov: true}]"));
+  EXPECT_TRUE(named("[{label: a, batch_per_worker: 2}, {label: b, batch_per_worker: 4}]"));
+}
+
 TEST(StudyFile, ASearchHasASeedOfItsOwn) {
   const auto search_seed = [](const std::string& seeds) {
     return parse("learning_rate: {search: [1, 2]}\nseeds: " + seeds).lr_seed;

@@ -300,6 +300,7 @@ class Reader {
       }
       d.values.push_back(std::move(value));
     }
+    d.named = d.named || d.keys.size() > 1;  // no single number tells them apart
     // What an alternative leaves out is as it is set for all trials.
     for (const std::string& key : d.keys) {
       const auto gives = [&](const Dimension::Value& value) {

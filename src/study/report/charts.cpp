@@ -124,23 +124,45 @@ Series& series_of(std::vector<Series>& all, const std::string& name) {
   return all.emplace_back(Series{name, {}});
 }
 
+/// Nothing if some points of a series have no place on the axis, or two of them have the same: the axis is not what
+/// they differ in. A series may be missing as a whole.
 std::optional<ErrorChart> make_chart(const Results& results, const AxisKind& kind) {
   const int axis = axis_dimension(results, kind);
   if (axis < 0) return std::nullopt;
   ErrorChart chart{kind.title, kind.unit, kind.unit_first, {}, {}};
   std::set<double> places;
+  std::set<std::string> without_place;  // series
   for (const TrialRow& row : results.rows) {
-    const auto x = kind.value(row);
-    if (row.search || !x) continue;
-    places.insert(*x);
-    add(series_of(chart.series, series_name(results, row, axis)), row, *x);
+    if (row.search) continue;
+    const std::string name = series_name(results, row, axis);
+    if (const auto x = kind.value(row)) {
+      places.insert(*x);
+      add(series_of(chart.series, name), row, *x);
+    } else {
+      without_place.insert(name);
+    }
   }
   if (places.size() < 2) return std::nullopt;
   for (Series& s : chart.series) {
-    std::stable_sort(s.points.begin(), s.points.end(),
-                     [](const SeriesPoint& a, const SeriesPoint& b) { return a.x < b.x; });
+    std::ranges::stable_sort(s.points, {}, &SeriesPoint::x);
+    const bool shared = std::ranges::adjacent_find(s.points, {}, &SeriesPoint::x) != s.points.end();
+    if (shared || without_place.contains(s.name)) return std::nullopt;
   }
   return chart;
+}
+
+/// Brings one with all points of the study to the front, where it stands for the study; none is left without it.
+std::vector<ErrorChart> led_by_whole(const Results& results, std::vector<ErrorChart> charts) {
+  const auto count = [](const ErrorChart& chart) {
+    std::size_t points = 0;
+    for (const Series& s : chart.series) points += s.points.size();
+    return points;
+  };
+  const std::size_t all = count(points_chart(results));
+  const auto whole = std::ranges::find(charts, all, count);
+  if (whole == charts.end()) return {};
+  std::rotate(charts.begin(), whole, whole + 1);
+  return charts;
 }
 
 /// Whether two charts show the same points in the same order, so that one of them says everything.
@@ -195,7 +217,8 @@ std::vector<ErrorChart> error_charts(const Results& results) {
         std::any_of(charts.begin(), charts.end(), [&](const ErrorChart& other) { return same_shape(other, *chart); });
     if (!shown) charts.push_back(std::move(*chart));
   }
-  return charts.empty() ? word_charts(results) : charts;
+  charts = led_by_whole(results, std::move(charts));
+  return charts.empty() ? led_by_whole(results, word_charts(results)) : charts;
 }
 
 ErrorChart points_chart(const Results& results) {

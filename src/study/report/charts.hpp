@@ -33,8 +33,9 @@ struct ErrorChart {
   std::string at(double x) const;
 };
 
-/// One per axis on which the study has at least two numbers, the most telling first; without any, one per key that
-/// takes words, if the study varies something else besides. Trials of a learning-rate search are left out.
+/// One per axis on which the study has at least two numbers, the most telling first of those that have all its points;
+/// without such a one, one per key that takes words, if the study varies something else besides. Trials of a
+/// learning-rate search are left out.
 std::vector<ErrorChart> error_charts(const Results& results);
 
 /// A study without an axis: its points one below the other, as one chart of series of one point each.
