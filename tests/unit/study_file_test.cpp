@@ -187,6 +187,16 @@ TEST(StudyFile, NothingIsSaidTwiceInTwoWays) {
   EXPECT_EQ(refusal("vary: {grid: {optimizer.lr: [0.1, 1e-1]}}"), "my.yaml:2: optimizer.lr: '1e-1' stands there twice");
 }
 
+TEST(StudyFile, OfKeysThatReplaceEachOtherATrialHasOne) {
+  const std::string both = "train.epochs is varied, but train.steps is, too, at my.yaml:3; remove one";
+  EXPECT_EQ(refusal("vary: {grid: {\ntrain.steps: [1, 2],\ntrain.epochs: [1, 2]}}"), "my.yaml:4: " + both);
+  EXPECT_EQ(refusal("vary: {zip: {\ntrain.steps: [1, 2],\ntrain.epochs: [1, 2]}}"), "my.yaml:4: " + both);
+  EXPECT_EQ(refusal("vary: {list: [{norm.group: 1}, {\ntrain.steps: 1,\ntrain.epochs: 1}]}"), "my.yaml:4: " + both);
+  EXPECT_EQ(refusal("vary:\n  - list: [{train.steps: 1}, {norm.group: 1}]\n  - grid: {train.epochs: [1, 2]}"),
+            "my.yaml:4: " + both);
+  EXPECT_EQ(refusal("vary: {list: [{train.steps: 1}, {train.epochs: 1}]}"), "accepted");
+}
+
 TEST(StudyFile, AlternativesThatDifferInSeveralKeysAreNoAxis) {
   const auto named = [](const std::string& list) { return parse("vary: {list: " + list + "}").dimensions[0].named; };
   EXPECT_FALSE(named("[{batch_per_worker: 2}, {batch_per_worker: 4}]"));

@@ -19,6 +19,7 @@
 namespace syncbn {
 namespace {
 
+using detail::contend;
 using detail::fail;
 using detail::place_of;
 
@@ -39,22 +40,14 @@ void refuse_seed(const std::string& place, const std::string& key) {
   if (key == "seed") fail(fmt::format("{}: seed: a study has `seeds: N` or `seeds: [a, b, ...]` instead", place));
 }
 
-detail::Use use_of(const std::string& key) {
-  for (const auto& known : detail::config_schema()) {
-    if (known.name == key) return known.use;
-  }
-  return {};
-}
-
-/// Whether the one that is given last counts alone.
-bool contend(const std::string& a, const std::string& b) {
-  return a == b || use_of(a).replaces == b || use_of(b).replaces == a;
+void refuse_both(const std::string& place, const std::string& key, const std::string& other, const std::string& there) {
+  fail(fmt::format("{}: {} is varied, but {} is, too, at {}; remove one", place, key, other, there));
 }
 
 /// Only what can change a result may differ between trials.
 void require_experiment_key(const std::string& place, const std::string& key) {
   refuse_seed(place, key);
-  if (use_of(key).run_only) {
+  if (detail::use_of(key).run_only) {
     fail(fmt::format("{}: {}: never changes a result, so there is nothing to study", place, key));
   }
 }
@@ -312,6 +305,9 @@ class Reader {
   }
 
   static void add(Dimension::Value& value, const Setting& setting) {
+    for (const Setting& other : value.settings) {
+      if (contend(other.key, setting.key)) refuse_both(setting.place, setting.key, other.key, other.place);
+    }
     value.label += fmt::format("{}{}={}", value.label.empty() ? "" : ", ", setting.key, setting.value);
     value.settings.push_back(setting);
   }
@@ -328,8 +324,11 @@ class Reader {
   /// A key belongs to one dimension.
   void claim(Dimension& d, const std::string& key, const std::string& place) {
     require_experiment_key(place, key);
-    const auto [it, fresh] = claimed_.emplace(key, place);
-    if (!fresh) fail(fmt::format("{}: {} is varied already at {}", place, key, it->second));
+    for (const auto& [other, there] : claimed_) {
+      if (other == key) fail(fmt::format("{}: {} is varied already at {}", place, key, there));
+      if (contend(other, key) && std::ranges::count(d.keys, other) == 0) refuse_both(place, key, other, there);
+    }
+    claimed_.emplace(key, place);
     d.keys.push_back(key);
   }
 

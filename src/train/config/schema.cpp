@@ -348,6 +348,17 @@ const std::vector<LayerKey>& layer_schema() {
   return schema;
 }
 
+Use use_of(const std::string& key) {
+  for (const Key<Config>& known : config_schema()) {
+    if (known.name == key) return known.use;
+  }
+  return {};
+}
+
+bool contend(const std::string& a, const std::string& b) {
+  return a == b || use_of(a).replaces == b || use_of(b).replaces == a;
+}
+
 std::string describe(const Rule& rule) {
   switch (rule.form) {
     case Form::boolean:

@@ -57,6 +57,11 @@ struct LayerKey : Key<LayerConfig> {
 const std::vector<Key<Config>>& config_schema();
 const std::vector<LayerKey>& layer_schema();
 
+/// Of a key; of one that there is not: the default.
+Use use_of(const std::string& key);
+/// Whether the one of two keys that is given last counts alone.
+bool contend(const std::string& a, const std::string& b);
+
 /// "an integer >= 1, or auto"
 std::string describe(const Rule& rule);
 
