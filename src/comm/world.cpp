@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <system_error>
 #include <thread>
@@ -166,8 +168,11 @@ double World::sum_over_ranks(double value) const {
 }
 
 double World::max_over_ranks(double value) const {
-  const std::vector<double> numbers = gather_numbers(*context_, value);
-  return *std::max_element(numbers.begin(), numbers.end());
+  double most = -std::numeric_limits<double>::infinity();
+  for (const double number : gather_numbers(*context_, value)) {
+    if (std::isnan(number) || number > most) most = number;  // never after NaN
+  }
+  return most;
 }
 
 std::string World::broadcast(const std::string& value) const {

@@ -214,6 +214,8 @@ TEST(DistributedWorld, TalksBetweenRanksOutsideRun) {
   const int rank = world.rank();
   EXPECT_EQ(world.sum_over_ranks(rank + 0.5), ranks * (ranks - 1) / 2.0 + 0.5 * ranks);
   EXPECT_EQ(world.max_over_ranks(rank), ranks - 1);
+  EXPECT_EQ(world.max_over_ranks(-1), -1);
+  for (const int odd : {0, ranks - 1}) EXPECT_TRUE(std::isnan(world.max_over_ranks(rank == odd ? std::nan("") : rank)));
   EXPECT_EQ(world.broadcast("from " + std::to_string(rank)), "from 0");
   EXPECT_EQ(world.broadcast(rank == 0 ? std::string(100001, 'x') : ""), std::string(100001, 'x'));
   EXPECT_NO_THROW(world.require_same("configuration", "seed: 1\nworkers: 8\n"));
