@@ -41,6 +41,11 @@ Channel::Channel(RankContext& context, int id, const IndexRange& members)
 
 void Channel::start(int worker, Header header, std::span<std::byte> values, std::function<void()> complete) {
   context_.throw_if_failed();
+  const Topology& topology = context_.topology();
+  if (!context_.running() && topology.workers > topology.ranks)  // who waits lets the others of its thread go on
+    throw Error(fmt::format("{} outside World::run, where workers that share a rank cannot meet: call it within",
+                            describe(header)),
+                ExitCode::usage);
   const int seat = seat_of(worker);
   Seat& me = seats_[seat];
   if (me.pending)

@@ -79,6 +79,27 @@ TEST(DistributedFailures, AnExceptionReachesEveryRankSoon) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
+TEST(DistributedFailures, WorkersThatShareARankMeetWithinRunOnly) {
+  const int ranks = test::job_ranks();
+  for (const int workers : {2 * ranks, ranks + 1}) {  // also of ranks that have one
+    World world = mpi_world(workers);
+    Communicator kept;
+    world.run([&](Worker& worker) {
+      const Communicator all = worker.duplicate();
+      if (worker.local_index() == 0) kept = all;
+    });
+    try {
+      kept.barrier({"kept", 4});
+      FAIL() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::usage);
+      EXPECT_TRUE(contains(error.what(), "layer 'kept' step 4")) << error.what();
+      EXPECT_TRUE(contains(error.what(), "outside World::run")) << error.what();
+    }
+    world.run([&](Worker& worker) { test::make(worker.all(), {"bn1", 1}); });  // nothing has been begun
+  }
+}
+
 TEST(DistributedFailures, RanksThatMakeCommonMemoryAnnounceNone) {
   WorldOptions options;
   options.workers = test::job_ranks();

@@ -28,6 +28,7 @@ class Channel;
 /// result has the same bits however the workers are spread over processes - unless the world uses
 /// Reduction::native. If members disagree (operation, reduce operation, count, type, layer, step), or one does not
 /// arrive within the world's time-out, all of them throw Error; the world is unusable afterwards.
+/// Kept beyond World::run, it works between two runs only where each rank has one worker; else Error(usage).
 class Communicator {
  public:
   Communicator() = default;  ///< a world of one: rank 0 of 1, every collective a no-op
