@@ -268,19 +268,37 @@ const Communicator& BatchNorm::group() const {
 std::span<float> BatchNorm::weight() {
   return impl_->weight;
 }
+std::span<const float> BatchNorm::weight() const {
+  return impl_->weight;
+}
 std::span<float> BatchNorm::bias() {
+  return impl_->bias;
+}
+std::span<const float> BatchNorm::bias() const {
   return impl_->bias;
 }
 std::span<float> BatchNorm::weight_grad() {
   return impl_->weight_grad;
 }
+std::span<const float> BatchNorm::weight_grad() const {
+  return impl_->weight_grad;
+}
 std::span<float> BatchNorm::bias_grad() {
+  return impl_->bias_grad;
+}
+std::span<const float> BatchNorm::bias_grad() const {
   return impl_->bias_grad;
 }
 std::span<float> BatchNorm::running_mean() {
   return impl_->running_mean;
 }
+std::span<const float> BatchNorm::running_mean() const {
+  return impl_->running_mean;
+}
 std::span<float> BatchNorm::running_var() {
+  return impl_->running_var;
+}
+std::span<const float> BatchNorm::running_var() const {
   return impl_->running_var;
 }
 std::int64_t BatchNorm::num_batches_tracked() const {

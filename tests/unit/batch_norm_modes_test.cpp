@@ -163,6 +163,19 @@ TEST(BatchNormCases, Case19NoAffineParameters) {
   }
 }
 
+TEST(BatchNormCases, AConstantLayerShowsItsValues) {
+  BatchNorm norm("bn", 2, {}, {});
+  norm.weight()[1] = 3;
+  norm.running_mean()[0] = 5;
+  const BatchNorm& constant = norm;
+  EXPECT_EQ(constant.weight()[1], 3);
+  EXPECT_EQ(constant.running_mean()[0], 5);
+  EXPECT_EQ(constant.bias().data(), norm.bias().data());
+  EXPECT_EQ(constant.weight_grad().data(), norm.weight_grad().data());
+  EXPECT_EQ(constant.bias_grad().data(), norm.bias_grad().data());
+  EXPECT_EQ(constant.running_var().data(), norm.running_var().data());
+}
+
 TEST(BatchNormCases, Case45ConversionKeepsEverything) {
   for (const int workers : world_sizes()) {
     Problem problem = even_problem(workers);

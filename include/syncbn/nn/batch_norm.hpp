@@ -92,6 +92,12 @@ class BatchNorm {
   std::span<float> bias_grad();
   std::span<float> running_mean();
   std::span<float> running_var();  ///< unbiased (M - 1), as in PyTorch
+  std::span<const float> weight() const;
+  std::span<const float> bias() const;
+  std::span<const float> weight_grad() const;
+  std::span<const float> bias_grad() const;
+  std::span<const float> running_mean() const;
+  std::span<const float> running_var() const;
   std::int64_t num_batches_tracked() const;
   void set_num_batches_tracked(std::int64_t n);
   void zero_grad();
