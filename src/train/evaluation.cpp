@@ -116,6 +116,7 @@ std::vector<EvalResult> evaluate(World& world, const Config& config, const std::
   const Experiment experiment = make_experiment(world, config, *backend);
   ModelState state(experiment.model, experiment.norm, *backend);
   const std::string left_off = load_model(state, read_weights(world, weights_path));
+  require_finite(state, weights_path);
   if (!left_off.empty() && world.rank() == 0)
     write_stderr(fmt::format("syncbn: {}\n", left_off_text(left_off, weights_path)));
   Evaluator evaluator(world, experiment);

@@ -90,7 +90,14 @@ void TrainingRun::open_directory(const TrainRequest& request) {
 void TrainingRun::start_from_weights() {
   const Config::Model& model = experiment_.config.model;
   if (model.weights.empty()) return;
-  const std::string left_off = load_model(state_, read_weights(world_, model.weights), model.weights_except);
+  SafetensorsFile weights;
+  try {
+    weights = read_weights(world_, model.weights);
+  } catch (const Error& e) {
+    throw Error(fmt::format("model.weights: {}", e.what()), e.code());
+  }
+  const std::string left_off = load_model(state_, weights, model.weights_except);
+  require_finite(state_, model.weights);
   if (!left_off.empty()) about_weights_ = left_off_text(left_off, model.weights);
 }
 

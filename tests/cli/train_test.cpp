@@ -275,7 +275,8 @@ TEST(CliTrain, StartsFromStoredWeights) {
   absent.push_back("output.dir=fifth");
   const Outcome missing = s.mpirun(2, absent);
   EXPECT_NE(missing.code, 0);
-  EXPECT_TRUE(contains(missing.err, "nowhere")) << missing.err;
+  EXPECT_TRUE(contains(missing.err, "model.weights: nowhere: No such file or directory: name the folder"))
+      << missing.err;
   EXPECT_FALSE(std::filesystem::exists(s.file("fifth")));
   // Patterns may overlap, and leave out what only the file has. A run's folder stands for its weights.
   std::vector<std::string> less = from("first");
@@ -289,7 +290,18 @@ TEST(CliTrain, StartsFromStoredWeights) {
   EXPECT_TRUE(contains(unread.err, "train.precise_samples: only read with")) << unread.err;
   const Outcome leftover = s.syncbn({"eval", "first", "norm.type=none"});
   EXPECT_EQ(leftover.code, 65);
-  EXPECT_TRUE(contains(leftover.err, "has no place in this model")) << leftover.err;
+  EXPECT_TRUE(contains(leftover.err, "first/final.safetensors: tensor 'batch_norm1.bias' has no place in this model"))
+      << leftover.err;
+  std::string file = s.read("first/final.safetensors");
+  file.replace(file.size() - 4, 4, std::string("\0\0\xc0\x7f", 4));  // NaN
+  s.write("nan.safetensors", file);
+  const std::string nan = "nan.safetensors: tensor linear4.weight holds nan";
+  std::vector<std::string> ill = from("nan.safetensors");
+  ill.push_back("output.dir=seventh");
+  for (const Outcome& o : {s.mpirun(2, {"eval", "first", "--weights", "nan.safetensors"}), s.syncbn(ill)}) {
+    EXPECT_EQ(o.code, 65);
+    EXPECT_TRUE(contains(o.err, nan)) << o.err;
+  }
 }
 
 TEST(CliTrain, ALastBatchWithoutVarianceIsRefusedAtTheStart) {

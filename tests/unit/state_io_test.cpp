@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
+#include <span>
 
 #include "support/small_network.hpp"
 #include "syncbn/core/error.hpp"
@@ -13,6 +15,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 TEST(StateIo, RefusesStatisticsThatAreNone) {
   const auto backend = ops::make_cpu_backend();
@@ -77,6 +80,37 @@ TEST(StateIo, TakesFilesThatCountNoBatches) {
   for (const NormState& s : state.norm_states()) EXPECT_EQ(s.batches_tracked, 0);
 }
 
+// A checkpoint may: its training goes on to say why it diverges.
+TEST(StateIo, WeightsToStartFromAreFinite) {
+  const auto backend = ops::make_cpu_backend();
+  ModelState state = test::small_network_state({.counts = {1}}, *backend);
+  const std::string name = state.model().parameters.front().name;
+  const SafetensorsFile good = store_model(state);
+  require_finite(state, "my.safetensors");
+  const auto message = [&](const SafetensorsFile& file) {
+    load_model(state, file);
+    try {
+      require_finite(state, "my.safetensors");
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::bad_data);
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message(good), "");
+  for (const double bad : {std::nan(""), 1e300}) {
+    SafetensorsFile file = good;
+    StoredTensor& tensor = file.tensors.at(name);
+    std::vector<double> values(tensor.data.size() / sizeof(float));
+    values.back() = bad;
+    const auto bytes = std::as_bytes(std::span(values));
+    tensor.dtype = "F64";
+    tensor.data.assign(bytes.begin(), bytes.end());
+    EXPECT_THAT(message(file), HasSubstr("my.safetensors: tensor " + name + " holds " + (bad > 0 ? "inf" : "nan") +
+                                         ", which is no float32 number: take other weights"));
+  }
+}
+
 TEST(StateIo, SaysHowToLeaveOutWhatDoesNotFit) {
   const auto backend = ops::make_cpu_backend();
   ModelState state = test::small_network_state({.counts = {1}}, *backend);
@@ -91,11 +125,19 @@ TEST(StateIo, SaysHowToLeaveOutWhatDoesNotFit) {
   };
   const std::string name = state.model().parameters.front().name;
   SafetensorsFile file = store_model(state);
+  file.origin = "my.safetensors";
+  const SafetensorsFile good = file;
   file.tensors.at(name).shape.push_back(1);
-  EXPECT_THAT(message(file), AllOf(HasSubstr("belongs to another model"), HasSubstr("model.weights_except")));
+  EXPECT_THAT(message(file), AllOf(StartsWith("my.safetensors: tensor " + name + " has shape"),
+                                   HasSubstr("belongs to another model"), HasSubstr("model.weights_except")));
   file.tensors.erase(name);
-  EXPECT_THAT(message(file), AllOf(HasSubstr(name + " is missing"),
+  EXPECT_THAT(message(file), AllOf(StartsWith("my.safetensors: tensor " + name + " is missing"),
                                    HasSubstr("(a training can leave tensors out: model.weights_except)")));
+  file = good;
+  file.put_f32("more", {}, std::vector<float>{1});
+  EXPECT_THAT(message(file), StartsWith("my.safetensors: tensor 'more' has no place in this model: choose"));
+  file.put_f32("most", {}, std::vector<float>{1});
+  EXPECT_THAT(message(file), HasSubstr("tensor 'more' has no place in this model (1 more like it): choose"));
 }
 
 }  // namespace

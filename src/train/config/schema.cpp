@@ -184,9 +184,8 @@ std::vector<Key<Config>> make_config_schema() {
       {"model.zero_init_residual", [](C& c) -> Field { return &c.model.zero_init_residual; }, boolean(),
        "resnet: the last gamma of every block starts at 0", with_resnets()},
       {"model.weights", [](C& c) -> Field { return &c.model.weights; }, text(),
-       "start from these weights and running statistics, not at random: a .safetensors file (f32, f16, bf16), the "
-       "folder of a run or "
-       "checkpoint, or RUN/best or RUN/last, which are checkpoints of that run"},
+       "start from these weights and running statistics, not at random: a .safetensors file (f16, bf16, f32, f64), "
+       "the folder of a run or checkpoint, or RUN/best or RUN/last, which are checkpoints of that run"},
       {"model.weights_except", [](C& c) -> Field { return &c.model.weights_except; }, text(),
        "tensors, by name or pattern, that start at random all the same ([\"fc.*\"], say, for other classes)",
        with("model.weights", {})},

@@ -252,14 +252,15 @@ std::string CheckpointStore::resolve(const std::string& path) {
 
 /// load() of a path as it is.
 TrainingState CheckpointStore::load_weights(const std::string& path) {
+  constexpr const char* kWhatHoldsThem =
+      "name the folder of a run that has ended, a checkpoint in it, or a .safetensors file";
   std::error_code error;
+  if (!fs::exists(path, error) && !error)
+    throw Error(fmt::format("{}: No such file or directory: {}", path, kWhatHoldsThem), ExitCode::bad_data);
   if (fs::exists(path + "/checkpoints", error)) require_ended(path);
   if (fs::is_directory(path, error) && !path_exists(path + "/final.safetensors")) {
     if (path_exists(path + "/" + kManifest)) return load_folder(path);
-    throw Error(fmt::format("{} holds no weights: name the folder of a run that has ended, a checkpoint in it, or a "
-                            ".safetensors file",
-                            path),
-                ExitCode::bad_data);
+    throw Error(fmt::format("{} holds no weights: {}", path, kWhatHoldsThem), ExitCode::bad_data);
   }
   TrainingState state;
   const std::string file = fs::is_directory(path, error) ? path + "/final.safetensors" : path;

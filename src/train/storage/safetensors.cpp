@@ -59,16 +59,22 @@ std::vector<float> as_f32(const StoredTensor& tensor) {
   return values;
 }
 
+/// "FILE: tensor NAME", for messages.
+std::string place_of(const SafetensorsFile& file, const std::string& name) {
+  return fmt::format("{}{}tensor {}", file.origin, file.origin.empty() ? "" : ": ", name);
+}
+
 /// The tensor, of this type or one of those that `others` names, too.
 const StoredTensor& find(const SafetensorsFile& file, const std::string& name, const std::string& dtype,
                          std::initializer_list<const char*> others = {}) {
   const auto found = file.tensors.find(name);
   if (found == file.tensors.end()) {
-    throw Error(fmt::format("tensor {} is missing: the file belongs to another model", name), ExitCode::bad_data);
+    throw Error(fmt::format("{} is missing: the file belongs to another model", place_of(file, name)),
+                ExitCode::bad_data);
   }
   const std::string& has = found->second.dtype;
   if (has != dtype && std::find(others.begin(), others.end(), has) == others.end()) {
-    throw Error(fmt::format("tensor {} has type {} instead of {}", name, has, dtype), ExitCode::bad_data);
+    throw Error(fmt::format("{} has type {} instead of {}", place_of(file, name), has, dtype), ExitCode::bad_data);
   }
   return found->second;
 }
@@ -96,8 +102,8 @@ void SafetensorsFile::put_i64(const std::string& name, std::int64_t value) {
 std::vector<float> SafetensorsFile::f32(const std::string& name, const std::vector<std::int64_t>& shape) const {
   const StoredTensor& tensor = find(*this, name, "F32", {"F16", "BF16", "F64"});
   if (tensor.shape != shape) {
-    throw Error(fmt::format("tensor {} has shape [{}] instead of [{}]: the file belongs to another model", name,
-                            fmt::join(tensor.shape, ", "), fmt::join(shape, ", ")),
+    throw Error(fmt::format("{} has shape [{}] instead of [{}]: the file belongs to another model",
+                            place_of(*this, name), fmt::join(tensor.shape, ", "), fmt::join(shape, ", ")),
                 ExitCode::bad_data);
   }
   if (tensor.dtype == "F16") return as_f32<Eigen::half, std::uint16_t>(tensor);
@@ -112,7 +118,7 @@ std::int64_t SafetensorsFile::i64(const std::string& name) const {
   const StoredTensor& tensor = find(*this, name, "I64");
   std::int64_t value = 0;
   if (tensor.data.size() != sizeof value) {
-    throw Error(fmt::format("tensor {} has shape [{}] instead of []", name, fmt::join(tensor.shape, ", ")),
+    throw Error(fmt::format("{} has shape [{}] instead of []", place_of(*this, name), fmt::join(tensor.shape, ", ")),
                 ExitCode::bad_data);
   }
   std::memcpy(&value, tensor.data.data(), sizeof value);

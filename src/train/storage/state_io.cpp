@@ -31,15 +31,19 @@ void for_each_tensor(ModelState& state, const Visit& visit) {
 constexpr const char* kOtherModel =
     "choose the model.name and norm.* that the weights are of (a training can leave tensors out: model.weights_except)";
 
+[[noreturn]] void refuse_value(const std::string& origin, const std::string& name, float value, const char* what) {
+  throw Error(fmt::format("{}: tensor {} holds {}, which is no {}: take other weights (a training can leave it out: "
+                          "model.weights_except)",
+                          origin, name, value, what),
+              ExitCode::bad_data);
+}
+
 /// Evaluations divide by the square root of variances; a covariance may be negative.
 void require_statistics(ModelState& state, const NormState& s, const std::string& origin) {
   const auto check = [&](const std::string& name, FlatRange range, bool negative) {
     for (const float v : state.values(range)) {
       if (std::isfinite(v) && (negative || v >= 0)) continue;
-      throw Error(fmt::format("{}: tensor {}.{} holds {}, which is no {}: take other weights (a training can leave it "
-                              "out: model.weights_except)",
-                              origin, s.name, name, v, negative ? "number" : "variance"),
-                  ExitCode::bad_data);
+      refuse_value(origin, s.name + "." + name, v, negative ? "number" : "variance");
     }
   };
   check("running_mean", s.mean, true);
@@ -119,12 +123,22 @@ std::string load_model(ModelState& state, const SafetensorsFile& file, const std
   if (!idle.empty())
     throw Error(fmt::format("model.weights_except: no tensor of the model or the weights matches '{}'", *idle.begin()),
                 ExitCode::usage);
-  if (!unknown.empty())
-    throw Error(fmt::format("tensor '{}' has no place in this model ({} more like it): {}", *unknown.begin(),
-                            unknown.size() - 1, kOtherModel),
+  if (!unknown.empty()) {
+    const std::string more = unknown.size() > 1 ? fmt::format(" ({} more like it)", unknown.size() - 1) : "";
+    throw Error(fmt::format("{}: tensor '{}' has no place in this model{}: {}", file.origin, *unknown.begin(), more,
+                            kOtherModel),
                 ExitCode::bad_data);
+  }
   state.send();
   return prefix;
+}
+
+void require_finite(ModelState& state, const std::string& origin) {
+  for_each_tensor(state, [&](const std::string& name, const std::vector<std::int64_t>&, FlatRange range) {
+    for (const float v : state.values(range)) {
+      if (!std::isfinite(v)) refuse_value(origin, name, v, "float32 number");
+    }
+  });
 }
 
 std::string left_off_text(const std::string& prefix, const std::string& weights) {
