@@ -111,6 +111,8 @@ TEST(Cli, EveryHelpEndsInExamplesAndGoesToStdout) {
   EXPECT_TRUE(contains(s.syncbn({"data", "get", "--help"}).out, "SYNCBN_DATA_MIRROR"));
   EXPECT_TRUE(contains(s.syncbn({"train", "--help"}).out, "below 64 pixels"));
   EXPECT_TRUE(contains(s.syncbn({"train", "--help"}).out, "(f16, bf16, f32, f64)"));
+  EXPECT_TRUE(contains(s.syncbn({"train", "--help"}).out, "the classes take turns"));
+  EXPECT_TRUE(contains(s.syncbn({"study", "--help"}).out, "(train --resume goes on; study: the same command)"));
   EXPECT_TRUE(contains(s.syncbn({"doctor", "--help"}).out, "SYNCBN_CUDA_MODULE"));
   EXPECT_TRUE(contains(s.syncbn({"--version"}).out, "syncbn "));
 }

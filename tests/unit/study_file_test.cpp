@@ -127,7 +127,7 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("set: {workers: auto}"), HasSubstr("depends on the machine"));
   EXPECT_THAT(refusal("set: {norm.group: node}"), HasSubstr("depends on the machine"));
   EXPECT_THAT(refusal("set: {reduction: native}"), HasSubstr("a study needs ordered"));
-  EXPECT_THAT(refusal("seeds: 0"), HasSubstr("my.yaml:2: seeds: expected a number of seeds"));
+  EXPECT_THAT(refusal("seeds: 0"), HasSubstr("my.yaml:2: seeds: expected a number from 1 to 1000, or a list"));
   EXPECT_THAT(refusal("seeds: [1, 1]"), HasSubstr("stands there twice"));
   EXPECT_THAT(refusal("repeat: {until_interval_below: 1}"), HasSubstr("max_seeds"));
   EXPECT_THAT(refusal("repeat: {until_interval_below: 100, max_seeds: 4}"),

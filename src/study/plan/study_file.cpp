@@ -98,7 +98,7 @@ class Reader {
   std::vector<std::uint64_t> seeds(const YAML::Node& node, const std::string& place) const {
     std::vector<std::uint64_t> list;
     if (!node.IsSequence()) {
-      const auto n = number_of<std::uint64_t>(node, place, "seeds", "a number of seeds, or a list [a, b, ...]",
+      const auto n = number_of<std::uint64_t>(node, place, "seeds", "a number from 1 to 1000, or a list [a, b, ...]",
                                               [](std::uint64_t v) { return v >= 1 && v <= kMaxSeeds; });
       for (std::uint64_t seed = 1; seed <= n; ++seed) list.push_back(seed);
       return list;
