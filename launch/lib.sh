@@ -196,4 +196,8 @@ mpi_environment() { # RANKS_PER_HOST [THREADS_PER_RANK]
   [ $((ranks * threads)) -le "$(cores)" ] || default_env OMPI_MCA_mpi_yield_when_idle 1
   # Containers forbid reading another process's memory.
   ! in_container || default_env OMPI_MCA_btl_vader_single_copy_mechanism none
+  # A host that dies or is cut off is noticed within seconds, not hours.
+  default_env OMPI_MCA_oob_tcp_keepalive_time 3
+  default_env OMPI_MCA_oob_tcp_keepalive_intvl 1
+  default_env OMPI_MCA_oob_tcp_keepalive_probes 3
 }
