@@ -150,10 +150,30 @@ in_container() {
     grep -qE 'docker|kubepods|containerd|lxc' /proc/1/cgroup 2> /dev/null
 }
 
+# What a file of this process's control group for memory holds, of version 2 or 1.
+memory_group() { # NAME_IN_2 NAME_IN_1
+  local file two one
+  two=$(sed -n 's/^0:://p' /proc/self/cgroup) one=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
+  for file in "/sys/fs/cgroup$two/$1" "/sys/fs/cgroup/$1" "/sys/fs/cgroup/memory$one/$2" "/sys/fs/cgroup/memory/$2"; do
+    if cat "$file" 2> /dev/null; then return; fi
+  done
+}
+
+oom_kills() { memory_group memory.events memory.oom_control | sed -n 's/^oom_kill //p'; }
+
+note_lack_of_memory() { # OOM_KILLS_BEFORE
+  local now limit
+  now=$(oom_kills) limit=$(memory_group memory.max memory.limit_in_bytes)
+  [ "${now:-0}" -gt "${1:-0}" ] || return 0
+  if [[ $limit =~ ^[0-9]{1,16}$ ]]; then limit=" of $((limit >> 20)) MiB"; else limit=; fi # none: max, or 19 digits
+  note "${0##*/}: killed, because the memory$limit was used up; take fewer images per worker (batch_per_worker), or more hosts"
+}
+
 # Runs mpirun. At SIGTERM or Ctrl-C it would leave its ranks a second and end with 1; so that they can save a checkpoint
 # and it ends with 75, it gets SIGUSR1 instead, which it passes on to them. The second time it gets SIGTERM.
 run_mpirun() { # ARGUMENT...
-  local pid='' asked='' stopping=''
+  local pid='' asked='' stopping='' status=0 kills
+  kills=$(oom_kills)
   trap stop_mpirun INT TERM
   trap 'stopping=yes' HUP
   trap '' USR1 # inherited: it must not end an mpirun that is not ready for it yet
@@ -172,7 +192,9 @@ run_mpirun() { # ARGUMENT...
       kill -USR1 "$pid" 2> /dev/null || :
     fi
   done
-  wait "$pid"
+  wait "$pid" || status=$?
+  [ $status != 137 ] || note_lack_of_memory "$kills" # 128 + SIGKILL
+  return $status
 }
 
 stop_mpirun() {
