@@ -10,6 +10,7 @@
 #include <set>
 
 #include "syncbn/core/error.hpp"
+#include "train/storage/checkpoint.hpp"
 #include "train/storage/durable_file.hpp"
 #include "train/storage/folder_lock.hpp"
 
@@ -127,12 +128,14 @@ Json outcome_json(const Outcome& o) {
               {"machine", o.machine}};
 }
 
-Outcome outcome_of(const Json& j) {
+/// Nothing where it has a status that there is not.
+std::optional<Outcome> outcome_of(const Json& j) {
   Outcome o;
-  const auto status = j.at("status").get<std::string>();
-  o.status = status == "done"       ? Outcome::Status::done
-             : status == "diverged" ? Outcome::Status::diverged
-                                    : Outcome::Status::failed;
+  const auto statuses = {Outcome::Status::done, Outcome::Status::diverged, Outcome::Status::failed};
+  const auto named = [&](Outcome::Status status) { return j.at("status") == name_of(status); };
+  const auto status = std::find_if(statuses.begin(), statuses.end(), named);
+  if (status == statuses.end()) return std::nullopt;
+  o.status = *status;
   j.at("message").get_to(o.message);
   j.at("metrics").get_to(o.metrics);
   j.at("machine").get_to(o.machine);
@@ -142,10 +145,10 @@ Outcome outcome_of(const Json& j) {
 std::optional<Outcome> load_outcome(const std::string& file) {
   if (!path_exists(file)) return std::nullopt;
   try {
-    return outcome_of(parse(file));
+    if (auto outcome = outcome_of(parse(file))) return outcome;
   } catch (const Json::exception&) {
-    throw Error(fmt::format("{}: damaged; remove it, and the trial is run again", file), ExitCode::bad_data);
   }
+  throw Error(fmt::format("{}: damaged; remove it, and start the study again", file), ExitCode::bad_data);
 }
 
 std::string csv_cell(const std::string& text) {
@@ -236,6 +239,12 @@ std::set<std::string> StudyDirectory::finished() const {
 
 std::optional<Outcome> StudyDirectory::read_outcome(const std::string& folder) const {
   return load_outcome(path_ + "/" + folder + kOutcome);
+}
+
+bool StudyDirectory::has_only_summary(const std::string& folder) const {
+  const std::string path = path_ + "/" + folder;
+  return !path_exists(path + kOutcome) && path_exists(path + "/summary.json") &&
+         CheckpointStore(path, 1, false).steps().empty();
 }
 
 Outcome StudyDirectory::read_summary(const std::string& folder) const {

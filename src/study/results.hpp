@@ -88,6 +88,8 @@ class StudyDirectory {
   std::set<std::string> finished() const;
   /// Nothing when the trial has not ended.
   std::optional<Outcome> read_outcome(const std::string& folder) const;
+  /// Whether a training has ended whose outcome.json is gone, and whose checkpoints are not there to go on from.
+  bool has_only_summary(const std::string& folder) const;
   /// The outcome of a training that has come to its end, from its summary.
   Outcome read_summary(const std::string& folder) const;
   /// Commits the outcome; a finished trial's checkpoints go.

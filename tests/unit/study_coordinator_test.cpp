@@ -66,6 +66,31 @@ TEST_F(StudyCoordinator, StartsSearchesBeforeLongerTrials) {
   EXPECT_EQ(order, (std::vector<std::string>{"9 search", "9 search", "1 search", "1 search", "9", "1"}));
 }
 
+// As somebody leaves it who has removed a damaged outcome.json: there is no checkpoint to go on from.
+TEST_F(StudyCoordinator, TakesTheResultOfASummaryWhoseOutcomeIsGone) {
+  prepare("seeds: 1\n");
+  request_.jobs = 1;
+  std::string folder;
+  {
+    Coordinator coordinator(request_, teams_);
+    coordinator.assign();
+    folder = started().at(0).at("folder").get<std::string>();
+  }
+  std::filesystem::create_directories(folder + "/checkpoints");
+  const std::string summary = R"({"schema":1,"test_accuracy":0.5,"seconds":2,"ranks":1,"threads":4})";
+  spit(folder + "/summary.json", summary);
+  EXPECT_EQ(Coordinator(request_, teams_).result().done, 1);
+  const Results results = read_results(request_.dir);
+  ASSERT_TRUE(results.rows.at(0).outcome);
+  EXPECT_EQ(results.rows[0].outcome->error(), 50);
+
+  // With a checkpoint it goes on from there.
+  std::filesystem::remove(folder + "/outcome.json");
+  std::filesystem::create_directories(folder + "/checkpoints/step-000000001");
+  spit(folder + "/checkpoints/step-000000001/manifest.json", "{}");
+  EXPECT_EQ(Coordinator(request_, teams_).result().done, 0);
+}
+
 TEST(StudyRankWatch, EachSilenceIsToldOnce) {
   RankWatch watch(3, {"a", "b", "c"});
   EXPECT_FALSE(watch.missed(1, 1e6));

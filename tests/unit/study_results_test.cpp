@@ -270,10 +270,12 @@ TEST(StudyResults, WhatIsDamagedIsNamedWithItsRemedy) {
   const Results r = example({{10, 14, 20}, {10, 10, 11}});
   const StudyDirectory store(dir.path());
   store.write_plan(r);
-  for (const char* text : {"{torn", "3"}) {
+  for (const char* text : {"{torn", "3", R"({"schema":1,"status":"dnoe","message":"","metrics":{},"machine":{}})"}) {
     std::filesystem::create_directories(dir / "trials/hash0");
     spit(dir / "trials/hash0/outcome.json", text);
-    EXPECT_EQ(message(), dir / "trials/hash0/outcome.json: damaged; remove it, and the trial is run again");
+    EXPECT_EQ(message(), dir / "trials/hash0/outcome.json: damaged; remove it, and start the study again");
+  }
+  for (const char* text : {"{torn", "3"}) {
     spit(dir / "trials/hash0/summary.json", text);
     EXPECT_THROW(store.read_summary("trials/hash0"), Error);
   }

@@ -91,7 +91,11 @@ void Coordinator::replan() {
     if (found == outcomes_.end() && !folders_.contains(trial.hash)) {
       const std::string folder = directory_.folder_of(trial.hash, point_of(trial).label, trial.seed);
       folders_[trial.hash] = folder;
-      const std::optional<Outcome> earlier = directory_.read_outcome(folder);
+      std::optional<Outcome> earlier = directory_.read_outcome(folder);
+      if (directory_.has_only_summary(folder)) {
+        earlier = directory_.read_summary(folder);
+        directory_.write_outcome(folder, *earlier);
+      }
       if (earlier && earlier->status != Outcome::Status::failed) {
         found = outcomes_.emplace(trial.hash, *earlier).first;
       }
