@@ -61,5 +61,23 @@ TEST_F(StudyCurves, OfLongLogsHaveTheLastStep) {
   EXPECT_NEAR(curve.train_error, 4.5, 1e-9);  // of the last tenth: 9, 8, ..., 0
 }
 
+TEST_F(StudyCurves, LeaveOutOddLines) {
+  const std::string good = line("eval", 1, 0.5) + line("train", 1, 0.25);
+  add(good + R"({"kind":5,"step":{}}
+{"kind":"eval","step":2,"epoch":1}
+{"kind":"eval","step":1,"epoch":[],"accuracy":0.1}
+{"kind":"train","step":"2","epoch":1,"loss":1,"accuracy":0.1}
+{"kind":"train","step":1e300,"epoch":1,"loss":1,"accuracy":0.1}
+{"kind":"train","step":2,"epoch":1,"loss":1,"accuracy":"0.1"}
+{"kind":"loss_scale","step":1,"epoch":7,"accuracy":0.1}
+"kind step epoch"
+)");
+  const Curve curve = read_curves(results_).at(0);
+  EXPECT_EQ(curve.epochs, std::vector<double>{1});
+  EXPECT_EQ(curve.errors, std::vector<double>{50});
+  EXPECT_EQ(curve.losses, std::vector<double>{1});
+  EXPECT_EQ(curve.train_error, 75);
+}
+
 }  // namespace
 }  // namespace syncbn

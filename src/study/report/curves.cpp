@@ -31,15 +31,20 @@ Log read_log(const std::string& path) {
   std::vector<double> train_errors;
   for (std::string line; std::getline(lines, line);) {
     const auto json = nlohmann::json::parse(line, nullptr, false);
-    if (!json.is_object() || !json.contains("step") || !json.contains("kind")) continue;
+    const auto number = [&json](const char* key) { return json.contains(key) && json.at(key).is_number(); };
+    const bool counted = json.contains("step") && json.at("step").is_number_integer();
+    if (!counted || !json.contains("kind") || !number("epoch") || !number("accuracy")) continue;  // torn, odd
     const auto step = json.at("step").get<std::int64_t>();
-    log.epoch[step] = json.value("epoch", 0.0);
-    if (json.at("kind") == "eval" && json.at("accuracy").is_number()) {
-      log.error[step] = 100 * (1 - json.at("accuracy").get<double>());
-    } else if (json.at("kind") == "train" && json.at("loss").is_number()) {
+    const double error = 100 * (1 - json.at("accuracy").get<double>());
+    if (json.at("kind") == "eval") {
+      log.error[step] = error;
+    } else if (json.at("kind") == "train" && number("loss")) {
       log.loss[step] = json.at("loss").get<double>();
-      train_errors.push_back(100 * (1 - json.value("accuracy", 0.0)));
+      train_errors.push_back(error);
+    } else {
+      continue;
     }
+    log.epoch[step] = json.at("epoch").get<double>();
   }
   const auto count = static_cast<std::size_t>(std::ceil(kEnd * static_cast<double>(train_errors.size())));
   if (count > 0) {
