@@ -6,9 +6,12 @@
 #include <spdlog/spdlog.h>
 
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <mutex>
+
+#include "core/console.hpp"
+#include "syncbn/core/error.hpp"
+#include "train/storage/durable_file.hpp"
 
 namespace syncbn::cli {
 namespace {
@@ -28,15 +31,19 @@ class RunDirectorySink final : public spdlog::sinks::base_sink<std::mutex> {
 
   void flush_() override {
     std::error_code ignored;
-    if (!file_.is_open() && std::filesystem::exists(marker_, ignored)) file_.open(path_, std::ios::app);
-    if (!file_.is_open()) return;
-    file_ << held_ << std::flush;
+    if (held_.empty() || !std::filesystem::exists(marker_, ignored)) return;
+    try {
+      if (!failed_) append_to_file(path_, held_);
+    } catch (const Error& e) {  // a training needs no log
+      failed_ = true;
+      write_stderr(fmt::format("syncbn: going on without the log: {}\n", e.what()));
+    }
     held_.clear();
   }
 
  private:
   std::string marker_, path_, held_;
-  std::ofstream file_;
+  bool failed_ = false;
 };
 
 }  // namespace

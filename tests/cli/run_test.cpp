@@ -1,6 +1,9 @@
 // What a run keeps and says: its checkpoints by name, its metrics at a resume, warnings at its start.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -93,6 +96,23 @@ TEST(CliRun, AResumeSaysWhatIsLostOfTheMetrics) {
   resume("train.log_every=4");
   const std::string missing = "runs/tiny/metrics.jsonl is missing or empty: what it said of steps 1 to 12 is lost";
   EXPECT_TRUE(contains(s.read("runs/tiny/log.txt"), missing)) << s.read("runs/tiny/log.txt");
+}
+
+TEST(CliRun, APipeInPlaceOfItsLogDoesNotHoldItUp) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  ASSERT_EQ(s.syncbn({"train", "tiny.yaml"}).code, 0);
+  const std::string log = s.file("runs/tiny/log.txt");
+  for (const bool read : {false, true}) {
+    std::filesystem::remove(log);
+    ASSERT_EQ(::mkfifo(log.c_str(), 0600), 0);
+    const int reader = read ? ::open(log.c_str(), O_RDONLY | O_NONBLOCK) : -1;
+    const Outcome o = s.syncbn({"train", "tiny.yaml", "--resume"});
+    EXPECT_EQ(o.code, 0) << o.err;
+    EXPECT_TRUE(contains(o.err, "syncbn: going on without the log: ")) << o.err;
+    EXPECT_TRUE(contains(o.err, "runs/tiny/log.txt")) << o.err;
+    if (read) ::close(reader);
+  }
 }
 
 TEST(CliRun, WarnsOfAScheduleThatGoesOnBehindTheEnd) {

@@ -163,8 +163,11 @@ std::vector<std::string> names_in(const std::string& path) {
 }
 
 void append_to_file(const std::string& path, const std::string& bytes) {
-  const Descriptor file(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
-  if (file.get() < 0) throw_io_error("open", path, errno);
+  // O_NONBLOCK: a pipe under this name must not block.
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666));
+  struct stat info {};
+  if (file.get() < 0 || ::fstat(file.get(), &info) < 0) throw_io_error("open", path, errno);
+  if (!S_ISREG(info.st_mode)) throw Error(fmt::format("{} is not a regular file; remove it", path));
   for (std::size_t done = 0; done < bytes.size();) {
     const ssize_t n = retry([&] { return ::write(file.get(), bytes.data() + done, bytes.size() - done); });
     if (n <= 0) throw_io_error("write", path, n < 0 ? errno : ENOSPC);
