@@ -1,6 +1,9 @@
 #include "train/loss_scale.hpp"
 
+#include <limits>
+
 #include "core/text.hpp"
+#include "train/storage/scalars.hpp"
 
 namespace syncbn {
 
@@ -29,10 +32,10 @@ std::map<std::string, std::string> LossScale::scalars() const {
 }
 
 void LossScale::restore(const std::map<std::string, std::string>& scalars) {
-  const auto value = scalars.find(kValue), finite = scalars.find(kFiniteUpdates);
-  if (!active_ || value == scalars.end() || finite == scalars.end()) return;
-  value_ = read_exact(value->second);
-  finite_updates_ = std::stoi(finite->second);
+  if (!active_ || !scalars.contains(kValue) || !scalars.contains(kFiniteUpdates)) return;
+  using Limits = std::numeric_limits<double>;
+  value_ = real_scalar(scalars, kValue, Limits::min(), Limits::max());
+  finite_updates_ = static_cast<int>(whole_scalar(scalars, kFiniteUpdates, 0, kGrowthInterval));
 }
 
 }  // namespace syncbn

@@ -24,7 +24,7 @@ class LossScale {
 
   /// Part of a checkpoint.
   std::map<std::string, std::string> scalars() const;
-  /// Values that are not there stay as they are.
+  /// Values that are not there stay as they are. Throws Error(bad_data), which names one that cannot be.
   void restore(const std::map<std::string, std::string>& scalars);
 
  private:

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <limits>
 #include <sstream>
 
 #include "core/text.hpp"
+#include "syncbn/core/error.hpp"
+#include "train/storage/scalars.hpp"
 
 namespace syncbn {
 
@@ -19,19 +22,25 @@ constexpr const char* kBestAccuracy = "best_accuracy";
 constexpr const char* kLastEvaluation = "last_evaluation";
 constexpr const char* kEvaluation = "evaluation.";  // and the statistics it has normalized with
 constexpr const char* kProbe = "probe.";
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 std::string write_result(const EvalResult& r) {
   return fmt::format("{} {} {} {}", write_exact(r.accuracy), write_exact(r.loss), r.correct, r.samples);
 }
 
-EvalResult parse_result(const std::string& statistics, const std::string& text) {
-  std::istringstream in(text);
+EvalResult parse_result(const Scalars& scalars, const std::string& statistics) {
+  const std::string name = kEvaluation + statistics;
+  std::istringstream in(text_scalar(scalars, name));
   std::string accuracy, loss;
   EvalResult r;
-  in >> accuracy >> loss >> r.correct >> r.samples;
+  if (!(in >> accuracy >> loss >> r.correct >> r.samples)) refuse_scalar(scalars, name);
   r.statistics = statistics;
-  r.accuracy = read_exact(accuracy);
-  r.loss = read_exact(loss);
+  try {
+    r.accuracy = read_exact(accuracy);
+    r.loss = read_exact(loss);
+  } catch (const Error&) {
+    refuse_scalar(scalars, name);
+  }
   return r;
 }
 
@@ -54,19 +63,19 @@ RunProgress RunProgress::of(const TrainingState& saved, const std::vector<std::s
   const auto& scalars = saved.scalars;
   RunProgress p;
   p.steps_done = saved.step;
-  if (const auto seed = scalars.find(kSeed); seed != scalars.end()) p.seed = std::stoull(seed->second);
-  p.data = scalars.at(kData);
+  p.data = text_scalar(scalars, kData);
   if (const auto machines = scalars.find(kMachines); machines != scalars.end()) p.machines = machines->second;
   if (const auto experiment = scalars.find(kExperiment); experiment != scalars.end()) p.experiment = experiment->second;
-  p.updates = std::stoll(scalars.at(kUpdates));
-  p.best_accuracy = read_exact(scalars.at(kBestAccuracy));
-  p.last_evaluation = std::stoll(scalars.at(kLastEvaluation));
+  p.updates = whole_scalar(scalars, kUpdates, 0);
+  p.best_accuracy = real_scalar(scalars, kBestAccuracy, -1, 1);
+  p.last_evaluation = whole_scalar(scalars, kLastEvaluation, -1);
   for (const std::string& name : statistics) {
-    const auto stored = scalars.find(kEvaluation + name);
-    if (stored != scalars.end()) p.evaluations.push_back(parse_result(name, stored->second));
+    if (scalars.contains(kEvaluation + name)) p.evaluations.push_back(parse_result(scalars, name));
   }
   for (const auto& [key, value] : scalars) {
-    if (key.starts_with(kProbe)) p.of_probes[key] = value;
+    if (!key.starts_with(kProbe)) continue;
+    real_scalar(scalars, key, -kInfinity, kInfinity);
+    p.of_probes[key] = value;
   }
   return p;
 }

@@ -27,7 +27,8 @@ struct RunProgress {
 
   /// All but steps_done, which a checkpoint has besides.
   std::map<std::string, std::string> scalars() const;
-  /// The reverse. `statistics`: of train.eval_statistics, whose evaluations are wanted.
+  /// The reverse but for the seed, which the experiment tells. `statistics`: of train.eval_statistics, whose
+  /// evaluations are wanted. Throws Error(bad_data), which names a scalar that is missing or cannot be.
   static RunProgress of(const TrainingState& saved, const std::vector<std::string>& statistics);
 };
 

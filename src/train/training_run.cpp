@@ -108,7 +108,11 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
   std::string rest;
   on_rank_zero(world_, [&] {
     std::vector<std::string> refused;
-    saved = checkpoints_->store().load_newest(&refused);
+    saved = checkpoints_->store().load_newest(&refused, [this](const TrainingState& state) {
+      RunProgress::of(state, experiment_.eval_statistics());
+      LossScale(loss_scale_).restore(state.scalars);
+      Reporter::saved(state.scalars);
+    });
     if (!saved && !refused.empty())  // starting anew would remove what may only need another disk or program
       throw Error(
           fmt::format("no checkpoint in {} can be read, the newest because: {}; repair it, remove {}/checkpoints, "
@@ -158,6 +162,7 @@ void TrainingRun::go_on_from(const TrainingState& saved) {
   load_optimizer(state_, *optimizer_, saved.optimizer);
   optimizer_->set_updates(progress.updates);
   loss_scale_.restore(saved.scalars);
+  progress.seed = progress_.seed;
   progress_ = std::move(progress);
 }
 

@@ -145,6 +145,43 @@ TEST_F(TrainingRules, ACheckpointOfTheEndWithoutItsEvaluationIsEvaluated) {
   EXPECT_EQ(again.loss, whole.loss);
 }
 
+TEST_F(TrainingRules, ACheckpointWhoseScalarsCannotBeIsRefusedByName) {
+  const std::vector<std::string> keys = {"train.steps=2", "checkpoint.keep_best=false", "checkpoint.keep=1"};
+  run("run", keys);
+  CheckpointStore store(dir_ / "run", 1, false);
+  const TrainingState good = *store.load_newest(nullptr);
+  const auto refused = [&](const std::string& name, const std::optional<std::string>& value) {
+    TrainingState bad = good;
+    bad.scalars.erase(name);
+    if (value) bad.scalars[name] = *value;
+    store.save(bad, false);
+    const std::string why = value ? "the scalar '" + name + "' cannot be '" + *value + "'" : "no scalar '" + name + "'";
+    try {
+      run("run", keys, true);
+      FAIL() << why;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::bad_data) << why;
+      const std::string text = e.what();
+      EXPECT_NE(text.find("run/checkpoints/step-000000002/manifest.json: "), std::string::npos) << text;
+      EXPECT_NE(text.find(why + "; repair it, remove "), std::string::npos) << text;
+    }
+  };
+  for (const char* name : {"data", "updates", "best_accuracy", "last_evaluation", "interval_loss_sum",
+                           "interval_correct", "interval_samples"})
+    refused(name, std::nullopt);
+  for (const char* value : {"-1", "", "two", "2x", "99999999999999999999"}) refused("updates", value);
+  for (const char* value : {"nan", "inf", "0x1p+1", "half"}) refused("best_accuracy", value);
+  for (const char* value : {"0x1p-1", "0x1p-1 x 1 1", ""}) refused("evaluation.running", value);
+  refused("last_evaluation", "-2");
+  refused("interval_correct", "1");  // of no samples
+  refused("interval_loss_sum", "nan");
+  refused("seconds", "0x1p+60");
+  refused("images", "-0x1p+0");
+  refused("probe.gradient_noise_scale", "much");
+  store.save(good, false);
+  EXPECT_EQ(run("run", keys, true).steps, 2);
+}
+
 TEST_F(TrainingRules, AResumeBeforeTheFirstCheckpointStartsFromTheGivenWeights) {
   std::vector<std::string> keys = kStill;
   keys.emplace_back("train.steps=1");

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/text.hpp"
+#include "train/storage/scalars.hpp"
 
 namespace syncbn {
 
@@ -160,17 +161,27 @@ std::map<std::string, std::string> Reporter::scalars() const {
       {"train_seconds", write_exact(train_seconds_)},          {"images", write_exact(images_)}};
 }
 
-void Reporter::restore(const std::map<std::string, std::string>& scalars) {
-  interval_.loss_sum = read_exact(scalars.at("interval_loss_sum"));
-  interval_.correct = std::stoll(scalars.at("interval_correct"));
-  interval_.samples = std::stoll(scalars.at("interval_samples"));
-  const auto number = [&](const char* name) {  // 0: checkpoints of earlier versions do not have it
-    const auto found = scalars.find(name);
-    return found == scalars.end() ? 0 : read_exact(found->second);
+Reporter::Saved Reporter::saved(const std::map<std::string, std::string>& scalars) {
+  constexpr double kMost = std::numeric_limits<double>::max(), kMostSeconds = 1e9;  // whose nanoseconds fit a clock's
+  const auto number = [&](const char* name, double most) {  // 0: checkpoints of earlier versions do not have it
+    return scalars.contains(name) ? real_scalar(scalars, name, 0, most) : 0;
   };
-  start_ -= std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(number("seconds")));
-  train_seconds_ = earlier_train_seconds_ = number("train_seconds");
-  images_ = number("images");
+  Saved s;
+  s.interval.loss_sum = real_scalar(scalars, "interval_loss_sum", -kMost, kMost);
+  s.interval.samples = whole_scalar(scalars, "interval_samples", 0);
+  s.interval.correct = whole_scalar(scalars, "interval_correct", 0, s.interval.samples);
+  s.seconds = number("seconds", kMostSeconds);
+  s.train_seconds = number("train_seconds", kMostSeconds);
+  s.images = number("images", kMost);
+  return s;
+}
+
+void Reporter::restore(const std::map<std::string, std::string>& scalars) {
+  const Saved s = saved(scalars);
+  interval_ = s.interval;
+  start_ -= std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s.seconds));
+  train_seconds_ = earlier_train_seconds_ = s.train_seconds;
+  images_ = s.images;
 }
 
 std::int64_t Reporter::recorded_to() const {

@@ -58,6 +58,12 @@ class Reporter {
   /// Sums since the last line of metrics.jsonl, and times and images so far; part of a checkpoint.
   std::map<std::string, std::string> scalars() const;
   void restore(const std::map<std::string, std::string>& scalars);
+  struct Saved {
+    TrainStatistics interval;
+    double seconds = 0, train_seconds = 0, images = 0;
+  };
+  /// What restore() takes from there. Throws Error(bad_data), which names a scalar that is missing or cannot be.
+  static Saved saved(const std::map<std::string, std::string>& scalars);
   /// After restore(): the step of the last training line that metrics.jsonl had by then.
   std::int64_t recorded_to() const;
 

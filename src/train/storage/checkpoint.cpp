@@ -202,14 +202,22 @@ std::int64_t CheckpointStore::best_of(const std::vector<std::int64_t>& steps) co
   return -1;
 }
 
-std::optional<TrainingState> CheckpointStore::load_newest(std::vector<std::string>* refused) const {
+std::optional<TrainingState> CheckpointStore::load_newest(
+    std::vector<std::string>* refused, const std::function<void(const TrainingState&)>& check) const {
   const std::vector<std::int64_t> all = steps();
   for (auto step = all.rbegin(); step != all.rend(); ++step) {
+    const auto refuse = [&](const std::string& why) -> void {
+      throw Error(fmt::format("{}/{}: {}", folder_of(*step), kManifest, why), ExitCode::bad_data);
+    };
     try {
       TrainingState state = load_folder(folder_of(*step));
-      if (state.step == *step) return state;
-      throw Error(fmt::format("{}/{}: written for step {}", folder_of(*step), kManifest, state.step),
-                  ExitCode::bad_data);
+      if (state.step != *step) refuse(fmt::format("written for step {}", state.step));
+      try {
+        if (check) check(state);
+      } catch (const Error& e) {
+        refuse(e.what());
+      }
+      return state;
     } catch (const Error& e) {
       if (refused) refused->push_back(e.what());
     }

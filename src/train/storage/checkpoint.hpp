@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -42,8 +43,9 @@ class CheckpointStore {
   /// untouched, and no debris is left. What `logs` hold so far, as far as there are such files, is made durable first.
   void save(const TrainingState& state, bool is_best, const std::vector<std::string>& logs = {});
   /// The newest one that is whole. Damaged ones are refused with a reason in `refused` (file and what is wrong) and
-  /// the one before is used. nullopt if there is none at all.
-  std::optional<TrainingState> load_newest(std::vector<std::string>* refused) const;
+  /// the one before is used. nullopt if there is none at all. `check` throws Error for one whose scalars cannot be.
+  std::optional<TrainingState> load_newest(std::vector<std::string>* refused,
+                                           const std::function<void(const TrainingState&)>& check = {}) const;
   /// What a user names: a checkpoint's folder, or a .safetensors file or the folder of a run that has ended (these fill
   /// `model` only), or what resolve() knows, also while the run goes on and replaces it.
   static TrainingState load(const std::string& path);
