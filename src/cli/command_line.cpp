@@ -16,11 +16,9 @@ namespace {
 
 constexpr const char* kExitCodes =
     "Exit codes: 0 ok, 1 failed while running, 2 usage or configuration, 65 bad data, 69 MPI or another service "
-    "unavailable,\n75 stopped by SIGTERM, SIGUSR1, SIGHUP or Ctrl-C after a checkpoint (train --resume goes on; study: "
-    "the "
-    "same command).\n"
-    "The second Ctrl-C ends a process at once. mpirun passes on SIGUSR1 only: at SIGTERM or Ctrl-C it gives its\n"
-    "ranks a second, and leaves with 1.";
+    "unavailable,\n75 stopped by SIGTERM, SIGUSR1, SIGHUP or Ctrl-C after a checkpoint\n"
+    "(train --resume goes on; study: the same command). The second Ctrl-C ends a process at once.\n"
+    "mpirun passes on SIGUSR1 only: at SIGTERM or Ctrl-C it gives its ranks a second, and leaves with 1.";
 
 std::string keys_text() {
   std::string text =
