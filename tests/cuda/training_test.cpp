@@ -1,6 +1,7 @@
 // Whole trainings with `device: cuda` against the same on the CPU. The CUDA backend is the one that $SYNCBN_CUDA_MODULE
 // names (launch/gpu-check names the real one), else the stand-in.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,7 +11,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <regex>
 #include <sstream>
 
 #include "support/temp_dir.hpp"
@@ -364,7 +364,7 @@ TEST_F(CudaTraining, ErrorsOfTheDeviceSayWhere) {
       run(std::to_string(runs_++), {"device=cuda", c.options});
       ADD_FAILURE() << "nothing failed";
     } catch (const Error& error) {
-      EXPECT_TRUE(std::regex_match(error.what(), std::regex(c.message))) << error.what();
+      EXPECT_THAT(error.what(), ::testing::MatchesRegex(c.message));
     }
   }
 }
