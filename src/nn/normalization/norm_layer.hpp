@@ -29,6 +29,7 @@ class NormLayer : public Layer {
   /// Collective over the group.
   virtual void exchange(const Pass& pass) = 0;
 
+  /// Called before the first accumulate_backward() of a pass.
   virtual void begin_backward(const Pass&) {}
   virtual void accumulate_backward(const Pass& pass, ops::Samples samples) = 0;
   /// Two halves of the collective; the caller may compute in between.
