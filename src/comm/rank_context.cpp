@@ -9,6 +9,7 @@
 
 #include "comm/channel.hpp"
 #include "comm/order/tree.hpp"
+#include "core/console.hpp"
 
 namespace syncbn::detail {
 
@@ -21,6 +22,10 @@ constexpr int kControlChannel = 3;
 constexpr int kFirstFreeChannel = 4;
 
 constexpr double kLetOthersSpeak_s = 2;
+// After so long somebody says who waits for whom, but not for waits that end soon in any case. One rank's word is
+// enough, or two's, if the first is the one that is missing. While a run is set up, waits of some seconds are nothing
+// unusual.
+constexpr double kSayWaiting_s = 5, kLeastWorthALine_s = 1;
 constexpr double kYieldFor_s = 1e-3;
 
 int threads_for(const WorldOptions& options, const Topology& topology) {
@@ -99,6 +104,12 @@ void RankContext::check_remote_failure() {
   const Error error(failure->message, failure->code);
   if (!record(std::make_exception_ptr(error))) throw Aborted();
   throw error;
+}
+
+bool RankContext::may_say_waiting() noexcept {
+  const double now_s = waiting_clock_s();
+  double before_s = said_waiting_s_.load(std::memory_order_relaxed);
+  return now_s > before_s + timeout_s_ && said_waiting_s_.compare_exchange_strong(before_s, now_s);
 }
 
 // Other ranks that wait for this one speak first: they know at which layer.
@@ -202,7 +213,10 @@ std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<In
 RemoteWait::RemoteWait(RankContext& context, double patience)
     : context_(context),
       let_others_speak_s_(std::min(kLetOthersSpeak_s, patience * context.timeout_s() / 4)),
-      deadline_(patience * context.timeout_s() + let_others_speak_s_) {}
+      deadline_(patience * context.timeout_s() + let_others_speak_s_),
+      speak_at_s_(context.topology().rank <= 1 && patience == 1 && deadline_.limit_s() > 3 * kLeastWorthALine_s
+                      ? std::min(kSayWaiting_s, deadline_.limit_s() / 3)
+                      : std::numeric_limits<double>::infinity()) {}
 
 void RemoteWait::check(const Link& link, const std::function<std::string()>& waiting) {
   check(
@@ -217,6 +231,12 @@ void RemoteWait::check(const std::function<std::string()>& waiting, const std::f
   looked_at_s_ = now_s;
   context_.check_remote_failure();
   const double limit_s = deadline_.limit_s() + hops * let_others_speak_s_;
+  if (now_s > speak_at_s_) {
+    speak_at_s_ = std::numeric_limits<double>::infinity();
+    if (context_.may_say_waiting())
+      write_stderr(fmt::format("syncbn: {} has waited {:.2g} s for {}; at {:.3g} s this ends the job\n", waiting(),
+                               now_s, missing(), limit_s));
+  }
   if (now_s > limit_s)
     context_.fail_with(Error(
         fmt::format("{} has waited {:.3g} s for {}: dead, stuck or on another path", waiting(), limit_s, missing())));

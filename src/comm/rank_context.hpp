@@ -4,6 +4,7 @@
 #include <chrono>
 #include <exception>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -72,6 +73,9 @@ class RankContext {
   /// "worker 3 (rank 0, host) last seen at layer 'bn1' step 4 (...)"
   std::string describe_worker(int local_index) const;
 
+  /// Whether somebody may say that this rank waits for others: once while its workers wait for the same thing.
+  bool may_say_waiting() noexcept;
+
   /// Set during World::run.
   std::atomic<bool>& running() { return running_; }
   /// A worker that has returned from the body will not join any more collectives in this run.
@@ -109,6 +113,7 @@ class RankContext {
   std::unique_ptr<Link> control_;  // between ranks, outside of World::run
   std::uint64_t control_calls_ = 0;
 
+  std::atomic<double> said_waiting_s_{-std::numeric_limits<double>::infinity()};  // when, by the waiting clock
   std::atomic<bool> running_{false};
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;
@@ -138,6 +143,7 @@ class RemoteWait {
   const double let_others_speak_s_;
   const Deadline deadline_;
   double looked_at_s_ = 0;
+  double speak_at_s_;
 };
 
 /// Between runs ranks read data sets and checkpoints, some from slower disks than others.

@@ -40,7 +40,7 @@ DeviceRoute connect_devices(RankContext& context, ExchangeDevice& device) {
   if (topology.rank == 0) nccl.make_id(&id);
   id = context.all_gather(id, "NCCL's id").front();
   std::unique_ptr<DevicePeers> peers(nccl.connect(id, topology.rank, topology.ranks, device.device_index(),
-                                                  device.native_queue(), context.timeout_s()));
+                                                  device.native_queue(), kSetUpPatience * context.timeout_s()));
   // NCCL connects two devices at their first exchange, and allocates memory then, which may wait for kernels that are
   // running. Later there may be some among them that wait for another rank.
   auto* room = static_cast<std::byte*>(device.allocate(2 * sizeof(float) * static_cast<std::size_t>(topology.ranks)));
