@@ -8,6 +8,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/launch.hpp"
+#include "core/build_id.hpp"
 #include "core/text.hpp"
 #include "syncbn/train/config.hpp"
 
@@ -50,7 +51,8 @@ class CommandLine {
  public:
   CommandLine(int argc, char** argv) {
     app_.require_subcommand(1);
-    app_.set_version_flag("--version", fmt::format("syncbn {}", SYNCBN_VERSION), "Print the version");
+    app_.set_version_flag("--version", fmt::format("syncbn {} (build {})", SYNCBN_VERSION, build_id()),
+                          "Print the version");
     app_.footer(
         fmt::format("Examples:\n"
                     "  syncbn train quickstart                       a first run, on all cores\n"

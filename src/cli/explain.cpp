@@ -91,7 +91,7 @@ void print_prediction(const Config& config, const MachineFigures& f) {
 ExitCode run_explain(const ExplainOptions& options) {
   const Job job;
   const int cores = job.cores_offered();
-  const Config config = job.load([&] {
+  const Config config = job.load(options.config, options.overrides, [&] {
     Config read = load_run_or_config(options.config, options.overrides);
     if (read.workers == 0) read.workers = std::max({cores, options.ranks, job.ranks()});
     return read;

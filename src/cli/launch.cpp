@@ -1,11 +1,13 @@
 #include "cli/launch.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <optional>
 
 #include "cli/cores.hpp"
 #include "cli/log.hpp"
@@ -105,7 +107,19 @@ std::string Job::on_rank_zero(const std::function<std::string()>& what) const {
   return answer.substr(1);
 }
 
-Config Job::load(const std::function<Config()>& read) const {
+void Job::require_same_arguments(const std::string& name, const std::vector<std::string>& overrides) const {
+  std::optional<Error> differ;  // the same on all ranks
+  try {
+    plain_.require_same("command line", fmt::format("{}\n{}", name, fmt::join(overrides, "\n")));
+  } catch (const Error& e) {
+    differ = e;
+  }
+  on_rank_zero([&] { return differ ? throw *differ : std::string(); });
+}
+
+Config Job::load(const std::string& name, const std::vector<std::string>& overrides,
+                 const std::function<Config()>& read) const {
+  require_same_arguments(name, overrides);
   Config config;
   const std::string text = on_rank_zero([&] { return to_yaml(config = read()); });
   if (!first()) config = parse_config(text, "configuration of rank 0", {});  // rank 0's knows its lines

@@ -97,6 +97,7 @@ ExitCode run_study(const StudyOptions& options) {
   start_logging(job.rank(), false);
   StudyRequest request;
   const int cores = job.cores_offered();
+  job.require_same_arguments(options.config, options.overrides);
   job.on_rank_zero([&] {
     request.study = load_study(options.config, options.overrides);
     request.dir = options.output.empty() ? "studies/" + request.study.name : options.output;

@@ -53,7 +53,7 @@ ExitCode run_train(const TrainOptions& options) {
   const Job job;
   start_logging(job.rank(), options.log_ranks);
   TrainRequest request;
-  request.config = job.load([&] {
+  request.config = job.load(options.config, options.overrides, [&] {
     require_no_study(options.config);
     Config config = load_run_or_config(options.config, options.overrides);
     config.output.dir = run_path(config, options.config);

@@ -9,7 +9,7 @@
 
 namespace syncbn {
 
-/// What computes in this process: "cpu: AVX2, oneDNN 2.6.3".
+/// What computes in this process: "cpu: AVX2, oneDNN 2.6.3 for avx2".
 std::string describe_compute();
 /// The CUDA device that `device: cuda` would use, or what is missing.
 std::string describe_cuda();

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/console.hpp"
@@ -27,8 +29,26 @@ Statistics statistics_of(const std::string& name) {
 
 }  // namespace
 
-Evaluator::Evaluator(const World& world, const Experiment& experiment)
+/// Of worker 0, every ten seconds.
+class Evaluator::Notes {
+ public:
+  Notes(const Evaluator& owner, const Communicator& all) : say_(all.rank() == 0 ? owner.say_ : nullptr) {}
+  void done(const char* what, std::int64_t part, std::int64_t whole) {
+    const Clock::time_point now = Clock::now();
+    if (!say_ || now < last_ + std::chrono::seconds(10)) return;
+    last_ = now;
+    say_(fmt::format("{}: {} % done", what, 100 * part / whole));
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const std::function<void(const std::string&)> say_;
+  Clock::time_point last_ = Clock::now();
+};
+
+Evaluator::Evaluator(const World& world, const Experiment& experiment, std::function<void(const std::string&)> say)
     : experiment_(experiment),
+      say_(std::move(say)),
       loading_threads_(experiment.config.data.kind == "image-folder"
                            ? std::max(1, experiment.config.data.threads / world.local_workers())
                            : 0) {
@@ -59,6 +79,7 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
   PlainLoader images(dataset, experiment_.augmentation, slice, passes, loading_threads_);
   const auto passes_between_meetings =
       static_cast<int>(std::max<std::int64_t>(1, kImagesBetweenMeetings / max_samples));
+  Notes notes(*this, all);
   double loss = 0;
   std::array<std::int64_t, 2> counts{};
   for (int i = 0; i < passes; ++i) {
@@ -76,6 +97,7 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
     counts[0] += r.correct;
     counts[1] += batch.n;
     if ((i + 1) % passes_between_meetings == 0) all.barrier({"evaluation", step});
+    notes.done("evaluation", i + 1, passes);
   }
   all.all_reduce(std::span<double>(&loss, 1), Reduce::sum, {"evaluation loss", step});
   all.all_reduce(std::span<std::int64_t>(counts), Reduce::sum, {"evaluation counts", step});
@@ -94,6 +116,7 @@ void Evaluator::measure_population(Network& network, Worker& worker, const Commu
   worker.local_barrier({"population statistics", step});
   network.begin_population();
   const std::int64_t batches = experiment_.precise_batches();
+  Notes notes(*this, all);
   for (std::int64_t i = 0; i < batches; ++i) {
     const Batch& batch = train_images_->next(worker.local_index());
     network.set_images(batch.images.data(), batch.n);
@@ -106,6 +129,7 @@ void Evaluator::measure_population(Network& network, Worker& worker, const Commu
     network.forward(pass);
     // The loader cannot give one worker batches that its neighbours are far from needing.
     worker.local_barrier({"population statistics", step});
+    notes.done("precise statistics", i + 1, batches);
   }
   network.finish_population(all, step);
 }
@@ -119,7 +143,8 @@ std::vector<EvalResult> evaluate(World& world, const Config& config, const std::
   require_finite(state, weights_path);
   if (!left_off.empty() && world.rank() == 0)
     write_stderr(fmt::format("syncbn: {}\n", left_off_text(left_off, weights_path)));
-  Evaluator evaluator(world, experiment);
+  Evaluator evaluator(world, experiment,
+                      [](const std::string& line) { write_stderr(fmt::format("syncbn: {}\n", line)); });
   const auto groups = static_cast<int>(norm_groups(world, config.norm).size());
   std::vector<EvalResult> results;
   world.run([&](Worker& worker) {

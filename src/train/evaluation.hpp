@@ -1,6 +1,8 @@
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "nn/network.hpp"
@@ -14,7 +16,8 @@ namespace syncbn {
 /// nothing that training knows of.
 class Evaluator {
  public:
-  Evaluator(const World& world, const Experiment& experiment);
+  /// `say`: gets a line now and then, by which worker 0 tells how far a long evaluation is.
+  Evaluator(const World& world, const Experiment& experiment, std::function<void(const std::string&)> say);
 
   /// Exact accuracy and mean loss on a whole data set, each worker on its slice; one result per statistics, in the
   /// order of the configuration. Collective over all workers; `all` is theirs.
@@ -26,7 +29,10 @@ class Evaluator {
                       Statistics statistics) const;
   void measure_population(Network& network, Worker& worker, const Communicator& all, std::int64_t step);
 
+  class Notes;
+
   const Experiment& experiment_;
+  std::function<void(const std::string&)> say_;
   int loading_threads_;                 // of each worker
   std::optional<Loader> train_images_;  // where precise statistics are asked for
 };

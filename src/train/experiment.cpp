@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "comm/rank_context.hpp"
+#include "core/build_id.hpp"
 #include "core/rounding.hpp"
 #include "core/text.hpp"
 #include "data/catalog/catalog.hpp"
@@ -156,7 +157,8 @@ Communicator make_norm_group(const Worker& worker, const Config::Norm& norm) {
 }
 
 Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend) {
-  world.require_same("build", backend.description());
+  world.require_same("build", build_id());
+  world.require_same("instruction set", backend.description());
   world.require_same("configuration", to_yaml(config));
   if (world.workers() != config.workers) {
     throw Error(fmt::format("{} workers are configured but the world has {}", config.workers, world.workers()),

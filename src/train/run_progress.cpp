@@ -16,6 +16,7 @@ namespace {
 constexpr const char* kSeed = "seed";
 constexpr const char* kData = "data";
 constexpr const char* kMachines = "machines";
+constexpr const char* kKernels = "kernels";
 constexpr const char* kExperiment = "experiment";
 constexpr const char* kUpdates = "updates";
 constexpr const char* kBestAccuracy = "best_accuracy";
@@ -51,6 +52,7 @@ std::map<std::string, std::string> RunProgress::scalars() const {
   scalars[kSeed] = std::to_string(seed);
   scalars[kData] = data;
   if (!machines.empty()) scalars[kMachines] = machines;
+  scalars[kKernels] = kernels;
   scalars[kExperiment] = experiment;
   scalars[kUpdates] = std::to_string(updates);
   scalars[kBestAccuracy] = write_exact(best_accuracy);
@@ -64,8 +66,12 @@ RunProgress RunProgress::of(const TrainingState& saved, const std::vector<std::s
   RunProgress p;
   p.steps_done = saved.step;
   p.data = text_scalar(scalars, kData);
-  if (const auto machines = scalars.find(kMachines); machines != scalars.end()) p.machines = machines->second;
-  if (const auto experiment = scalars.find(kExperiment); experiment != scalars.end()) p.experiment = experiment->second;
+  const auto take = [&scalars](const char* name, std::string& to) {  // what earlier versions did not write
+    if (const auto found = scalars.find(name); found != scalars.end()) to = found->second;
+  };
+  take(kMachines, p.machines);
+  take(kKernels, p.kernels);
+  take(kExperiment, p.experiment);
   p.updates = whole_scalar(scalars, kUpdates, 0);
   p.best_accuracy = real_scalar(scalars, kBestAccuracy, -1, 1);
   p.last_evaluation = whole_scalar(scalars, kLastEvaluation, -1);

@@ -16,6 +16,7 @@ struct RunProgress {
   std::uint64_t seed = 0;
   std::string data;        ///< Experiment::data_fingerprint
   std::string machines;    ///< norm.group = node: workers of each, "2+2"; else empty
+  std::string kernels;     ///< Backend::description(): other instructions, or another oneDNN, round otherwise
   std::string experiment;  ///< SHA-256 of changes_yaml() without data.path, which later versions with more keys keep
 
   std::int64_t steps_done = 0;

@@ -9,9 +9,11 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <utility>
 
 #include "core/console.hpp"
 #include "train/compute.hpp"
+#include "train/copies.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/reporting/summary.hpp"
 #include "train/storage/durable_file.hpp"
@@ -60,7 +62,7 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
       squares_(reinterpret_cast<double*>(memory.take(slots_.size() * sizeof(double))), slots_.size()),
       loss_scale_(precision_of(request.config).type == DataType::f16),
       loader_(experiment_.train_set, loader_options(world, experiment_)),
-      evaluator_(world, experiment_) {
+      evaluator_(world, experiment_, [this](const std::string& line) { reporter_->message(line); }) {
   memory_.commit();
   require_variance(world, experiment_);
   // Of ranks that have the weights in common, the others come to a broadcast before they need them.
@@ -162,6 +164,12 @@ void TrainingRun::go_on_from(const TrainingState& saved) {
   load_optimizer(state_, *optimizer_, saved.optimizer);
   optimizer_->set_updates(progress.updates);
   loss_scale_.restore(saved.scalars);
+  if (progress.kernels != progress_.kernels && !progress.kernels.empty())
+    other_kernels_ = fmt::format(
+        "warning: the checkpoint was made with {}; here it is {}: from here on, results may differ in their last bits "
+        "from those of an undisturbed run",
+        progress.kernels, progress_.kernels);
+  progress.kernels = progress_.kernels;
   progress.seed = progress_.seed;
   progress_ = std::move(progress);
 }
@@ -184,6 +192,7 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
   if (saved) {
     reporter_->restore(saved->scalars);
     reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));
+    if (!other_kernels_.empty()) reporter_->message(other_kernels_);
     const std::int64_t wanted = std::max(reporter_->recorded_to(), progress_.last_evaluation);
     if (recorded < wanted)
       reporter_->message(fmt::format(
@@ -197,6 +206,7 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
 void TrainingRun::begin() {
   progress_.seed = experiment_.config.seed;
   progress_.data = experiment_.data_fingerprint;
+  progress_.kernels = backend_.description();
   Config config = experiment_.config;
   config.data.path.clear();  // the data are known by their fingerprint
   const std::string changes = changes_yaml(config);
@@ -213,6 +223,13 @@ void TrainingRun::begin() {
   if (directory_) start_reporting(saved ? &*saved : nullptr);
 }
 
+void TrainingRun::compare_copies(const Worker& worker, const Communicator& all, std::int64_t steps_done) {
+  // Sums of MPI's or NCCL's own need not be the same everywhere.
+  if (world_.ranks() == 1 || experiment_.config.reduction == "native") return;
+  const bool has_copy = worker.index() == memory_.first_worker();
+  require_same_copies(worker, all, has_copy ? hash_state(state_, *optimizer_) : 0, steps_done);
+}
+
 TrainingState TrainingRun::snapshot() {
   progress_.updates = optimizer_->updates();
   TrainingState state;
@@ -226,9 +243,11 @@ TrainingState TrainingRun::snapshot() {
 }
 
 void TrainingRun::save(bool is_best, bool last) {
-  if (!checkpoints_->save([this] { return snapshot(); }, is_best, last))
-    reporter_->message(
-        fmt::format("no checkpoint of step {}: the one before is still being written", progress_.steps_done));
+  if (checkpoints_->save([this] { return snapshot(); }, is_best, last) || std::exchange(passed_over_, true)) return;
+  reporter_->message(
+      fmt::format("no checkpoint of step {}: the one before is still being written (only the first time "
+                  "is mentioned)",
+                  progress_.steps_done));
 }
 
 TrainResult TrainingRun::finish() {

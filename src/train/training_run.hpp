@@ -64,6 +64,9 @@ class TrainingRun {
   /// all; then waits until all have done theirs.
   template <class Work>
   void together(WorkerState& w, std::int64_t step, Work work);
+  /// Throws Error if a rank's, or machine's, copy of weights and optimizer is not as the others. Collective over all
+  /// workers, whose communicator is given.
+  void compare_copies(const Worker& worker, const Communicator& all, std::int64_t steps_done);
   /// True if the accuracy is the best so far.
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
@@ -99,12 +102,13 @@ class TrainingRun {
   RunProgress progress_;
   std::int64_t first_step_ = 0;
   std::atomic<bool> stopping_ = false;
-  std::string about_weights_;  // for the user, once there is a reporter
+  std::string about_weights_, other_kernels_;  // for the user, once there is a reporter
 
   // On the rank of worker 0 only.
   std::optional<RunDirectory> directory_;
   std::unique_ptr<Reporter> reporter_;
   std::optional<CheckpointWriter> checkpoints_;
+  bool passed_over_ = false;  // a checkpoint, because the disk is slow
 };
 
 }  // namespace syncbn

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "comm/rank_context.hpp"
+#include "train/stragglers.hpp"
 #include "train/training_run.hpp"
 
 namespace syncbn {
@@ -92,6 +93,7 @@ struct TrainingRun::WorkerState {
   bool probing = false;                 ///< in this update
   bool repeats_ = false;
   WorkerTimes times;
+  Stragglers stragglers{worker, metrics};
 };
 
 void TrainingRun::work(Worker& worker) {
@@ -141,6 +143,11 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   TrainStatistics own;
   forward_backward(w, step, own);
   const TrainStatistics all = finish_exchange(w, step, own);
+  if (world_.ranks() > 1 && (step + 1) % experiment_.config.train.log_every == 0) {
+    const double waited_s = w.group.waited_seconds() + exchange_.waited_seconds(w.worker);
+    const std::string found = w.stragglers.look(waited_s, step);
+    if (w.is_first() && !found.empty()) reporter_->message(found);
+  }
   update_weights(w, step);
   if (w.probing) {
     if (w.is_first_here()) state_.fetch();
@@ -260,8 +267,9 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
   const std::int64_t found_layer = found / world_.workers();
   const std::string where =
       found_layer < layers
-          ? fmt::format("first seen at the input of '{}' on worker {}",
-                        experiment_.model.layers[static_cast<std::size_t>(found_layer)].name, found % world_.workers())
+          ? fmt::format("first seen at the input of '{}' on {}",
+                        experiment_.model.layers[static_cast<std::size_t>(found_layer)].name,
+                        world_.context()->topology().describe_worker(static_cast<int>(found % world_.workers())))
           : std::string("first seen in the loss itself");
   throw Diverged(fmt::format(
       "the loss of step {} is not a finite number ({}); it has changed no weight: lower optimizer.lr, add "
@@ -357,6 +365,7 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
 bool TrainingRun::evaluate_if_due(WorkerState& w, std::int64_t steps_done) {
   const bool final = steps_done == experiment_.total_steps;
   if (!final && !experiment_.due(experiment_.config.train.eval_every, steps_done)) return false;
+  compare_copies(w.worker, w.metrics, steps_done);
   const std::vector<EvalResult> results = evaluator_.run(
       w.network, experiment_.split(experiment_.config.train.eval_split), w.worker, w.metrics, steps_done);
   if (final && !std::isfinite(results.front().loss))
@@ -381,6 +390,7 @@ void TrainingRun::save_if_due(WorkerState& w, std::int64_t steps_done, bool impr
   const bool is_best = improved && when.keep_best;
   const bool final = steps_done == experiment_.total_steps;
   if (!final && !stopping_ && !is_best && !experiment_.due(when.every, steps_done)) return;
+  if (progress_.last_evaluation != steps_done) compare_copies(w.worker, w.metrics, steps_done);
   if (w.is_first()) save(is_best, final || stopping_);
   w.worker.local_barrier({"checkpoint", steps_done});  // nobody changes the weights while they are copied
 }

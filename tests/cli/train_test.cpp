@@ -340,5 +340,34 @@ TEST(CliTrain, ACrashLeavesABacktrace) {
   EXPECT_TRUE(contains(o.err, "SIGSEGV (is the memory that ulimit -v allows too little?); see runs")) << o.err;
 }
 
+TEST(CliTrain, RanksWithOtherArgumentsAreRefused) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  s.write("two.sh",
+          "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n"
+          "exec mpirun --oversubscribe -n 1 \"$1\" train tiny.yaml optimizer.lr=0.1 : "
+          "-n 1 \"$1\" train tiny.yaml optimizer.lr=0.2\n");
+  const Outcome o = s.shell("two.sh");
+  EXPECT_EQ(o.code, 2);
+  EXPECT_TRUE(contains(o.err, "syncbn: command line of rank 1 (")) << o.err;
+  EXPECT_TRUE(contains(o.err, "line 2: 'optimizer.lr=0.2' against 'optimizer.lr=0.1'")) << o.err;
+  EXPECT_FALSE(std::filesystem::exists(s.file("runs")));
+}
+
+TEST(CliTrain, ResumingWithOtherInstructionsWarns) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  s.write(
+      "twice.sh",
+      "ONEDNN_MAX_CPU_ISA=SSE41 \"$1\" train tiny.yaml train.steps=100000 &\n"
+      "while [ ! -s runs/tiny/metrics.jsonl ]; do sleep 0.1; done; kill -TERM $!; wait $!\n"
+      "for isa in SSE41 AVX; do ONEDNN_MAX_CPU_ISA=$isa timeout -s TERM 1 \"$1\" train tiny.yaml train.steps=100000 "
+      "--resume > $isa 2>&1; done; [ -s AVX ]\n");
+  EXPECT_EQ(s.shell("twice.sh").code, 0);
+  EXPECT_FALSE(contains(s.read("SSE41"), "warning")) << s.read("SSE41");
+  EXPECT_TRUE(contains(s.read("AVX"), "oneDNN")) << s.read("AVX");
+  EXPECT_TRUE(contains(s.read("AVX"), "for sse41; here it is cpu: ")) << s.read("AVX");
+}
+
 }  // namespace
 }  // namespace syncbn::test

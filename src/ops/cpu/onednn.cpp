@@ -1,8 +1,10 @@
 #include "ops/cpu/onednn.hpp"
 
+#include <dnnl_debug.h>
 #include <omp.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "ops/cpu/factories.hpp"
 
@@ -27,8 +29,11 @@ Layout preferred_layout(std::int64_t channels) {
 }
 
 std::string onednn_version() {
+  constexpr std::string_view kPrefix = "cpu_isa_";
   const dnnl_version_t& v = *dnnl::version();
-  return "oneDNN " + std::to_string(v.major) + "." + std::to_string(v.minor) + "." + std::to_string(v.patch);
+  const std::string_view isa = dnnl_cpu_isa2str(static_cast<dnnl_cpu_isa_t>(dnnl::get_effective_cpu_isa()));
+  return "oneDNN " + std::to_string(v.major) + "." + std::to_string(v.minor) + "." + std::to_string(v.patch) + " for " +
+         std::string(isa.substr(isa.starts_with(kPrefix) ? kPrefix.size() : 0));
 }
 
 memory::format_tag tag_of(Layout layout) {

@@ -16,7 +16,7 @@ namespace syncbn {
 
 namespace {
 
-constexpr int kMetricsSchema = 1;
+constexpr int kMetricsSchema = 1, kProbesSchema = 1;
 
 }  // namespace
 
@@ -124,7 +124,7 @@ void Reporter::probes(std::int64_t step, const std::vector<Measurement>& rows) {
   std::string lines;
   EventFile::Scalars scalars;
   for (const Measurement& row : rows) {
-    nlohmann::ordered_json line{{"step", step}, {"probe", row.probe}, {"name", row.name}};
+    nlohmann::ordered_json line{{"schema", kProbesSchema}, {"step", step}, {"probe", row.probe}, {"name", row.name}};
     for (const auto& [quantity, value] : row.values) {
       line[quantity] = value;  // null if it is not finite
       if (!std::isfinite(value)) continue;
