@@ -227,7 +227,11 @@ TEST(Backend, DescribesItselfAndPrefersPlainImages) {
   const auto backend = ops::make_cpu_backend();
   EXPECT_NE(backend->description().find("oneDNN"), std::string::npos);
   EXPECT_EQ(backend->preferred_layout(3), Layout::channels_first);
+#if defined(__x86_64__)
   EXPECT_GT(block_of(backend->preferred_layout(6)), 1);
+#else  // where blocked activations have no fast convolutions
+  EXPECT_EQ(backend->preferred_layout(6), Layout::channels_first);
+#endif
 }
 
 }  // namespace

@@ -23,9 +23,13 @@ OneThread::~OneThread() {
 Layout preferred_layout(std::int64_t channels) {
   constexpr std::int64_t kImageChannels = 4;
   if (channels <= kImageChannels) return Layout::channels_first;
+#if defined(__x86_64__)
   constexpr unsigned avx512 = dnnl_cpu_isa_avx512_core;
   const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
   return (isa & avx512) == avx512 ? Layout::blocked16 : Layout::blocked8;
+#else  // convolutions of plain activations are products of matrices, of blocked ones oneDNN's reference code
+  return Layout::channels_first;
+#endif
 }
 
 std::string onednn_version() {
