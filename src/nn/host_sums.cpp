@@ -1,5 +1,7 @@
 #include "nn/host_sums.hpp"
 
+#include "core/page.hpp"
+
 namespace syncbn {
 
 namespace {
@@ -13,7 +15,7 @@ std::size_t bytes_of(std::int64_t count) {
 HostSums::HostSums(const ops::Backend& worker, Communicator group, std::int64_t max_count)
     : device_(*worker.device()),
       group_(std::move(group)),
-      room_(bytes_of(max_count + 1), Buffer::kPage),
+      room_(bytes_of(max_count + 1), page_bytes()),
       here_(room_.as<double>()),
       pinned_(device_.pin(here_, room_.size())),
       sum_(worker.allocate(bytes_of(max_count))),

@@ -78,11 +78,9 @@ struct Tensor {
 /// Owner of zeroed memory aligned to 64 bytes, so that vector loops never depend on where it came from.
 class Buffer {
  public:
-  static constexpr std::size_t kPage = 4096;
-
   Buffer() = default;
-  /// `alignment`: a power of two. Nothing else lies in the last stretch of so many bytes: with kPage, which devices pin
-  /// as a whole, memory can be pinned.
+  /// `alignment`: a power of two. Nothing else lies in the last stretch of so many bytes: with that of a page, which
+  /// devices pin as a whole, memory can be pinned.
   explicit Buffer(std::size_t bytes, std::size_t alignment = 64);
   std::byte* data() const { return data_.get(); }
   std::size_t size() const { return size_; }

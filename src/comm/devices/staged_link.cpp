@@ -1,5 +1,7 @@
 #include "comm/devices/staged_link.hpp"
 
+#include "core/page.hpp"
+
 namespace syncbn::detail {
 
 namespace {
@@ -9,8 +11,8 @@ constexpr int kQueue = ExchangeDevice::kExchange;
 StagedLink::StagedLink(std::unique_ptr<Link> link, ExchangeDevice& device, std::size_t blocks, std::int64_t max_count)
     : link_(std::move(link)), device_(device), mark_(device.make_marks(1)) {
   const std::size_t bytes = static_cast<std::size_t>(max_count) * sizeof(float);
-  for (std::size_t i = 0; i < blocks; ++i) blocks_.emplace_back(bytes, Buffer::kPage);
-  result_ = std::make_shared<Buffer>(bytes, Buffer::kPage);
+  for (std::size_t i = 0; i < blocks; ++i) blocks_.emplace_back(bytes, page_bytes());
+  result_ = std::make_shared<Buffer>(bytes, page_bytes());
   for (const Buffer& block : blocks_) pinned_.push_back(device_.pin(block.data(), bytes));
   pinned_.push_back(device_.pin(result_->data(), bytes));
 }

@@ -10,6 +10,7 @@
 
 #include "comm/order/shards.hpp"
 #include "comm/rank_context.hpp"
+#include "core/page.hpp"
 
 namespace syncbn {
 
@@ -17,7 +18,7 @@ namespace {
 
 // Addresses that are reserved for a plan, until it is known how many it needs: many, unless there is a limit on them.
 constexpr std::size_t kMostBytes = std::size_t{1} << 38, kLeastBytes = std::size_t{1} << 26, kShareOfLimit = 8;
-constexpr std::size_t kGrain = 64, kPage = 4096;
+constexpr std::size_t kGrain = 64;
 
 std::byte* map(std::byte* at, std::size_t bytes, int protection, int flags) {
   void* data = mmap(at, bytes, protection, flags | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -27,7 +28,7 @@ std::byte* map(std::byte* at, std::size_t bytes, int protection, int flags) {
 std::size_t most_to_reserve() {
   rlimit limit{};
   if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return kMostBytes;
-  return std::clamp<std::size_t>(limit.rlim_cur / kShareOfLimit / kPage * kPage, kLeastBytes, kMostBytes);
+  return std::clamp<std::size_t>(limit.rlim_cur / kShareOfLimit / page_bytes() * page_bytes(), kLeastBytes, kMostBytes);
 }
 
 }  // namespace
@@ -39,7 +40,7 @@ MachineMemory::MachineMemory(const World& world, bool share)
   set_ranks(share ? context_->topology().ranks_here() : context_->topology().this_rank());
   while (!data_ && reserved_ >= kLeastBytes) {
     data_ = map(nullptr, reserved_, PROT_NONE, MAP_NORESERVE);
-    if (!data_) reserved_ = reserved_ / 2 / kPage * kPage;
+    if (!data_) reserved_ = reserved_ / 2 / page_bytes() * page_bytes();
   }
 }
 
@@ -57,7 +58,7 @@ std::byte* MachineMemory::take(std::size_t bytes) {
 void MachineMemory::commit() {
   if (committed_) throw Error("memory of a machine is committed twice");
   committed_ = true;
-  const std::size_t bytes = round_up(taken_, kPage);
+  const std::size_t bytes = round_up(taken_, page_bytes());
   const bool fits = data_ && bytes <= reserved_;
   const std::vector<std::string> plans =
       context_->all_gather(fmt::format("{} {}", bytes, fits ? "" : "no room"), "planned memory");

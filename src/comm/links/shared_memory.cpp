@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "comm/links/mpi_handles.hpp"
+#include "core/page.hpp"
 
 namespace syncbn::detail {
 
@@ -24,8 +25,6 @@ Name fresh_name() {
   fmt::format_to_n(name.data(), name.size() - 1, "/syncbn-{}-{}", getpid(), now);
   return name;
 }
-
-constexpr std::int64_t kPage = 4096;
 
 /// Makes sure that there are pages for a range of the file: those that are not there would only be missed later, by a
 /// signal.
@@ -60,7 +59,8 @@ SharedMemory::SharedMemory(MPI_Comm comm, std::size_t bytes, std::byte* at) : by
   if (rank != 0) file = shm_open(name.data(), O_RDWR, 0600);
   const bool opened = everywhere(comm, file >= 0);
   if (rank == 0) shm_unlink(name.data());
-  if (opened) map(file, at, shard_of(static_cast<std::int64_t>(bytes), rank, ranks, kPage));
+  if (opened)
+    map(file, at, shard_of(static_cast<std::int64_t>(bytes), rank, ranks, static_cast<std::int64_t>(page_bytes())));
   if (file >= 0) close(file);
   if (!opened || everywhere(comm, data_ != nullptr)) return;
   unmap(at);
