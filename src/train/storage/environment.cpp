@@ -53,11 +53,17 @@ Json variables() {
   return sorted.empty() ? Json::object() : Json(sorted);
 }
 
+/// Arm's processors have numbers instead of a name.
 std::string processor() {
   std::ifstream file("/proc/cpuinfo");
+  std::string implementer;
   for (std::string line; std::getline(file, line);) {
     const std::size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+    if (colon == std::string::npos) continue;
+    const std::string value = line.substr(colon + 2);
+    if (line.starts_with("model name")) return value;
+    if (line.starts_with("CPU implementer")) implementer = value;
+    if (line.starts_with("CPU part")) return fmt::format("implementer {}, part {}", implementer, value);
   }
   return "unknown";
 }
