@@ -20,18 +20,17 @@ struct ConvolutionsOnly::Layer {
     const memory::dims after{(g.h_out - 1) * g.stride + g.kernel_h - g.h_in - g.padding,
                              (g.w_out - 1) * g.stride + g.kernel_w - g.w_in - g.padding};
     const auto direct = dnnl::algorithm::convolution_direct;
-    const auto attributes = ops::cpu::task_attributes();
-    const dnnl::convolution_forward::primitive_desc pd(
-        {dnnl::prop_kind::forward_training, direct, x, w, y, strides, before, after}, attributes, engine);
+    const auto pd = ops::cpu::describe_forward<dnnl::convolution_forward>(engine, dnnl::prop_kind::forward_training,
+                                                                          direct, x, w, y, strides, before, after);
     add({pd.src_desc(), pd.weights_desc(), pd.dst_desc()}, {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST}, pd);
     if (!first) {
-      const dnnl::convolution_backward_data::primitive_desc data({direct, x, w, y, strides, before, after}, attributes,
-                                                                 engine, pd);
+      const auto data = ops::cpu::describe_backward<dnnl::convolution_backward_data>(engine, pd, direct, x, w, y,
+                                                                                     strides, before, after);
       add({data.diff_src_desc(), data.weights_desc(), data.diff_dst_desc()},
           {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST}, data);
     }
-    const dnnl::convolution_backward_weights::primitive_desc weights({direct, x, w, y, strides, before, after},
-                                                                     attributes, engine, pd);
+    const auto weights = ops::cpu::describe_backward<dnnl::convolution_backward_weights>(engine, pd, direct, x, w, y,
+                                                                                         strides, before, after);
     add({weights.src_desc(), weights.diff_weights_desc(), weights.diff_dst_desc()},
         {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST}, weights);
   }

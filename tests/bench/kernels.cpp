@@ -7,6 +7,7 @@
 #include <cmath>
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <tuple>
 
 #include "bench/batch_norm_layer.hpp"
 #include "bench/measure.hpp"
@@ -15,6 +16,14 @@
 
 namespace syncbn::bench {
 namespace {
+
+/// oneDNN 2 wants the description of the data once, oneDNN 3 for input and output.
+auto in_and_out(const dnnl::memory::desc& desc) {
+  if constexpr (DNNL_VERSION_MAJOR < 3)
+    return std::tuple(desc);
+  else
+    return std::tuple(desc, desc);
+}
 
 /// oneDNN's batch normalization of the same data.
 class OneDnn {
@@ -26,10 +35,18 @@ class OneDnn {
     const auto flags =
         fused == Fused::relu ? dnnl::normalization_flags::fuse_norm_relu : dnnl::normalization_flags::none;
     const ops::cpu::OneThread one_thread;
-    const dnnl::batch_normalization_forward::primitive_desc forward(
-        {dnnl::prop_kind::forward_training, desc, 1e-5f, flags}, ops::cpu::task_attributes(), engine_);
-    const dnnl::batch_normalization_backward::primitive_desc backward(
-        {dnnl::prop_kind::backward_data, desc, desc, 1e-5f, flags}, ops::cpu::task_attributes(), engine_, forward);
+    const auto forward = std::apply(
+        [&](const auto&... descs) {
+          return ops::cpu::describe_forward<dnnl::batch_normalization_forward>(
+              engine_, dnnl::prop_kind::forward_training, descs..., 1e-5f, flags);
+        },
+        in_and_out(desc));
+    const auto backward = std::apply(
+        [&](const auto&... descs) {
+          return ops::cpu::describe_backward<dnnl::batch_normalization_backward>(
+              engine_, forward, dnnl::prop_kind::backward_data, desc, descs..., 1e-5f, flags);
+        },
+        in_and_out(desc));
     workspace_ = dnnl::memory(forward.workspace_desc(), engine_);
     mean_ = dnnl::memory(forward.mean_desc(), engine_), variance_ = dnnl::memory(forward.mean_desc(), engine_);
     forward_ = ops::cpu::Task(engine_, forward,

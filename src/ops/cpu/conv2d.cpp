@@ -65,25 +65,20 @@ class Descriptions {
                          : memory::desc();
   }
   convolution_forward::primitive_desc forward(std::int64_t n, Layout layout) const {
-    return {{dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, x(n, layout), weights(layout),
-             bias(), y(n), strides(), padding_before(), padding_after()},
-            task_attributes(),
-            engine};
+    return describe_forward<convolution_forward>(engine, dnnl::prop_kind::forward_training,
+                                                 dnnl::algorithm::convolution_direct, x(n, layout), weights(layout),
+                                                 bias(), y(n), strides(), padding_before(), padding_after());
   }
   convolution_backward_data::primitive_desc backward_data() const {
-    return {{dnnl::algorithm::convolution_direct, x(1, blocked), weights(blocked), y(1), strides(), padding_before(),
-             padding_after()},
-            task_attributes(),
-            engine,
-            forward(1, blocked)};
+    return describe_backward<convolution_backward_data>(
+        engine, forward(1, blocked), dnnl::algorithm::convolution_direct, x(1, blocked), weights(blocked), y(1),
+        strides(), padding_before(), padding_after());
   }
   convolution_backward_weights::primitive_desc backward_weights(std::int64_t n, Layout layout,
                                                                 const memory::desc& gradient) const {
-    return {{dnnl::algorithm::convolution_direct, x(n, layout), gradient, bias(), y(n), strides(), padding_before(),
-             padding_after()},
-            task_attributes(),
-            engine,
-            forward(n, layout)};
+    return describe_backward<convolution_backward_weights>(engine, forward(n, layout),
+                                                           dnnl::algorithm::convolution_direct, x(n, layout), gradient,
+                                                           bias(), y(n), strides(), padding_before(), padding_after());
   }
   /// The format in which the gradient of the weights comes, however many samples there are.
   memory::desc gradient() const {

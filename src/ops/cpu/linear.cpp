@@ -76,9 +76,8 @@ class OneDnnLinear final : public Linear {
   }
   std::string describe() const { return "a linear layer " + std::to_string(in_) + " -> " + std::to_string(out_); }
   dnnl::inner_product_forward::primitive_desc forward_pd(std::int64_t n) const {
-    return {{dnnl::prop_kind::forward_training, rows(n, in_), weight_desc_, bias_desc(), rows(n, out_)},
-            task_attributes(),
-            engine_};
+    return describe_forward<dnnl::inner_product_forward>(engine_, dnnl::prop_kind::forward_training, rows(n, in_),
+                                                         weight_desc_, bias_desc(), rows(n, out_));
   }
   Task make_forward(std::int64_t n) const {
     return make_with_onednn(describe(), [&] {
@@ -91,8 +90,8 @@ class OneDnnLinear final : public Linear {
   }
   Task make_backward_data(std::int64_t n) const {
     return make_with_onednn(describe(), [&] {
-      const dnnl::inner_product_backward_data::primitive_desc pd({rows(n, in_), weight_desc_, rows(n, out_)},
-                                                                 task_attributes(), engine_, forward_pd(n));
+      const auto pd = describe_backward<dnnl::inner_product_backward_data>(engine_, forward_pd(n), rows(n, in_),
+                                                                           weight_desc_, rows(n, out_));
       return Task(
           engine_, pd,
           {{DNNL_ARG_DIFF_DST, rows(n, out_)}, {DNNL_ARG_WEIGHTS, weight_desc_}, {DNNL_ARG_DIFF_SRC, rows(n, in_)}});
@@ -100,8 +99,8 @@ class OneDnnLinear final : public Linear {
   }
   Task make_backward_weights(std::int64_t n) const {
     return make_with_onednn(describe(), [&] {
-      const dnnl::inner_product_backward_weights::primitive_desc pd({rows(n, in_), weight_desc_, rows(n, out_)},
-                                                                    task_attributes(), engine_, forward_pd(n));
+      const auto pd = describe_backward<dnnl::inner_product_backward_weights>(engine_, forward_pd(n), rows(n, in_),
+                                                                              weight_desc_, rows(n, out_));
       return Task(
           engine_, pd,
           {{DNNL_ARG_SRC, rows(n, in_)}, {DNNL_ARG_DIFF_DST, rows(n, out_)}, {DNNL_ARG_DIFF_WEIGHTS, weight_desc_}});

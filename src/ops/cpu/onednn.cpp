@@ -84,7 +84,7 @@ dnnl_exec_arg_t& Task::find(int argument) {
 
 void Task::set(int argument, const void* data) {
   const auto index = static_cast<std::size_t>(&find(argument) - arguments_.data());
-  memories_[index].set_data_handle(const_cast<void*>(data), stream_);
+  memories_[index].set_data_handle(const_cast<void*>(data));
 }
 
 void Task::run() {

@@ -65,6 +65,25 @@ class Task {
 /// Attributes of every primitive here.
 dnnl::primitive_attr task_attributes();
 
+/// Describes a forward primitive; `arguments` are those of its kind. oneDNN 2 wants them as an object of their own.
+template <class Primitive, class... Arguments>
+typename Primitive::primitive_desc describe_forward(const dnnl::engine& engine, const Arguments&... arguments) {
+  if constexpr (DNNL_VERSION_MAJOR < 3)
+    return {typename Primitive::desc(arguments...), task_attributes(), engine};
+  else
+    return {engine, arguments..., task_attributes()};
+}
+
+/// The same for a backward primitive, which belongs to a forward one.
+template <class Primitive, class Forward, class... Arguments>
+typename Primitive::primitive_desc describe_backward(const dnnl::engine& engine, const Forward& forward,
+                                                     const Arguments&... arguments) {
+  if constexpr (DNNL_VERSION_MAJOR < 3)
+    return {typename Primitive::desc(arguments...), task_attributes(), engine, forward};
+  else
+    return {engine, arguments..., forward, task_attributes()};
+}
+
 /// Runs `make` on one thread and turns oneDNN's exceptions into Error.
 template <class Make>
 decltype(auto) make_with_onednn(const std::string& what, Make make) {

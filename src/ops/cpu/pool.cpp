@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cmath>
+#include <tuple>
+#include <utility>
 
 #include "core/round_up.hpp"
 #include "ops/cpu/elementwise_sweeps.hpp"
@@ -11,6 +13,15 @@ namespace syncbn::ops::cpu {
 namespace {
 
 using dnnl::memory;
+
+/// As oneDNN wants them; version 3 knows dilations, which are 0 for none.
+auto windows(const memory::dims& strides, const memory::dims& kernel, const memory::dims& before,
+             const memory::dims& after) {
+  if constexpr (DNNL_VERSION_MAJOR < 3)
+    return std::tuple(strides, kernel, before, after);
+  else
+    return std::tuple(strides, kernel, memory::dims{0, 0}, before, after);
+}
 
 /// Pooling sample by sample.
 class OneDnnPool final : public Pool {
@@ -84,11 +95,14 @@ class OneDnnPool final : public Pool {
     const memory::dims strides{g.stride, g.stride}, kernel{g.kernel, g.kernel}, before{g.padding, g.padding};
     const memory::dims after{(g.h_out - 1) * g.stride + g.kernel - g.h_in - g.padding,
                              (g.w_out - 1) * g.stride + g.kernel - g.w_in - g.padding};
-    const dnnl::pooling_forward::primitive_desc forward(
-        {dnnl::prop_kind::forward_training, algorithm, input_, output_, strides, kernel, before, after},
-        task_attributes(), engine_);
-    const dnnl::pooling_backward::primitive_desc backward({algorithm, input_, output_, strides, kernel, before, after},
-                                                          task_attributes(), engine_, forward);
+    const auto [forward, backward] = std::apply(
+        [&](const auto&... dims) {
+          const auto pd = describe_forward<dnnl::pooling_forward>(engine_, dnnl::prop_kind::forward_training, algorithm,
+                                                                  input_, output_, dims...);
+          return std::pair(pd,
+                           describe_backward<dnnl::pooling_backward>(engine_, pd, algorithm, input_, output_, dims...));
+        },
+        windows(strides, kernel, before, after));
     const memory::desc workspace = g.kind == PoolKind::max ? forward.workspace_desc() : memory::desc();
     workspace_bytes_ = static_cast<std::int64_t>(workspace.get_size());
     forward_ =
