@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "comm/gradients/gradient_exchange.hpp"
 #include "support/batch_norm_problem.hpp"
 #include "support/tree_oracle.hpp"

@@ -111,8 +111,10 @@ TEST(Builtin, HasBalancedClassesAndDefaultSizes) {
 TEST(Builtin, UsesTheWholeRangeWithoutClipping) {
   const Dataset set = make_builtin_dataset(Split::train, 1, 500);
   std::int64_t clipped = 0, total = 0;
-  for (std::int64_t i = 0; i < set.size(); ++i)
-    for (const int byte : set.image(i).pixels()) clipped += byte == 0 || byte == 255, ++total;
+  for (std::int64_t i = 0; i < set.size(); ++i) {
+    const Image image = set.image(i);
+    for (const int byte : image.pixels()) clipped += byte == 0 || byte == 255, ++total;
+  }
   EXPECT_LT(clipped, total / 10);
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <span>
+#include <string_view>
 
 #include "nn/model_state.hpp"
 #include "syncbn/core/error.hpp"
@@ -25,10 +26,10 @@ ModelOptions options_for(const std::string& name, const Shape& input, std::int64
 const Shape kCifar = {1, 3, 32, 32};
 const Shape kImageNet = {1, 3, 224, 224};
 
-const LayerSpec& layer(const Model& m, const std::string& name) {
+const LayerSpec& layer(const Model& m, std::string_view name) {
   for (const LayerSpec& l : m.layers)
     if (l.name == name) return l;
-  throw Error("no layer " + name);
+  throw Error("no layer " + std::string(name));
 }
 
 const ParameterSpec& parameter(const Model& m, const std::string& name) {

@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "study/plan/plan.hpp"
 #include "study/study.hpp"
 #include "syncbn/core/error.hpp"

@@ -65,7 +65,7 @@ std::string place_of(const SafetensorsFile& file, const std::string& name) {
 }
 
 /// The tensor, of this type or one of those that `others` names, too.
-const StoredTensor& find(const SafetensorsFile& file, const std::string& name, const std::string& dtype,
+const StoredTensor& find(const SafetensorsFile& file, const std::string& name, const char* dtype,
                          std::initializer_list<const char*> others = {}) {
   const auto found = file.tensors.find(name);
   if (found == file.tensors.end()) {
