@@ -94,7 +94,7 @@ class CommandLine {
 
   static void add_config(CLI::App* command, std::string& config, std::vector<std::string>& overrides) {
     command->add_option("CONFIG", config, "YAML file, or the name of a shipped one (syncbn configs list)")->required();
-    command->add_option("KEY=VALUE", overrides, "override keys of the configuration; the last one wins");
+    command->add_option("OVERRIDE", overrides, "KEY=VALUE, for a key of the configuration; the last one wins");
   }
 
   void add_train(int argc, char** argv) {
@@ -141,7 +141,7 @@ class CommandLine {
             [this] { return run_study(study_); });
     add_config(c, study_.config, study_.overrides);
     c->get_option("CONFIG")->description("study file, or the name of a shipped one (syncbn configs list)");
-    c->get_option("KEY=VALUE")->description("keys of the configuration, for all trials; and seeds=N");
+    c->get_option("OVERRIDE")->description("KEY=VALUE, for a key of the configuration, for all trials; and seeds=N");
     c->add_option("--output", study_.output, "folder of the study; default: studies/NAME")->type_name("DIR");
     c->add_option("--jobs", study_.jobs, "trials at once, at most; default: as many as cores and memory allow")
         ->check(CLI::Range(1, 65536))
