@@ -75,6 +75,13 @@ bool is_ignored(int signal) {
   return inherited.sa_handler == SIG_IGN;
 }
 
+// Asked before any library starts: UCX, which newer Open MPI brings along, takes SIGHUP for itself at once.
+bool hangup_is_ignored = false;
+void look_at_hangup() {
+  hangup_is_ignored = is_ignored(SIGHUP);
+}
+[[gnu::section(".preinit_array"), gnu::used]] void (*at_start)() = look_at_hangup;
+
 template <std::size_t N>
 void store(std::array<char, N>& to, const std::string& text) {
   std::strncpy(to.data(), text.c_str(), N - 1);
@@ -88,7 +95,7 @@ void ignore_write_signals() {
 
 void stop_on_signals() {
   for (const int signal : {SIGTERM, SIGUSR1}) set_handler(signal, handle_stop, SA_RESTART);
-  if (!is_ignored(SIGHUP)) set_handler(SIGHUP, handle_stop, SA_RESTART);  // else nohup: the terminal may go
+  set_handler(SIGHUP, hangup_is_ignored ? SIG_IGN : handle_stop, SA_RESTART);  // nohup: the terminal may go
   if (is_ignored(SIGINT)) return;  // started in the background of a script: Ctrl-C is for others
   if (detect_launcher().rank == 0) interrupt_answer = "\nsyncbn: stopping after this step; once more to stop at once\n";
   set_handler(SIGINT, handle_stop, SA_RESTART | SA_RESETHAND);
@@ -100,7 +107,7 @@ void report_crashes(int rank, const std::string& directory) {
   std::string environment;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string text = *entry;
-    for (const char* prefix : {"OMPI_", "SLURM_", "OMP_", "PMI", "LD_LIBRARY_PATH="}) {
+    for (const char* prefix : {"OMPI_", "PRTE_", "SLURM_", "OMP_", "PMI", "LD_LIBRARY_PATH="}) {
       if (text.starts_with(prefix)) environment += text + "\n";
     }
   }
