@@ -206,20 +206,29 @@ stop_mpirun() {
   fi
 }
 
-# Makes mpirun work as root, in containers, and with more ranks or threads than cores.
+# Makes mpirun work as root, in containers, and with more ranks or threads than cores. PRTE_MCA_*: Open MPI 5's launcher.
 mpi_environment() { # RANKS_PER_HOST [THREADS_PER_RANK]
-  local ranks=$1 threads=${2:-1}
+  local ranks=$1 threads=${2:-1} launcher
   if [ "$(id -u)" = 0 ]; then
     default_env OMPI_ALLOW_RUN_AS_ROOT 1
     default_env OMPI_ALLOW_RUN_AS_ROOT_CONFIRM 1
   fi
   default_env OMPI_MCA_rmaps_base_oversubscribe 1
   default_env OMPI_MCA_hwloc_base_binding_policy none
+  default_env PRTE_MCA_rmaps_default_mapping_policy :oversubscribe
+  default_env PRTE_MCA_hwloc_default_binding_policy none
   [ $((ranks * threads)) -le "$(cores)" ] || default_env OMPI_MCA_mpi_yield_when_idle 1
   # Containers forbid reading another process's memory.
-  ! in_container || default_env OMPI_MCA_btl_vader_single_copy_mechanism none
+  if in_container; then
+    default_env OMPI_MCA_btl_vader_single_copy_mechanism none
+    default_env OMPI_MCA_smsc ^cma # the same for Open MPI 5
+  fi
+  # Open MPI 5 would look for ways from a host to itself, and complain that IPv6 has none.
+  default_env OMPI_MCA_reachable weighted
   # A host that dies or is cut off is noticed within seconds, not hours.
-  default_env OMPI_MCA_oob_tcp_keepalive_time 3
-  default_env OMPI_MCA_oob_tcp_keepalive_intvl 1
-  default_env OMPI_MCA_oob_tcp_keepalive_probes 3
+  for launcher in OMPI PRTE; do
+    default_env ${launcher}_MCA_oob_tcp_keepalive_time 3
+    default_env ${launcher}_MCA_oob_tcp_keepalive_intvl 1
+    default_env ${launcher}_MCA_oob_tcp_keepalive_probes 3
+  done
 }

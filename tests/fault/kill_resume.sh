@@ -3,16 +3,15 @@
 # with that of an undisturbed run: final.safetensors and every logged loss must be the same to the bit.
 #   kill_resume.sh PROGRAM [KILLS] [SEED]
 set -euo pipefail
+# shellcheck source=launch/lib.sh
+. "$(dirname "$(readlink -f "$0")")/../../launch/lib.sh"
+mpi_environment 1000 # more than cores: other tests run beside
 
 program=$1
 kills=${2:-3}
 RANDOM=${3:-1}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
-export OMPI_MCA_btl_vader_single_copy_mechanism=none
 
 # 45 images are the last batch of an epoch of 1,005: 13 of 16 workers get three, the others two.
 keys=(quickstart workers=16 batch_per_worker=4 data.train_limit=1005 data.test_limit=200 data.crop_padding=4
@@ -38,7 +37,7 @@ while ((done_kills < kills)); do
   job=$!
   # Once in a while right at the start; else behind a random step, which may be in the middle of a save.
   while ((RANDOM % 400 > 0 && $(lines) <= goal)) && kill -0 "$job" 2>/dev/null; do sleep 0.02; done
-  launcher=$(pgrep -P "$job" -x mpirun || echo none)
+  launcher=$(pgrep -P "$job" -x 'mpirun|prterun' || echo none) # prterun: Open MPI 5
   mapfile -t processes < <(pgrep -P "$launcher" -x "$(basename "$program")" 2>/dev/null)
   if ((${#processes[@]} > 0)); then
     kill -9 "${processes[RANDOM % ${#processes[@]}]}" && done_kills=$((done_kills + 1))

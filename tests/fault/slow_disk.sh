@@ -3,14 +3,13 @@
 # and a stop leaves a checkpoint.
 #   slow_disk.sh PROGRAM SLOW_FSYNC_LIBRARY
 set -euo pipefail
+# shellcheck source=launch/lib.sh
+. "$(dirname "$(readlink -f "$0")")/../../launch/lib.sh"
+mpi_environment 1000 # more than cores: other tests run beside
 
 program=$1 library=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
-export OMPI_MCA_btl_vader_single_copy_mechanism=none
 
 settings=(quickstart workers=4 data.train_limit=300 data.test_limit=100 train.eval_every=0 timeout_s=3)
 slow=(env "LD_PRELOAD=$library" SLOW_FSYNC_S=8)

@@ -4,15 +4,14 @@
 # a study, stopped one after the other, are named as well, but the study goes on.
 #   stop_continue.sh PROGRAM
 set -euo pipefail
+# shellcheck source=launch/lib.sh
+. "$(dirname "$(readlink -f "$0")")/../../launch/lib.sh"
+mpi_environment 1000 # more than cores: other tests run beside
 
 program=$1
 work=$(mktemp -d)
 launcher=
 trap '[[ -z $launcher ]] || pkill -9 -P "$launcher" || true; rm -rf "$work"' EXIT
-
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
-export OMPI_MCA_btl_vader_single_copy_mechanism=none
 
 start() {  # start DIRECTORY STEPS: in the background, until some steps are done
   mpirun -n 2 "$program" train quickstart workers=4 batch_per_worker=2 data.test_limit=200 train.steps="$2" \

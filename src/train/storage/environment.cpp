@@ -21,7 +21,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::array<std::string_view, 6> kPrefixes = {"OMP_", "OMPI_MCA_", "GOMP_", "KMP_", "ONEDNN_", "DNNL_"};
+constexpr std::array<std::string_view, 7> kPrefixes = {"OMP_", "OMPI_MCA_", "PRTE_MCA_", "GOMP_",
+                                                       "KMP_", "ONEDNN_",   "DNNL_"};
 constexpr std::array<std::string_view, 14> kNames = {"OMPI_COMM_WORLD_SIZE",
                                                      "OMPI_COMM_WORLD_LOCAL_SIZE",
                                                      "PMI_SIZE",
