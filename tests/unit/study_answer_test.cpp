@@ -187,6 +187,25 @@ TEST(StudyCharts, AnAxisHasAPlaceOfItsOwnForEachPoint) {
   }
 }
 
+TEST(StudyAnswer, AWordBesideANumberIsNotHidden) {
+  const Dimension zip =
+      parse_study("base: quickstart\nvary: {zip: {norm.type: [batch, group, none], optimizer.lr: [0.1, 0.05, 0.01]}}",
+                  "my.yaml", {})
+          .dimensions[0];
+  Results r = example_of_one_key("norm.type", {"batch", "group", "none"});
+  r.dimensions[0] = {zip.keys, zip.named, {}};
+  for (const auto& value : zip.values) r.dimensions[0].labels.push_back(value.label);
+  const std::vector<double> rates = {0.1, 0.05, 0.01};
+  for (TrialRow& row : r.rows) {
+    const auto at = static_cast<std::size_t>(row.point);
+    row.label = r.dimensions[0].labels[at];
+    row.lr = rates[at];
+  }
+  EXPECT_THAT(answer(r), ElementsAre("More error than norm.type=batch, optimizer.lr=0.1: norm.type=group, "
+                                     "optimizer.lr=0.05 by 4.0 ± 0.9 points, norm.type=none, optimizer.lr=0.01 by 10.0 "
+                                     "± 0.9 points."));
+}
+
 TEST(StudyCharts, TheFirstOneHasAllPoints) {
   // Only one of two series has normalization batches; all have a global batch.
   Results r = example({{10, 14, 20}, {10, 10, 11}});

@@ -206,6 +206,15 @@ TEST(StudyFile, AlternativesThatDifferInSeveralKeysAreNoAxis) {
   EXPECT_TRUE(named("[{label: a, batch_per_worker: 2}, {label: b, batch_per_worker: 4}]"));
 }
 
+TEST(StudyFile, AZipOfWordsIsNoAxis) {
+  const auto named = [](const std::string& zip) { return parse("vary: {zip: " + zip + "}").dimensions[0].named; };
+  EXPECT_TRUE(named("{norm.type: [batch, group, none], optimizer.lr: [0.1, 0.05, 0.01]}"));
+  EXPECT_TRUE(named("{optimizer.lr: [0.1, 0.05], optimizer.nesterov: [true, false]}"));
+  EXPECT_FALSE(named("{workers: [2, 4], batch_per_worker: [8, 4]}"));
+  EXPECT_FALSE(named("{workers: [2, 4], norm.group: [2, all]}"));
+  EXPECT_FALSE(named("{norm.type: [batch, group]}"));
+}
+
 TEST(StudyFile, ASearchHasASeedOfItsOwn) {
   const auto search_seed = [](const std::string& seeds) {
     return parse("learning_rate: {search: [1, 2]}\nseeds: " + seeds).lr_seed;

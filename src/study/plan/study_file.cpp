@@ -221,8 +221,8 @@ class Reader {
     }
   }
 
-  /// The values of one key in a grid or zip.
-  std::vector<Setting> column(const Section::Entry& key) {
+  /// The values of one key in a grid or zip; `unique`: each stands there once.
+  std::vector<Setting> column(const Section::Entry& key, bool unique) const {
     if (!key.node.IsSequence() || key.node.size() == 0) {
       const char* got = key.node.IsSequence() ? "an empty one" : "none";
       fail(fmt::format("{}: {}: expected a list of values [a, b, ...], got {}", key.place, key.name,
@@ -232,7 +232,7 @@ class Reader {
     for (const YAML::Node& item : key.node) {
       values.push_back(setting(key.name, item, place_of(item, origin_)));
       for (std::size_t i = 0; i + 1 < values.size(); ++i) {
-        if (single_column_ && same_value(values[i].value, values.back().value)) {
+        if (unique && same_value(values[i].value, values.back().value)) {
           fail(fmt::format("{}: {}: '{}' stands there twice", values.back().place, key.name, values.back().value));
         }
       }
@@ -241,30 +241,31 @@ class Reader {
   }
 
   void grid(const YAML::Node& map) {
-    single_column_ = true;
     for (const auto& key : Section(map, "vary.grid", origin_).entries) {
       Dimension d;
       claim(d, key.name, key.place);
       require_unset(key.name, key.place);
-      for (Setting& value : column(key)) d.values.push_back({value.key + "=" + value.value, {value}});
+      for (Setting& value : column(key, true)) d.values.push_back({value.key + "=" + value.value, {value}});
       study_.dimensions.push_back(std::move(d));
     }
   }
 
   void zip(const Section::Entry& block) {
-    single_column_ = false;
     Dimension d;
     for (const auto& key : Section(block.node, "vary.zip", origin_).entries) {
       claim(d, key.name, key.place);
       require_unset(key.name, key.place);
-      const std::vector<Setting> values = column(key);
+      const std::vector<Setting> values = column(key, false);
       if (d.values.empty()) d.values.resize(values.size());
       if (values.size() != d.values.size()) {
         fail(fmt::format("{}: vary.zip: '{}' has {} values, '{}' has {}; a zip takes one of each at a time", key.place,
                          key.name, values.size(), d.keys.front(), d.values.size()));
       }
+      const auto word = [](const Setting& s) { return s.key != "norm.group" && !parse_whole<double>(s.value); };
+      d.named = d.named || std::ranges::any_of(values, word);
       for (std::size_t i = 0; i < values.size(); ++i) add(d.values[i], values[i]);
     }
+    d.named = d.named && d.keys.size() > 1;  // a number would be the axis, and nobody would see the word beside it
     study_.dimensions.push_back(std::move(d));
   }
 
@@ -334,7 +335,6 @@ class Reader {
 
   Study& study_;
   std::string origin_;
-  bool single_column_ = true;
   std::map<std::string, std::string> set_, claimed_;  // key -> place
   std::string search_seed_place_;                     // "": not given
 };
