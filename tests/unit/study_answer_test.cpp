@@ -187,6 +187,17 @@ TEST(StudyCharts, AnAxisHasAPlaceOfItsOwnForEachPoint) {
   }
 }
 
+TEST(StudyCharts, AZeroThatMeansAllOrOffIsNoNumber) {
+  EXPECT_EQ(error_charts(example_of_one_key("data.crop_padding", {"0", "2", "4"})).size(), 1u);
+  for (const char* key : {"data.train_limit", "data.test_limit", "data.image_size", "optimizer.clip_norm",
+                          "train.steps", "train.eval_every", "norm.momentum_reference_batch"}) {
+    EXPECT_EQ(error_charts(example_of_one_key(key, {"32", "64", "128"})).size(), 1u) << key;
+    const Results r = example_of_one_key(key, {"0", "64", "128"});
+    EXPECT_TRUE(error_charts(r).empty()) << key;
+    EXPECT_THAT(answer(r), ElementsAre(StartsWith(std::string("More error than ") + key + "=0: "))) << key;
+  }
+}
+
 TEST(StudyAnswer, AWordBesideANumberIsNotHidden) {
   const Dimension zip =
       parse_study("base: quickstart\nvary: {zip: {norm.type: [batch, group, none], optimizer.lr: [0.1, 0.05, 0.01]}}",

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/text.hpp"
+#include "train/config/schema.hpp"
 
 namespace syncbn {
 namespace {
@@ -28,7 +29,8 @@ const std::string* setting_in(const TrialRow& row, const std::string& key) {
 
 std::optional<double> number_in(const TrialRow& row, const std::string& key) {
   const std::string* text = setting_in(row, key);
-  return text == nullptr ? std::nullopt : parse_whole<double>(*text);
+  const std::optional<double> number = text == nullptr ? std::nullopt : parse_whole<double>(*text);
+  return number == 0 && detail::use_of(key).zero_is_word ? std::nullopt : number;
 }
 
 std::vector<AxisKind> axis_kinds(const Results& results) {

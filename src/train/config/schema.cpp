@@ -78,6 +78,7 @@ Use with_resnets() {
 constexpr double kMaxWorkers = 65536;
 constexpr double kMaxBatch = 1 << 24;
 const Use kRunOnly{.run_only = true};
+const Use kZeroIsWord{.zero_is_word = true};
 
 /// kRunOnly, and read with one of these.
 Use run_only_with(std::string key, std::vector<std::string> values) {
@@ -123,7 +124,7 @@ std::vector<Key<Config>> make_config_schema() {
        with("norm.type", {"whitening"})},
       {"norm.momentum_reference_batch", [](C& c) -> Field { return &c.norm.momentum_reference_batch; }, integer(0),
        "global batch for which norm.momentum is meant: others decay alike per sample; 0: alike per step",
-       with_running_statistics()},
+       Use{.read_with = with_running_statistics().read_with, .zero_is_word = true}},
       {"norm.affine", [](C& c) -> Field { return &c.norm.affine; }, boolean(), "learn gamma and beta",
        with_norm_layers()},
       {"norm.track_running_stats", [](C& c) -> Field { return &c.norm.track_running_stats; }, boolean(),
@@ -138,15 +139,15 @@ std::vector<Key<Config>> make_config_schema() {
        "folder with the files under their official names; empty: where `syncbn data get` puts them",
        run_only_with("data.kind", only(dataset_kinds(), [](const std::string& kind) { return kind != "builtin"; }))},
       {"data.image_size", [](C& c) -> Field { return &c.data.image_size; }, integer(0, 4096),
-       "height and width to which images are scaled; 0: the data set's own, 224 of an image-folder"},
+       "height and width to which images are scaled; 0: the data set's own, 224 of an image-folder", kZeroIsWord},
       {"data.crop_fraction", [](C& c) -> Field { return &c.data.crop_fraction; }, above(0, 1),
        "scaled images show their middle, this share of the shorter side; 0.875: 224 of 256 pixels"},
       {"data.random_resized_crop", [](C& c) -> Field { return &c.data.random_resized_crop; }, boolean(),
        "training images are a random part, 8 to 100 % of the area, scaled"},
       {"data.train_limit", [](C& c) -> Field { return &c.data.train_limit; }, integer(0),
-       "first n training images only; 0: all"},
+       "first n training images only; 0: all", kZeroIsWord},
       {"data.test_limit", [](C& c) -> Field { return &c.data.test_limit; }, integer(0),
-       "first n test images only; 0: all"},
+       "first n test images only; 0: all", kZeroIsWord},
       {"data.crop_padding", [](C& c) -> Field { return &c.data.crop_padding; }, integer(0, 64),
        "random crop after padding by this many pixels; 0: none"},
       {"data.horizontal_flip", [](C& c) -> Field { return &c.data.horizontal_flip; }, boolean(),
@@ -216,7 +217,7 @@ std::vector<Key<Config>> make_config_schema() {
       {"optimizer.trust_coefficient", [](C& c) -> Field { return &c.optimizer.trust_coefficient; },
        number(ranges::kTrustCoefficient), "lars", with("optimizer.name", {"lars"})},
       {"optimizer.clip_norm", [](C& c) -> Field { return &c.clip_norm; }, number(0),
-       "largest global norm of the gradient; 0: off"},
+       "largest global norm of the gradient; 0: off", kZeroIsWord},
 
       {"schedule.name", [](C& c) -> Field { return &c.schedule.name; }, one_of(schedule_names()),
        "course of the learning rate"},
@@ -250,10 +251,10 @@ std::vector<Key<Config>> make_config_schema() {
        "before it",
        Use{.replaces = "train.steps"}},
       {"train.steps", [](C& c) -> Field { return &c.train.steps; }, integer(0, 1e15),
-       "length in updates; above 0 it counts instead of train.epochs"},
+       "length in updates; above 0 it counts instead of train.epochs", kZeroIsWord},
       {"train.accumulate", [](C& c) -> Field { return &c.train.accumulate; }, integer(1, 65536), "batches per update"},
       {"train.eval_every", [](C& c) -> Field { return &c.train.eval_every; }, integer(0, 1e15, {"epoch"}),
-       "epoch, or a number of steps; 0: at the end only"},
+       "epoch, or a number of steps; 0: at the end only", kZeroIsWord},
       {"train.eval_split", [](C& c) -> Field { return &c.train.eval_split; }, one_of({"test", "train"}),
        "images to evaluate on, which name the results: test_accuracy or train_accuracy"},
       {"train.eval_statistics", [](C& c) -> Field { return &c.train.eval_statistics; },

@@ -37,6 +37,7 @@ struct Use {
   std::vector<Condition> read_with = {};
   /// The key whose value no longer counts once this one is set after it, by a study or on the command line.
   std::string replaces = {};
+  bool zero_is_word = false;  ///< 0 says "all", "off" and the like; it is no place left of 1
 };
 
 template <class Owner>
