@@ -136,6 +136,7 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
               HasSubstr("repeat.until_interval_below: expected above 0 and below 100, got '100'"));
   EXPECT_THAT(refusal("seeds: 5\nrepeat: {until_interval_below: 1, max_seeds: 3}"), HasSubstr("less than the 5 seeds"));
   EXPECT_THAT(refusal("learning_rate: {search: [1]}"), HasSubstr("at least two factors"));
+  EXPECT_THAT(refusal("learning_rate: {search: [1, 1e9]}"), HasSubstr("expected a factor above 0 and below 1e6, got"));
   EXPECT_THAT(refusal("set: {data: {train_limit: 10, drop_last: true}}"), HasSubstr("more than the training images"));
   EXPECT_THAT(refusal("set: {model: {name: mlp, layers: []}, data.train_limit: 17}"),
               HasSubstr("with the 1 image of an epoch's last batch, a group of workers has one value per channel"));
@@ -186,6 +187,8 @@ TEST(StudyFile, NothingIsSaidTwiceInTwoWays) {
               HasSubstr("train.epochs is varied, but train.epochs is set for all trials"));
   parse("set: {train.epochs: 1}\nvary: {list: [{norm.group: 1}, {norm.group: all, train.epochs: 2}]}");
   EXPECT_EQ(refusal("learning_rate: {search: [0.5, 5e-1]}"), "my.yaml:2: learning_rate.search: 0.5 stands there twice");
+  EXPECT_EQ(refusal("vary: {grid: {optimizer.lr: [0.1, 0.2]}}\nlearning_rate: {search: [0.5, 1]}"),
+            "my.yaml:2: optimizer.lr is varied, but learning_rate.search chooses it for every point; remove one");
   EXPECT_EQ(refusal("vary: {grid: {optimizer.lr: [0.1, 1e-1]}}"), "my.yaml:2: optimizer.lr: '1e-1' stands there twice");
 }
 

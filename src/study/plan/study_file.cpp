@@ -78,6 +78,9 @@ class Reader {
     if (const auto* set = s.find("set")) settings("", set->node);
     if (const auto* rate = s.find("learning_rate")) learning_rate(rate->node);
     if (const auto* vary = s.find("vary")) variations(*vary);
+    if (const auto varied = claimed_.find("optimizer.lr"); varied != claimed_.end() && !study_.lr_factors.empty())
+      fail(fmt::format("{}: optimizer.lr is varied, but learning_rate.search chooses it for every point; remove one",
+                       varied->second));
     study_.seeds = {1};
     if (const auto* given = s.find("seeds")) study_.seeds = seeds(given->node, given->place);
     if (const auto* repeat = s.find("repeat")) repetitions(repeat->node);
@@ -167,8 +170,9 @@ class Reader {
                          search->place));
       }
       for (const YAML::Node& item : search->node) {
-        const auto factor = number_of<double>(item, place_of(item, origin_), "learning_rate.search", "a factor > 0",
-                                              [](double v) { return v > 0 && v < 1e6; });
+        const auto factor =
+            number_of<double>(item, place_of(item, origin_), "learning_rate.search", "a factor above 0 and below 1e6",
+                              [](double v) { return v > 0 && v < 1e6; });
         if (std::count(study_.lr_factors.begin(), study_.lr_factors.end(), factor) > 0) {
           fail(fmt::format("{}: learning_rate.search: {} stands there twice", place_of(item, origin_), factor));
         }
