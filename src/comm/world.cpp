@@ -137,7 +137,20 @@ void World::run(const std::function<void(Worker&)>& body) {
   if (context.failed()) std::rethrow_exception(context.failure());
 }
 
+namespace {
+
+void require_outside_run(RankContext& context, const char* call, const char* within) {
+  if (context.running())
+    throw Error(fmt::format("World::{} was called within World::run, whose workers cannot all speak for their rank: "
+                            "call it outside, or {}",
+                            call, within),
+                ExitCode::usage);
+}
+
+}  // namespace
+
 void World::require_same(const std::string& what, const std::string& value) const {
+  require_outside_run(*context_, "require_same", "compare the results of Worker::all().all_reduce() with min and max");
   const std::vector<std::string> values = context_->all_gather(value, what);
   for (std::size_t r = 1; r < values.size(); ++r)
     if (values[r] != values[0])
@@ -148,7 +161,8 @@ void World::require_same(const std::string& what, const std::string& value) cons
 
 namespace {
 
-std::vector<double> gather_numbers(RankContext& context, double value) {
+std::vector<double> gather_numbers(RankContext& context, const char* call, double value) {
+  require_outside_run(context, call, "use Worker::all().all_reduce()");
   std::vector<double> numbers;
   const std::string bytes(reinterpret_cast<const char*>(&value), sizeof value);
   for (const std::string& theirs : context.all_gather(bytes, "number")) {
@@ -163,19 +177,20 @@ std::vector<double> gather_numbers(RankContext& context, double value) {
 
 double World::sum_over_ranks(double value) const {
   double sum = 0;
-  for (const double number : gather_numbers(*context_, value)) sum += number;
+  for (const double number : gather_numbers(*context_, "sum_over_ranks", value)) sum += number;
   return sum;
 }
 
 double World::max_over_ranks(double value) const {
   double most = -std::numeric_limits<double>::infinity();
-  for (const double number : gather_numbers(*context_, value)) {
+  for (const double number : gather_numbers(*context_, "max_over_ranks", value)) {
     if (std::isnan(number) || number > most) most = number;  // never after NaN
   }
   return most;
 }
 
 std::string World::broadcast(const std::string& value) const {
+  require_outside_run(*context_, "broadcast", "use Worker::all().broadcast()");
   return context_->all_gather(rank() == 0 ? value : std::string(), "text")[0];
 }
 

@@ -171,6 +171,20 @@ TEST(CommFailures, StartTwiceAndFinishWithoutStart) {
   EXPECT_TRUE(contains(failure_of(never, [](Worker& worker) { worker.all().finish_all_reduce(); }), "has not started"));
 }
 
+TEST(CommFailures, CallsForRanksAreRefusedWithinRun) {
+  const auto refusal = [](const std::function<void(const World&)>& call) {
+    World world = threads(2);
+    call(world);  // before, it works
+    const std::string text = failure_of(world, [&](Worker&) { call(world); });
+    EXPECT_TRUE(contains(text, "was called within World::run")) << text;
+    return text;
+  };
+  EXPECT_TRUE(contains(refusal([](const World& w) { w.sum_over_ranks(1); }), "World::sum_over_ranks"));
+  EXPECT_TRUE(contains(refusal([](const World& w) { w.max_over_ranks(1); }), "use Worker::all().all_reduce()"));
+  EXPECT_TRUE(contains(refusal([](const World& w) { w.require_same("build", "1"); }), "World::require_same"));
+  EXPECT_TRUE(contains(refusal([](const World& w) { w.broadcast("x"); }), "use Worker::all().broadcast()"));
+}
+
 TEST(CommFailures, UnusableOptionsAreRefused) {
   EXPECT_THROW(threads(0), Error);
   EXPECT_THROW(threads(1, 0), Error);

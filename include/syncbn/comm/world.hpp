@@ -96,12 +96,13 @@ class World {
   void run(const std::function<void(Worker&)>& body);
 
   /// Throws Error(usage) on every rank unless all ranks pass the same bytes; names the first differing rank. `what`
-  /// says what is compared ("configuration", "build", "data set"). Called outside run(). Collective over ranks.
+  /// says what is compared ("configuration", "build"). Outside run(), else Error(usage). Collective over ranks.
   void require_same(const std::string& what, const std::string& value) const;
-  /// Sum / maximum of one number over the ranks; NaN if one of them is. Called outside run(). Collective over ranks.
+  /// Sum / maximum of one number over the ranks; NaN if one of them is. Outside run(), else Error(usage). Collective
+  /// over ranks.
   double sum_over_ranks(double value) const;
   double max_over_ranks(double value) const;
-  /// Copies rank 0's string to all. Called outside run(). Collective over ranks.
+  /// Copies rank 0's string to all. Outside run(), else Error(usage). Collective over ranks.
   std::string broadcast(const std::string& value) const;
 
   /// Ends the whole job with this exit code (MPI_Abort; exits the process without MPI). Not collective; never returns.
