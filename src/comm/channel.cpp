@@ -57,6 +57,7 @@ void Channel::start(int worker, Header header, std::span<std::byte> values, std:
   header.sequence = me.next++;
   header.worker = worker;
   context_.note(local_index(seat), header);
+  context_.begin(local_index(seat), this, header);
   Round& round = round_of(header.sequence);
   if (!direct_) {
     Buffer& mine = round.values[seat];
@@ -134,6 +135,7 @@ void Channel::finish(int worker) {
     me.waited_s += waiting.elapsed_s();
   }
   me.pending = false;
+  context_.end(local_index(seat), this);
   if (!direct_ && !me.values.empty()) std::memcpy(me.values.data(), round.result, me.values.size());
 }
 

@@ -129,6 +129,25 @@ void RankContext::note(int local_index, const Header& header) {
   worker.seen = true;
 }
 
+void RankContext::begin(int local_index, const Channel* channel, const Header& header) {
+  if (running_) workers_[local_index].under_way.emplace_back(channel, header);
+}
+
+void RankContext::end(int local_index, const Channel* channel) {
+  auto& under_way = workers_[local_index].under_way;
+  const auto found = std::ranges::find(under_way, channel, &std::pair<const Channel*, Header>::first);
+  if (found != under_way.end()) under_way.erase(found);
+}
+
+void RankContext::require_all_finished(int local_index) const {
+  const auto& under_way = workers_[local_index].under_way;
+  if (under_way.empty() || failed()) return;
+  throw Error(fmt::format(
+      "{} has left World::run's function with a collective under way at {}: call "
+      "finish_all_reduce() before it returns",
+      topology_.describe_worker(topology_.local().first + local_index), describe(under_way.front().second)));
+}
+
 std::string RankContext::describe_worker(int local_index) const {
   const WorkerRecord& worker = workers_[local_index];
   const std::string name = topology_.describe_worker(topology_.local().first + local_index);

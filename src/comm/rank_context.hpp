@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "comm/links/transport.hpp"
@@ -70,6 +71,11 @@ class RankContext {
 
   /// What a local worker has called last, for messages about it.
   void note(int local_index, const Header& header);
+  /// A collective that the worker has started within World::run, until it finishes it. By the worker itself.
+  void begin(int local_index, const Channel* channel, const Header& header);
+  void end(int local_index, const Channel* channel);
+  /// Throws Error if the worker leaves one under way; not after a failure, which may be why.
+  void require_all_finished(int local_index) const;
   /// "worker 3 (rank 0, host) last seen at layer 'bn1' step 4 (...)"
   std::string describe_worker(int local_index) const;
 
@@ -93,6 +99,7 @@ class RankContext {
     mutable std::mutex mutex;
     bool seen = false;
     Header last;
+    std::vector<std::pair<const Channel*, Header>> under_way;
   };
   struct Opening {
     std::vector<std::shared_ptr<Channel>> channels;

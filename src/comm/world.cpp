@@ -108,6 +108,7 @@ void World::run(const std::function<void(Worker&)>& body) {
     try {
       Worker worker(*this, local_index);
       body(worker);
+      context.require_all_finished(local_index);
     } catch (...) {
       context.fail(std::current_exception());
     }

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "comm/gradients/gradient_exchange.hpp"
+#include "comm/rank_context.hpp"
 #include "support/disagreement.hpp"
 #include "support/failures.hpp"
 
@@ -169,6 +170,31 @@ TEST(CommFailures, StartTwiceAndFinishWithoutStart) {
                        "before it has finished the one under way"));
   World never = threads(2);
   EXPECT_TRUE(contains(failure_of(never, [](Worker& worker) { worker.all().finish_all_reduce(); }), "has not started"));
+}
+
+TEST(CommFailures, AWorkerFinishesWhatItHasStarted) {
+  const auto leave = [](const Communicator& communicator, const char* layer) {
+    std::vector<double> values(3);
+    communicator.start_all_reduce(values, Reduce::sum, {layer, 7});
+  };
+  World world = threads(2);
+  EXPECT_EQ(failure_of(world,
+                       [&](Worker& worker) {
+                         const Communicator own = worker.duplicate();  // gone when the function has returned
+                         if (worker.index() == 1) leave(own, "bn1");
+                         worker.all().barrier({"end"});
+                       }),
+            world.context()->topology().describe_worker(1) +
+                " has left World::run's function with a collective under way at layer 'bn1' step 7 (all_reduce sum f64 "
+                "x 3): call finish_all_reduce() before it returns");
+  World failed = threads(2);  // for another reason, which is told
+  EXPECT_EQ(failure_of(failed,
+                       [&](Worker& worker) {
+                         leave(worker.all(), "bn1");
+                         if (worker.index() == 0) throw Error("out of luck");
+                         while (!worker.world().context()->failed()) std::this_thread::yield();
+                       }),
+            "out of luck");
 }
 
 TEST(CommFailures, CallsForRanksAreRefusedWithinRun) {

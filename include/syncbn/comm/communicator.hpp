@@ -42,9 +42,9 @@ class Communicator {
   void all_reduce(std::span<std::int64_t> values, Reduce op, const Tag& tag) const;
 
   /// The same in two halves, for work in between. `values` must stay untouched until finish(). Collective.
-  /// At most one may be under way per communicator and worker. `complete`, if there is one, is called once per rank
-  /// when all members have come here, before any of them returns from finish(): that of the rank's first member, on the
-  /// thread of any.
+  /// At most one may be under way per communicator and worker, and none when the function of World::run returns.
+  /// `complete`, if there is one, is called once per rank when all members have come here, before any of them returns
+  /// from finish(): that of the rank's first member, on the thread of any.
   void start_all_reduce(std::span<double> values, Reduce op, const Tag& tag,
                         std::function<void()> complete = nullptr) const;
   void finish_all_reduce() const;
