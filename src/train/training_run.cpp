@@ -77,6 +77,8 @@ TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::B
 
 void TrainingRun::open_directory(const TrainRequest& request) {
   on_rank_zero(world_, [&] {
+    if (request.run_dir.empty())
+      throw Error("TrainRequest::run_dir is empty: name the folder of the run", ExitCode::usage);
     Config config = request.config;
     std::string& data = config.data.path;  // which a start from another folder is to find, too
     if (!data.empty()) data = std::filesystem::absolute(data).string();

@@ -134,6 +134,10 @@ TEST(StateIo, SaysHowToLeaveOutWhatDoesNotFit) {
   EXPECT_THAT(message(file), AllOf(StartsWith("my.safetensors: tensor " + name + " is missing"),
                                    HasSubstr("(a training can leave tensors out: model.weights_except)")));
   file = good;
+  file.tensors.at(name).dtype = "F8_E4M3";
+  EXPECT_EQ(message(file),
+            "my.safetensors: tensor " + name + " has type F8_E4M3 instead of F32; convert it to F16, BF16, F32 or F64");
+  file = good;
   file.put_f32("more", {}, std::vector<float>{1});
   EXPECT_THAT(message(file), StartsWith("my.safetensors: tensor 'more' has no place in this model: choose"));
   file.put_f32("most", {}, std::vector<float>{1});

@@ -256,5 +256,18 @@ TEST_F(TrainingRules, DecayOfRunningStatisticsFollowsEachBatch) {
   }
 }
 
+TEST_F(TrainingRules, RefusesARunWithoutAFolder) {
+  World world = World::threads({.workers = 1});
+  TrainRequest request;
+  request.config = load_config("quickstart", {"workers=1"});
+  try {
+    train(world, request);
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::usage);
+    EXPECT_STREQ(e.what(), "TrainRequest::run_dir is empty: name the folder of the run");
+  }
+}
+
 }  // namespace
 }  // namespace syncbn

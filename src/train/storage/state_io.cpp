@@ -110,7 +110,10 @@ std::string load_model(ModelState& state, const SafetensorsFile& file, const std
       const std::vector<float> values = file.f32(prefix + name, shape);
       std::copy(values.begin(), values.end(), state.values(range).begin());
     } catch (const Error& e) {
-      throw Error(fmt::format("{}; {}", e.what(), kOtherModel), e.code());
+      const auto stored = file.tensors.find(prefix + name);
+      const bool fits = stored != file.tensors.end() && stored->second.shape == shape;  // but for its type
+      throw Error(fmt::format("{}; {}", e.what(), fits ? "convert it to F16, BF16, F32 or F64" : kOtherModel),
+                  e.code());
     }
   });
   for (NormState& s : state.norm_states()) {
