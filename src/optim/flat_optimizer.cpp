@@ -6,7 +6,17 @@
 
 namespace syncbn {
 
+namespace {
+
+void require_part(int part, int parts) {
+  if (part < 0 || part >= parts)
+    throw Error(fmt::format("optimizer: part {} of {} parts: they count from 0", part, parts), ExitCode::usage);
+}
+
+}  // namespace
+
 std::vector<int> slots_of_part(const std::vector<ParameterSlot>& slots, int part, int parts) {
+  require_part(part, parts);
   std::int64_t total = 0;
   for (const auto& slot : slots) total += slot.count;
   std::vector<int> mine;
@@ -65,6 +75,7 @@ void FlatOptimizer::update(std::span<float> parameters, std::span<const float> g
     throw Error(fmt::format("optimizer: {} parameters and {} gradients given, {} expected", parameters.size(),
                             gradient.size(), size));
   }
+  require_part(part, parts);
   const Step step{lr, static_cast<float>(gradient_scale)};
   for (const Segment& segment : segments(part, parts)) {
     update_segment(segment, parameters.data() + segment.offset, gradient.data() + segment.offset, step);

@@ -380,5 +380,19 @@ TEST(Optim, RefusesBuffersThatDoNotFit) {
   EXPECT_THROW(optimizer->update(p, g, 1, 1, 0, 1), Error);
 }
 
+TEST_P(EveryOptimizer, RefusesPartsThatThereAreNot) {
+  OptimizerOptions options;
+  options.name = GetParam();
+  const auto optimizer = make_optimizer(options, {{"w", 0, 16, false}}, 16);
+  std::vector<float> p(16), g(16);
+  std::vector<double> squares(1);
+  optimizer->begin_update();
+  for (const int part : {-1, 2, 5}) {
+    EXPECT_EQ(message_of([&] { optimizer->update(p, g, 1, 1, part, 2); }),
+              "optimizer: part " + std::to_string(part) + " of 2 parts: they count from 0");
+    EXPECT_THROW(optimizer->squares(g, squares, part, 2), Error);
+  }
+}
+
 }  // namespace
 }  // namespace syncbn

@@ -46,8 +46,9 @@ class Optimizer {
   virtual void set_updates(std::int64_t n) = 0;
   /// Counts one update. Exactly one thread of each rank, before the parts of that update.
   virtual void begin_update() = 0;
-  /// Part `part` of `parts` of the update: a fixed, balanced share of the parameters. Different parts may run at once
-  /// on different threads. gradient is scaled by gradient_scale first (clipping).
+  /// Part `part` (from 0) of `parts` of the update: a fixed, balanced share of the parameters. Different parts may run
+  /// at once on different threads. gradient is scaled by gradient_scale first (clipping). Throws Error(usage) for a
+  /// part that there is not.
   virtual void update(std::span<float> parameters, std::span<const float> gradient, double lr, double gradient_scale,
                       int part, int parts) = 0;
   /// gradient_squares() of this optimizer's parameters.
