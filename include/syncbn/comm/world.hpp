@@ -20,7 +20,7 @@ struct WorldOptions {
   int workers = 1;  ///< W >= ranks
   int threads = 0;  ///< compute threads of this rank, which share its workers; 0 = its share of the machine's cores
   Reduction reduction = Reduction::ordered;
-  double timeout_s = 30;  ///< how long members wait for one that does not arrive before the job is ended
+  double timeout_s = 30;  ///< how long members wait for one that does not arrive; a few seconds later the job is ended
 };
 
 namespace detail {
@@ -71,7 +71,7 @@ class World {
   /// Throws Error(usage) on all ranks when W < P, naming both; Error(unavailable) without MPI_THREAD_MULTIPLE.
   static World mpi(const WorldOptions& options, int fortran_comm);
 
-  World(World&&) noexcept;
+  World(World&&) noexcept;  ///< the one moved from can only be destroyed or assigned to
   World& operator=(World&&) noexcept;
   ~World();
 

@@ -40,7 +40,7 @@ class BatchNorm {
   /// Throws Error(usage) unless C >= 1, eps >= 0 and momentum is in [0, 1].
   BatchNorm(std::string name, std::int64_t channels, const BatchNormOptions& options, Communicator group);
   ~BatchNorm();
-  BatchNorm(BatchNorm&&) noexcept;
+  BatchNorm(BatchNorm&&) noexcept;  ///< the one moved from can only be destroyed or assigned to
   BatchNorm& operator=(BatchNorm&&) noexcept;
 
   static std::shared_ptr<Context> make_context();

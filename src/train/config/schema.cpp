@@ -101,7 +101,8 @@ std::vector<Key<Config>> make_config_schema() {
        "normalization layer: by statistics of the batch (batch, renorm, whitening) or of single samples (group, layer, "
        "instance), or of the weights instead (weight)"},
       {"norm.group", [](C& c) -> Field { return &c.norm.group; }, integer(1, kMaxWorkers, {"all", "node"}),
-       "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host",
+       "consecutive workers that share batch statistics; 1: local, all: synchronized, node: those of a host; running "
+       "statistics, for evaluation, are the plain mean of those of all groups",
        with_shared_statistics()},
       {"norm.eps", [](C& c) -> Field { return &c.norm.eps; }, number(0), "added to the variance", with_norm_layers()},
       {"norm.momentum", [](C& c) -> Field { return &c.norm.momentum; }, number({.min = 0, .max = 1}, {"cumulative"}),
@@ -222,7 +223,7 @@ std::vector<Key<Config>> make_config_schema() {
       {"schedule.name", [](C& c) -> Field { return &c.schedule.name; }, one_of(schedule_names()),
        "course of the learning rate"},
       {"schedule.milestones", [](C& c) -> Field { return &c.schedule.milestones; }, number(ranges::kMilestone),
-       "step: fractions of the run below 1, or numbers of steps", with("schedule.name", {"step"})},
+       "step: fractions of the run below 1, or numbers of steps above 1", with("schedule.name", {"step"})},
       {"schedule.gamma", [](C& c) -> Field { return &c.schedule.gamma; }, number(ranges::kGamma),
        "step: factor per milestone", with("schedule.name", {"step"})},
       {"schedule.power", [](C& c) -> Field { return &c.schedule.power; }, number(ranges::kPower),
