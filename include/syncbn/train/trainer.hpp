@@ -14,11 +14,12 @@ namespace syncbn {
 
 struct TrainRequest {
   Config config;        ///< workers already resolved (> 0)
-  std::string run_dir;  ///< resolved path
+  std::string run_dir;  ///< resolved path; not empty
   bool resume = false;
   std::vector<std::string> overrides;  ///< as given, for the record
   std::vector<std::string> command;    ///< argv, for the record
-  /// Gets the progress instead of the terminal, in a worker's thread; must not throw. For trainings side by side.
+  /// Gets the progress instead of the terminal, on rank 0 only, in a worker's thread; must not throw. For trainings
+  /// side by side.
   std::function<void(const ProgressState&)> watch = {};
   /// What the run is one of many for, as TensorBoard shows it (output.tensorboard).
   std::vector<std::pair<std::string, std::string>> hyperparameters = {};
