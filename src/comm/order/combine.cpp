@@ -19,7 +19,12 @@ std::int64_t sum_of(std::int64_t left, std::int64_t right) {
 
 template <class T, class Op>
 void each(T* into, const T* left, const T* right, std::int64_t count, Op op) {
-#pragma GCC ivdep  // `into` may be one of the others, element by element
+  // `into` may be one of the others, element by element.
+#if defined(__clang__)
+#pragma clang loop vectorize(assume_safety)
+#else
+#pragma GCC ivdep
+#endif
   for (std::int64_t i = 0; i < count; ++i) into[i] = op(left[i], right[i]);
 }
 
