@@ -1,4 +1,5 @@
-# What `cmake --install` and `cpack` deliver: library, headers, program, CMake package, pkg-config file, completions.
+# What `cmake --install` and `cpack` deliver: library, headers, program, CMake package, pkg-config file, configurations, launch
+# scripts, completions.
 include(CMakePackageConfigHelpers)
 
 set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/syncbn)
@@ -22,6 +23,8 @@ install(FILES ${PROJECT_BINARY_DIR}/syncbn.pc DESTINATION ${CMAKE_INSTALL_LIBDIR
 
 install(FILES LICENSE CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY configs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/syncbn/configs)
+install(PROGRAMS launch/local launch/multinode DESTINATION ${CMAKE_INSTALL_DATADIR}/syncbn/launch)
+install(FILES launch/lib.sh launch/slurm.sbatch DESTINATION ${CMAKE_INSTALL_DATADIR}/syncbn/launch)
 install(FILES launch/completions/syncbn.bash RENAME syncbn
   DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
 install(FILES launch/completions/syncbn.zsh RENAME _syncbn

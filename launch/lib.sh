@@ -5,7 +5,9 @@
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 preset=${SYNCBN_PRESET:-release}
 build_dir=$root/build # of the presets release and strict
-program=${SYNCBN_PROGRAM:-$build_dir/bin/syncbn}
+program=$build_dir/bin/syncbn
+if [ ! -e "$root/CMakeLists.txt" ]; then program=$(dirname "$(dirname "$root")")/bin/syncbn; fi # installed with it
+program=${SYNCBN_PROGRAM:-$program}
 
 # Exit codes, as the program's.
 # shellcheck disable=SC2034  # for the scripts that source this
@@ -130,10 +132,11 @@ build_cuda() {
   (cd "$root" && run_logged "Building" build-gpu.log cmake --build --preset "$preset" --target cuda_checks --parallel "$(build_jobs)")
 }
 
-# The program: as SYNCBN_PROGRAM says, else that of this tree, built first if it was not yet.
+# The program: as SYNCBN_PROGRAM says, else that of this tree, built first if it was not yet, or of this installation.
 need_program() {
   if [ -x "$program" ]; then return; fi
   [ -z "${SYNCBN_PROGRAM:-}" ] || die $exit_unavailable "no program at $program (SYNCBN_PROGRAM)"
+  [ -e "$root/CMakeLists.txt" ] || die $exit_unavailable "no program at $program; set SYNCBN_PROGRAM"
   install_packages build
   build "$preset" syncbn_cli
 }

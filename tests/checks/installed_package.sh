@@ -25,4 +25,8 @@ printf '#include "syncbn/comm/world.hpp"\nint main() { return syncbn::World::thr
 # shellcheck disable=SC2086  # $flags are several arguments
 "${CXX:-c++}" "$work/a.cpp" $flags -o "$work/a"
 LD_LIBRARY_PATH=$(dirname "$(dirname "$pc")") "$work/a"
-if [ -x "$work/moved/bin/syncbn" ]; then "$work/moved/bin/syncbn" --version; fi
+if [ -x "$work/moved/bin/syncbn" ]; then
+  "$work/moved/bin/syncbn" --version
+  (cd "$work" && "$work/moved/share/syncbn/launch/local" -n 2 quickstart train.steps=2 data.test_limit=8)
+  [ -s "$work/runs/quickstart/summary.json" ] || { echo "the installed launch/local trained nothing"; exit 1; }
+fi
