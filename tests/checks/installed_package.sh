@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 "$cmake" --build "$work/consumer"
 for program in "$work"/consumer/*; do
   if [ ! -f "$program" ] || [ ! -x "$program" ]; then continue; fi
-  timeout -k 5 120 "$mpirun" -n 2 "$program"
+  timeout -k 5 400 "$mpirun" -n 2 "$program"
   ran=yes
 done
 [ "${ran:-}" ] || { echo "the consumer built no program"; exit 1; }

@@ -87,7 +87,7 @@ Outcome Sandbox::syncbn(const std::vector<std::string>& arguments, const std::ve
 
 Outcome Sandbox::mpirun(int ranks, const std::vector<std::string>& arguments,
                         const std::vector<std::string>& environment) const {
-  std::vector<std::string> command = {"timeout",     "-k", "5", "100", SYNCBN_MPIRUN, "-n", std::to_string(ranks),
+  std::vector<std::string> command = {"timeout",     "-k", "5", "300", SYNCBN_MPIRUN, "-n", std::to_string(ranks),
                                       SYNCBN_PROGRAM};
   command.insert(command.end(), arguments.begin(), arguments.end());
   std::vector<std::string> variables = words_of(SYNCBN_MPI_ENVIRONMENT);

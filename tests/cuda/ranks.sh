@@ -10,7 +10,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
 train() { # RANKS NAME OVERRIDE...
-  timeout -k 5 120 "$mpirun" -n "$1" "$program" train quickstart device=cuda workers=3 batch_per_worker=1 \
+  timeout -k 5 400 "$mpirun" -n "$1" "$program" train quickstart device=cuda workers=3 batch_per_worker=1 \
     data.train_limit=5 data.test_limit=3 train.epochs=1 bucket_kib=64 "output.dir=$dir/$2" "${@:3}" \
     > "$dir/$2.log" 2>&1 || { cat "$dir/$2.log" && exit 1; }
 }
