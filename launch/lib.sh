@@ -196,6 +196,7 @@ run_mpirun() { # ARGUMENT...
     fi
   done
   wait "$pid" || status=$?
+  trap - INT TERM HUP USR1 TSTP
   [ $status != 137 ] || note_lack_of_memory "$kills" # 128 + SIGKILL
   return $status
 }

@@ -50,6 +50,8 @@ std::function<ExitCode()> on_first_rank(std::function<ExitCode()> action) {
 class CommandLine {
  public:
   CommandLine(int argc, char** argv) {
+    for (std::vector<std::string>* command : {&train_.command, &study_.command, &eval_.command, &explain_.command})
+      command->assign(argv, argv + argc);
     app_.require_subcommand(1);
     app_.set_version_flag("--version", fmt::format("syncbn {} (build {})", SYNCBN_VERSION, build_id()),
                           "Print the version");
@@ -60,8 +62,8 @@ class CommandLine {
                     "  syncbn train quickstart norm.group=1          with local instead of shared statistics\n"
                     "  syncbn COMMAND --help                         options and examples of a command\n\n{}",
                     kExitCodes));
-    add_train(argc, argv);
-    add_study(argc, argv);
+    add_train();
+    add_study();
     add_report();
     add_eval();
     add_explain();
@@ -97,8 +99,7 @@ class CommandLine {
     command->add_option("OVERRIDE", overrides, "KEY=VALUE, for a key of the configuration; the last one wins");
   }
 
-  void add_train(int argc, char** argv) {
-    train_.command.assign(argv, argv + argc);
+  void add_train() {
     CLI::App* c = add(&app_, "train", "Train as a configuration says",
                       keys_text() +
                           "\nExamples:\n"
@@ -127,8 +128,7 @@ class CommandLine {
     train_.overrides.push_back("output.dir=" + output_);
   }
 
-  void add_study(int argc, char** argv) {
-    study_.command.assign(argv, argv + argc);
+  void add_study() {
     CLI::App* c =
         add(&app_, "study", "Train many variants of a configuration, side by side, and compare them",
             "A study file names a configuration (base) and what differs between trials (vary: grid, zip, list) "

@@ -41,6 +41,7 @@ struct EvalOptions {
   std::string split;    ///< empty: train.eval_split
   std::vector<std::string> overrides;
   bool log_ranks = false;
+  std::vector<std::string> command;  ///< argv
 };
 ExitCode run_eval(const EvalOptions& options);
 
@@ -52,6 +53,7 @@ struct ExplainOptions {
   bool predict = false;  ///< some of them were given
   double sample_us = 1000, update_us = 1000, latency_us = 10, per_message_us = 1, bandwidth_gbs = 1, skew_us = 5;
   int threads = 1;
+  std::vector<std::string> command;  ///< argv
 };
 ExitCode run_explain(const ExplainOptions& options);
 

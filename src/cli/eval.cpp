@@ -13,8 +13,9 @@ namespace syncbn::cli {
 ExitCode run_eval(const EvalOptions& options) {
   const Job job;
   start_logging(job.rank(), options.log_ranks);
+  job.require_alike(options.command);
   bool run_dir = false;  // known to rank 0
-  const Config config = job.load(options.config, options.overrides, [&] {
+  const Config config = job.load([&] {
     run_dir = is_run(options.config);
     Config read = load_run_or_config(options.config, options.overrides);
     if (options.weights.empty() && !run_dir) {

@@ -90,8 +90,9 @@ void print_prediction(const Config& config, const MachineFigures& f) {
 
 ExitCode run_explain(const ExplainOptions& options) {
   const Job job;
+  job.require_alike(options.command);
   const int cores = job.cores_offered();
-  const Config config = job.load(options.config, options.overrides, [&] {
+  const Config config = job.load([&] {
     Config read = load_run_or_config(options.config, options.overrides);
     if (read.workers == 0) read.workers = std::max({cores, options.ranks, job.ranks()});
     return read;

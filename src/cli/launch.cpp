@@ -7,12 +7,13 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <optional>
 
 #include "cli/cores.hpp"
 #include "cli/log.hpp"
+#include "core/build_id.hpp"
 #include "core/console.hpp"
 #include "syncbn/core/error.hpp"
+#include "train/compute.hpp"
 #include "train/explain/explain.hpp"
 
 namespace syncbn::cli {
@@ -107,19 +108,23 @@ std::string Job::on_rank_zero(const std::function<std::string()>& what) const {
   return answer.substr(1);
 }
 
-void Job::require_same_arguments(const std::string& name, const std::vector<std::string>& overrides) const {
-  std::optional<Error> differ;  // the same on all ranks
-  try {
-    plain_.require_same("command line", fmt::format("{}\n{}", name, fmt::join(overrides, "\n")));
-  } catch (const Error& e) {
-    differ = e;
-  }
-  on_rank_zero([&] { return differ ? throw *differ : std::string(); });
+void Job::require_alike(const std::vector<std::string>& command) const {
+  const auto compare = [this](const char* what, const std::string& value, const char* remedy) {
+    std::string differ;  // the same on all ranks
+    try {
+      plain_.require_same(what, value);
+    } catch (const Error& e) {
+      differ = e.what();
+    }
+    on_rank_zero([&] { return differ.empty() ? differ : throw Error(differ + remedy, ExitCode::usage); });
+  };
+  compare("build", build_id(), "");
+  compare("instruction set", describe_compute(),
+          "; of oneDNN's, all have those that ONEDNN_MAX_CPU_ISA=AVX2 in the environment of all ranks allows");
+  compare("command line", fmt::format("{}", fmt::join(command.begin() + 1, command.end(), "\n")), "");
 }
 
-Config Job::load(const std::string& name, const std::vector<std::string>& overrides,
-                 const std::function<Config()>& read) const {
-  require_same_arguments(name, overrides);
+Config Job::load(const std::function<Config()>& read) const {
   Config config;
   const std::string text = on_rank_zero([&] { return to_yaml(config = read()); });
   if (!first()) config = parse_config(text, "configuration of rank 0", {});  // rank 0's knows its lines

@@ -40,13 +40,11 @@ class Job {
   /// Runs `what` on rank 0 and hands its text to all. What it throws there is reported, and all ranks leave. Collective
   /// over ranks.
   std::string on_rank_zero(const std::function<std::string()>& what) const;
-  /// Refuses ranks that were started with different arguments, of which only those of rank 0 would count: the name of a
-  /// configuration or study, and changes to it. Collective over ranks.
-  void require_same_arguments(const std::string& name, const std::vector<std::string>& overrides) const;
-  /// Reads the configuration on rank 0, the arguments being the same on all; `workers: auto` is resolved. Collective
-  /// over ranks.
-  Config load(const std::string& name, const std::vector<std::string>& overrides,
-              const std::function<Config()>& read) const;
+  /// Refuses ranks that are other builds, compute with other instructions, or have another command line, of which only
+  /// rank 0's would count here and there. `command`: argv. Collective over ranks.
+  void require_alike(const std::vector<std::string>& command) const;
+  /// Reads the configuration on rank 0; `workers: auto` is resolved. Collective over ranks.
+  Config load(const std::function<Config()>& read) const;
   /// Cores that the launch offers to all ranks together, each counted once. Collective over ranks.
   int cores_offered() const;
   /// A world on the ranks of this job. Collective over ranks.

@@ -95,9 +95,9 @@ ExitCode run_study(const StudyOptions& options) {
   if (!options.dry_run) stop_on_signals();  // a request to stop may come at once
   const Job job;
   start_logging(job.rank(), false);
+  job.require_alike(options.command);
   StudyRequest request;
   const int cores = job.cores_offered();
-  job.require_same_arguments(options.config, options.overrides);
   job.on_rank_zero([&] {
     request.study = load_study(options.config, options.overrides);
     request.dir = options.output.empty() ? "studies/" + request.study.name : options.output;

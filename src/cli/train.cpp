@@ -52,8 +52,9 @@ ExitCode run_train(const TrainOptions& options) {
   stop_on_signals();  // a request to stop may come at once
   const Job job;
   start_logging(job.rank(), options.log_ranks);
+  job.require_alike(options.command);
   TrainRequest request;
-  request.config = job.load(options.config, options.overrides, [&] {
+  request.config = job.load([&] {
     require_no_study(options.config);
     Config config = load_run_or_config(options.config, options.overrides);
     config.output.dir = run_path(config, options.config);

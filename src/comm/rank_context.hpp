@@ -81,6 +81,8 @@ class RankContext {
 
   /// Whether somebody may say that this rank waits for others: once while its workers wait for the same thing.
   bool may_say_waiting() noexcept;
+  /// Nobody may: whoever started this world says it better.
+  void keep_quiet() { said_waiting_s_ = std::numeric_limits<double>::infinity(); }
 
   /// Set during World::run.
   std::atomic<bool>& running() { return running_; }

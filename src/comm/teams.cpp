@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "comm/links/mpi_handles.hpp"
+#include "comm/rank_context.hpp"
 
 namespace syncbn {
 
@@ -102,7 +103,9 @@ void Teams::flush() {
 World Teams::make_world(const WorldOptions& options, const std::vector<int>& members, int tag) const {
   if (members.size() == 1) return World::threads(options);
   const detail::OwnedComm team = detail::make_comm(impl_->comm.get(), members, tag);  // the world duplicates it
-  return World::mpi(options, MPI_Comm_c2f(team.get()));
+  World world = World::mpi(options, MPI_Comm_c2f(team.get()));
+  world.context()->keep_quiet();  // its ranks have other numbers than the job's
+  return world;
 }
 
 }  // namespace syncbn

@@ -25,8 +25,9 @@ std::uint64_t hash_state(ModelState& state, Optimizer& optimizer) {
 }
 
 void require_same_copies(const Worker& worker, const Communicator& all, std::uint64_t hash, std::int64_t steps_done) {
-  std::vector<std::int64_t> hashes(static_cast<std::size_t>(all.size()));
-  hashes[static_cast<std::size_t>(worker.index())] = static_cast<std::int64_t>(hash);
+  const World& world = worker.world();
+  std::vector<std::int64_t> hashes(static_cast<std::size_t>(world.ranks()));
+  if (hash != 0) hashes[static_cast<std::size_t>(world.rank())] = static_cast<std::int64_t>(hash);
   all.all_reduce(hashes, Reduce::sum, {"comparison of all copies of the weights", steps_done});
   std::map<std::int64_t, int> copies;
   for (const std::int64_t h : hashes)
@@ -36,7 +37,7 @@ void require_same_copies(const Worker& worker, const Communicator& all, std::uin
       std::max_element(copies.begin(), copies.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   const auto first_with = [&](auto wanted) {
     const auto found = std::find_if(hashes.begin(), hashes.end(), wanted);
-    return worker.world().context()->topology().describe_worker(static_cast<int>(found - hashes.begin()));
+    return world.context()->topology().describe_rank(static_cast<int>(found - hashes.begin()));
   };
   throw Error(fmt::format(
       "after step {}, {} has other weights, statistics or optimizer state than {}, though all have made the same "

@@ -11,19 +11,21 @@ namespace syncbn {
 
 namespace {
 
+/// Below it, chance decides who waits.
+constexpr double kInterval_s = 5;
 /// Of the time of a rank's threads: what the others lose more by waiting than the one they wait for.
 constexpr double kMuch = 0.2;
 
 }  // namespace
 
-Stragglers::Stragglers(const Worker& worker, const Communicator& all, double interval_s)
-    : worker_(worker), all_(all), interval_s_(interval_s) {}
+Stragglers::Stragglers(const Worker& worker, const Communicator& all, std::int64_t updates)
+    : worker_(worker), all_(all), updates_then_(updates) {}
 
-std::string Stragglers::look(double waited_s, std::int64_t step) {
+std::string Stragglers::look(double now_s, double waited_s, std::int64_t updates) {
   const World& world = worker_.world();
+  const double elapsed_s = now_s - then_s_;
+  if (world.ranks() == 1 || elapsed_s < kInterval_s) return "";
   const auto ranks = static_cast<std::size_t>(world.ranks()), own = static_cast<std::size_t>(world.rank());
-  if (ranks == 1) return "";
-  const double elapsed_s = std::chrono::duration<double>(Clock::now() - looked_at_).count();
   // Time of each rank's threads: lost by waiting, and in all. Workers beyond their number always wait while others
   // compute; that is no loss.
   std::vector<double> times(2 * ranks);
@@ -32,12 +34,11 @@ std::string Stragglers::look(double waited_s, std::int64_t step) {
     times[ranks + own] = elapsed_s * std::min(world.threads(), world.local_workers());
     times[own] += times[ranks + own];
   }
-  all_.all_reduce(times, Reduce::sum, {"waits of all ranks", step});
-  if (*std::min_element(times.begin() + static_cast<std::ptrdiff_t>(ranks), times.end()) < interval_s_) return "";
-  const std::int64_t updates = step - step_then_;
-  looked_at_ = Clock::now();
+  all_.all_reduce(times, Reduce::sum, {"waits of all ranks", updates});
+  const std::int64_t updates_since = updates - updates_then_;
+  then_s_ = now_s;
   waited_then_s_ = waited_s;
-  step_then_ = step;
+  updates_then_ = updates;
 
   std::vector<double> shares;
   for (std::size_t r = 0; r < ranks; ++r) shares.push_back(std::max(0.0, times[r]) / times[ranks + r]);
@@ -50,7 +51,7 @@ std::string Stragglers::look(double waited_s, std::int64_t step) {
   if (*middle < share + kMuch || !told_.insert(rank).second) return "";
   return fmt::format(
       "{} holds up the others: in the last {} updates they have waited {:.0f} % of their time, it {:.0f} %",
-      world.context()->topology().describe_rank(static_cast<int>(rank)), updates, 100 * *middle, 100 * share);
+      world.context()->topology().describe_rank(static_cast<int>(rank)), updates_since, 100 * *middle, 100 * share);
 }
 
 }  // namespace syncbn

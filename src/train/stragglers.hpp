@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <set>
 #include <string>
@@ -13,23 +12,20 @@ namespace syncbn {
 /// worker.
 class Stragglers {
  public:
-  /// `all`: all workers, of whom this is one. Below `interval_s` chance decides who waits.
-  Stragglers(const Worker& worker, const Communicator& all, double interval_s = 5);
+  /// `all`: all workers, of whom this is one. `updates`: made before.
+  Stragglers(const Worker& worker, const Communicator& all, std::int64_t updates);
   Stragglers(const Stragglers&) = delete;
   Stragglers& operator=(const Stragglers&) = delete;
 
-  /// `waited_s`: how long this worker has waited for others since its start. Returns what is to be told to the user,
-  /// once for each rank; mostly nothing. Collective over all workers.
-  std::string look(double waited_s, std::int64_t step);
+  /// `now_s`: the same on all workers; `waited_s`: how long this worker has waited for others so far; `updates`: made
+  /// so far. Returns what is to be told to the user, once for each rank; mostly nothing. Collective over all workers.
+  std::string look(double now_s, double waited_s, std::int64_t updates);
 
  private:
-  using Clock = std::chrono::steady_clock;
   const Worker& worker_;
   const Communicator& all_;
-  const double interval_s_;
-  Clock::time_point looked_at_ = Clock::now();
-  double waited_then_s_ = 0;
-  std::int64_t step_then_ = 0;
+  double then_s_ = 0, waited_then_s_ = 0;
+  std::int64_t updates_then_;
   std::set<std::int64_t> told_;
 };
 

@@ -227,7 +227,7 @@ void TrainingRun::begin() {
 
 void TrainingRun::compare_copies(const Worker& worker, const Communicator& all, std::int64_t steps_done) {
   // Sums of MPI's or NCCL's own need not be the same everywhere.
-  if (world_.ranks() == 1 || experiment_.config.reduction == "native") return;
+  if (memory_.workers() == world_.workers() || experiment_.config.reduction == "native") return;
   const bool has_copy = worker.index() == memory_.first_worker();
   require_same_copies(worker, all, has_copy ? hash_state(state_, *optimizer_) : 0, steps_done);
 }

@@ -36,7 +36,8 @@ struct TrainingRun::WorkerState {
         gradient(run.exchange_.gradient(w)),
         groups(static_cast<int>(norm_groups(w.world(), run.experiment_.config.norm).size())),
         network(run.state_, run.backend_, group, groups, run.experiment_.config.batch_per_worker, gradient,
-                run.sums_ ? run.sums_->join(w, group) : nullptr) {
+                run.sums_ ? run.sums_->join(w, group) : nullptr),
+        stragglers(w, metrics, run.first_step_) {
     network.set_pixel_values(run.experiment_.pixel_values);
     if (const ops::Device* device = network.backend().device()) {
       for (const auto& exchange : {run.for_gradients_, run.for_statistics_})
@@ -93,7 +94,7 @@ struct TrainingRun::WorkerState {
   bool probing = false;                 ///< in this update
   bool repeats_ = false;
   WorkerTimes times;
-  Stragglers stragglers{worker, metrics};
+  Stragglers stragglers;
 };
 
 void TrainingRun::work(Worker& worker) {
@@ -143,11 +144,9 @@ void TrainingRun::train_step(WorkerState& w, std::int64_t step) {
   TrainStatistics own;
   forward_backward(w, step, own);
   const TrainStatistics all = finish_exchange(w, step, own);
-  if (world_.ranks() > 1 && (step + 1) % experiment_.config.train.log_every == 0) {
-    const double waited_s = w.group.waited_seconds() + exchange_.waited_seconds(w.worker);
-    const std::string found = w.stragglers.look(waited_s, step);
-    if (w.is_first() && !found.empty()) reporter_->message(found);
-  }
+  const double waited_s = w.group.waited_seconds() + exchange_.waited_seconds(w.worker);
+  const std::string straggler = w.stragglers.look(w.times.now_s, waited_s, step + 1);
+  if (w.is_first() && !straggler.empty()) reporter_->message(straggler);
   update_weights(w, step);
   if (w.probing) {
     if (w.is_first_here()) state_.fetch();

@@ -41,7 +41,7 @@ kill -STOP "$victim"
 if wait "$launcher"; then echo "it ended well without one of its ranks"; exit 1; fi
 grep -q "has waited .* s for rank [01] (.*: dead, stuck or on another path" "$work/stuck.log" ||
   { echo "did not name the stopped rank:"; tail -n 20 "$work/stuck.log"; exit 1; }
-grep -q "has waited 1[^ ]* s for rank [01] (.* s this ends the job" "$work/stuck.log" ||
+grep -q "has waited [0-9.]* s for rank [01] (.* s this ends the job" "$work/stuck.log" ||
   { echo "did not say early who is waited for:"; tail -n 20 "$work/stuck.log"; exit 1; }
 echo "one rank stopped for good: $(grep -m 1 -o "has waited .*" "$work/stuck.log")"
 

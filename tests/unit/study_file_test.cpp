@@ -188,7 +188,8 @@ TEST(StudyFile, NothingIsSaidTwiceInTwoWays) {
   parse("set: {train.epochs: 1}\nvary: {list: [{norm.group: 1}, {norm.group: all, train.epochs: 2}]}");
   EXPECT_EQ(refusal("learning_rate: {search: [0.5, 5e-1]}"), "my.yaml:2: learning_rate.search: 0.5 stands there twice");
   EXPECT_EQ(refusal("vary: {grid: {optimizer.lr: [0.1, 0.2]}}\nlearning_rate: {search: [0.5, 1]}"),
-            "my.yaml:2: optimizer.lr is varied, but learning_rate.search chooses it for every point; remove one");
+            "my.yaml:2: optimizer.lr is varied and searched for; remove one");
+  parse("vary: {zip: {optimizer.name: [sgd, adam], optimizer.lr: [0.1, 0.001]}}\nlearning_rate: {search: [0.5, 1]}");
   EXPECT_EQ(refusal("vary: {grid: {optimizer.lr: [0.1, 1e-1]}}"), "my.yaml:2: optimizer.lr: '1e-1' stands there twice");
 }
 

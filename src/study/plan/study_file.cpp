@@ -78,9 +78,9 @@ class Reader {
     if (const auto* set = s.find("set")) settings("", set->node);
     if (const auto* rate = s.find("learning_rate")) learning_rate(rate->node);
     if (const auto* vary = s.find("vary")) variations(*vary);
-    if (const auto varied = claimed_.find("optimizer.lr"); varied != claimed_.end() && !study_.lr_factors.empty())
-      fail(fmt::format("{}: optimizer.lr is varied, but learning_rate.search chooses it for every point; remove one",
-                       varied->second));
+    for (const Dimension& d : study_.dimensions)  // beside other keys it is where each search begins
+      if (!study_.lr_factors.empty() && d.keys == std::vector<std::string>{"optimizer.lr"})
+        fail(claimed_.at("optimizer.lr") + ": optimizer.lr is varied and searched for; remove one");
     study_.seeds = {1};
     if (const auto* given = s.find("seeds")) study_.seeds = seeds(given->node, given->place);
     if (const auto* repeat = s.find("repeat")) repetitions(repeat->node);
