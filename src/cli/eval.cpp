@@ -25,6 +25,7 @@ ExitCode run_eval(const EvalOptions& options) {
     }
     return read;
   });
+  if (config.device == "cpu") job.require_same_instructions();
   const std::string weights = job.on_rank_zero([&] {
     if (options.weights.empty()) {
       CheckpointStore::require_ended(options.config);

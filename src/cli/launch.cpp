@@ -108,20 +108,24 @@ std::string Job::on_rank_zero(const std::function<std::string()>& what) const {
   return answer.substr(1);
 }
 
+void Job::require_same(const char* what, const std::string& value, const char* remedy) const {
+  std::string differ;  // the same on all ranks
+  try {
+    plain_.require_same(what, value);
+  } catch (const Error& e) {
+    differ = e.what();
+  }
+  on_rank_zero([&] { return differ.empty() ? differ : throw Error(differ + remedy, ExitCode::usage); });
+}
+
 void Job::require_alike(const std::vector<std::string>& command) const {
-  const auto compare = [this](const char* what, const std::string& value, const char* remedy) {
-    std::string differ;  // the same on all ranks
-    try {
-      plain_.require_same(what, value);
-    } catch (const Error& e) {
-      differ = e.what();
-    }
-    on_rank_zero([&] { return differ.empty() ? differ : throw Error(differ + remedy, ExitCode::usage); });
-  };
-  compare("build", build_id(), "");
-  compare("instruction set", describe_compute(),
-          "; of oneDNN's, all have those that ONEDNN_MAX_CPU_ISA=AVX2 in the environment of all ranks allows");
-  compare("command line", fmt::format("{}", fmt::join(command.begin() + 1, command.end(), "\n")), "");
+  require_same("build", build_id());
+  require_same("command line", fmt::format("{}", fmt::join(command.begin() + 1, command.end(), "\n")));
+}
+
+void Job::require_same_instructions() const {
+  require_same("instruction set", describe_compute(),
+               "; of oneDNN's, all have those that ONEDNN_MAX_CPU_ISA=AVX2 in the environment of all ranks allows");
 }
 
 Config Job::load(const std::function<Config()>& read) const {

@@ -40,9 +40,11 @@ class Job {
   /// Runs `what` on rank 0 and hands its text to all. What it throws there is reported, and all ranks leave. Collective
   /// over ranks.
   std::string on_rank_zero(const std::function<std::string()>& what) const;
-  /// Refuses ranks that are other builds, compute with other instructions, or have another command line, of which only
-  /// rank 0's would count here and there. `command`: argv. Collective over ranks.
+  /// Refuses ranks that are other builds, or have another command line, of which only rank 0's would count here and
+  /// there. `command`: argv. Collective over ranks.
   void require_alike(const std::vector<std::string>& command) const;
+  /// Refuses processors that would compute with other instructions. Collective over ranks.
+  void require_same_instructions() const;
   /// Reads the configuration on rank 0; `workers: auto` is resolved. Collective over ranks.
   Config load(const std::function<Config()>& read) const;
   /// Cores that the launch offers to all ranks together, each counted once. Collective over ranks.
@@ -53,6 +55,8 @@ class Job {
   std::unique_ptr<Teams> make_teams() const;
 
  private:
+  void require_same(const char* what, const std::string& value, const char* remedy = "") const;
+
   Launcher launcher_;
   std::unique_ptr<MpiEnvironment> mpi_;
   mutable World plain_;  // one worker per rank, for what happens before the experiment's world exists

@@ -98,14 +98,17 @@ ExitCode run_study(const StudyOptions& options) {
   job.require_alike(options.command);
   StudyRequest request;
   const int cores = job.cores_offered();
-  job.on_rank_zero([&] {
+  const std::string devices = job.on_rank_zero([&] {
     request.study = load_study(options.config, options.overrides);
     request.dir = options.output.empty() ? "studies/" + request.study.name : options.output;
     require_utf8(request.dir, "--output");
     if (options.dry_run) print_plan(request.study, cores);
-    return std::string();
+    std::string all;
+    for (const Point& point : resolve(request.study)) all += point.config.device;
+    return all;
   });
   if (options.dry_run) return ExitCode::ok;
+  if (devices.find("cpu") != std::string::npos) job.require_same_instructions();
   request.threads_per_rank = std::max(1, cores / job.ranks());
   const std::set<int> machines(job.nodes().begin(), job.nodes().end());
   request.memory_bytes = static_cast<std::int64_t>(kMemoryShare * static_cast<double>(available_memory()) *

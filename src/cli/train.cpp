@@ -64,6 +64,7 @@ ExitCode run_train(const TrainOptions& options) {
     if (options.resume && config.workers == 0) config.workers = workers_of_run(config.output.dir);
     return config;
   });
+  if (request.config.device == "cpu") job.require_same_instructions();
   request.run_dir = request.config.output.dir;
   request.resume = options.resume;
   request.overrides = options.overrides;

@@ -355,6 +355,23 @@ TEST(CliTrain, RanksWithOtherArgumentsAreRefused) {
 }
 
 #if defined(__x86_64__)
+TEST(CliTrain, RanksWithOtherInstructionsAreRefused) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  s.write("study.yaml", "base: tiny.yaml\nset: {workers: 1, train.steps: 1}\nseeds: 2\n");
+  s.write("two.sh",
+          "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n"
+          "for command in 'train tiny.yaml' 'study study.yaml'; do\n"
+          "  mpirun --oversubscribe -n 1 \"$1\" $command : -n 1 env ONEDNN_MAX_CPU_ISA=AVX \"$1\" $command\n"
+          "  echo code $?\n"
+          "done\n");
+  const Outcome o = s.shell("two.sh");
+  EXPECT_EQ(o.out, "code 2\ncode 2\n") << o.err;
+  const std::string said = "syncbn: instruction set of rank 1 (";
+  EXPECT_NE(o.err.find(said), o.err.rfind(said)) << o.err;
+  EXPECT_TRUE(contains(o.err, "ONEDNN_MAX_CPU_ISA=AVX2 in the environment of all ranks")) << o.err;
+}
+
 TEST(CliTrain, ResumingWithOtherInstructionsWarns) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);
