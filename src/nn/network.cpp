@@ -161,7 +161,7 @@ void Network::backward(const Pass& given, const std::function<void(int)>& finish
     run(stretch, pass);
     if (stretch.norm >= 0) at(places(stretch.norm).message, [&] { norm(stretch.norm).start_exchange_backward(pass); });
     for (const int l : stretch.parameters) {
-      at(places(l).backward, [&] { layers_[static_cast<std::size_t>(l)]->backward_parameters(pass); });
+      at(places(l).backward, [&] { layers_[l]->backward_parameters(pass); });
       finished(l);
     }
     if (stretch.norm >= 0) {
@@ -198,7 +198,7 @@ void Network::finish_population(const Communicator& all, std::int64_t step) {
 }
 
 void Network::run(const Stretch& stretch, const Pass& pass) {
-  const auto whole = [&](const Step& s) { return layers_[static_cast<std::size_t>(s.layer)]->whole_batch(); };
+  const auto whole = [&](const Step& s) { return layers_[s.layer]->whole_batch(); };
   for (auto step = stretch.steps.begin(); step != stretch.steps.end();) {
     if (whole(*step)) {
       run(*step++, pass, {0, pass.n});
@@ -214,7 +214,7 @@ void Network::run(const Stretch& stretch, const Pass& pass) {
 }
 
 void Network::run(const Step& step, const Pass& pass, ops::Samples samples) {
-  Layer& layer = *layers_[static_cast<std::size_t>(step.layer)];
+  Layer& layer = *layers_[step.layer];
   const Places& place = places(step.layer);
   switch (step.action) {
     case Action::forward:

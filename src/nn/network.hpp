@@ -59,7 +59,7 @@ class Network {
   /// this worker since begin_update(); -1 if there is none.
   int first_nonfinite_layer() const;
   /// A layer's input in the last forward(), in the backend's memory and activation_type(), until the next one.
-  const Tensor& input(int layer) const { return plan_.outputs[static_cast<std::size_t>(spec(layer).input)]; }
+  const Tensor& input(int layer) const { return plan_.outputs[spec(layer).input]; }
   /// Of a layer that shares_statistics().
   BatchStatistics statistics(int layer) const { return norm(layer).statistics(); }
   /// What computes this worker's part.
@@ -82,9 +82,9 @@ class Network {
   }
   void run(const Stretch& stretch, const Pass& pass);
   void run(const Step& step, const Pass& pass, ops::Samples samples);
-  const LayerSpec& spec(int layer) const { return state_.model().layers[static_cast<std::size_t>(layer)]; }
-  const Places& places(int layer) const { return places_[static_cast<std::size_t>(layer)]; }
-  NormLayer& norm(int layer) const { return static_cast<NormLayer&>(*layers_[static_cast<std::size_t>(layer)]); }
+  const LayerSpec& spec(int layer) const { return state_.model().layers[layer]; }
+  const Places& places(int layer) const { return places_[layer]; }
+  NormLayer& norm(int layer) const { return static_cast<NormLayer&>(*layers_[layer]); }
 
   ModelState& state_;
   std::unique_ptr<const ops::Backend> backend_;  // this worker's own

@@ -21,9 +21,9 @@ constexpr std::int64_t kChunkBytes = 256 * 1024;
 std::vector<bool> find_trained(const ModelState& state) {
   const std::vector<LayerSpec>& specs = state.model().layers;
   std::vector<bool> trained;
-  const auto needs = [&](int l) { return l >= 0 && trained[static_cast<std::size_t>(l)]; };
+  const auto needs = [&](int l) { return l >= 0 && trained[l]; };
   for (int l = 0; l < static_cast<int>(specs.size()); ++l) {
-    const LayerSpec& spec = specs[static_cast<std::size_t>(l)];
+    const LayerSpec& spec = specs[l];
     const bool has_parameters = state.weight_of(l) >= 0 || state.bias_of(l) >= 0;
     trained.push_back(has_parameters || needs(spec.input) || needs(spec.residual));
   }
@@ -34,10 +34,10 @@ std::vector<Stretch> plan_forward(const std::vector<LayerSpec>& specs) {
   std::vector<Stretch> stretches(1);
   std::vector<int> stretch_of(specs.size(), 0);  // in which stretch a layer's output is written
   for (int l = 1; l < static_cast<int>(specs.size()); ++l) {
-    const LayerSpec& spec = specs[static_cast<std::size_t>(l)];
+    const LayerSpec& spec = specs[l];
     if (shares_statistics(spec.type)) {
       // The sums are taken right behind the layer that writes x, while it is in cache.
-      Stretch& producer = stretches[static_cast<std::size_t>(stretch_of[static_cast<std::size_t>(spec.input)])];
+      Stretch& producer = stretches[stretch_of[spec.input]];
       const auto behind = std::find_if(producer.steps.begin(), producer.steps.end(), [&](const Step& s) {
         return s.layer == spec.input && s.action == Action::forward;
       });
@@ -47,7 +47,7 @@ std::vector<Stretch> plan_forward(const std::vector<LayerSpec>& specs) {
       stretches.emplace_back();
     }
     stretches.back().steps.push_back({Action::forward, l});
-    stretch_of[static_cast<std::size_t>(l)] = static_cast<int>(stretches.size()) - 1;
+    stretch_of[l] = static_cast<int>(stretches.size()) - 1;
   }
   return stretches;
 }
@@ -57,8 +57,8 @@ std::vector<Stretch> plan_backward(const ModelState& state, const std::vector<bo
   const bool normalized = std::any_of(specs.begin(), specs.end(), [](const LayerSpec& s) { return is_norm(s.type); });
   std::vector<Stretch> stretches(1);
   for (int l = static_cast<int>(specs.size()) - 1; l > 0; --l) {
-    if (!trained[static_cast<std::size_t>(l)]) continue;
-    const LayerType type = specs[static_cast<std::size_t>(l)].type;
+    if (!trained[l]) continue;
+    const LayerType type = specs[l].type;
     const bool shared = shares_statistics(type);
     if (shared) {
       stretches.back().steps.push_back({Action::accumulate_backward, l});
@@ -79,7 +79,7 @@ std::vector<FlatRange> find_added_to(const ModelState& state) {
   const std::vector<LayerSpec>& specs = state.model().layers;
   std::vector<FlatRange> assigned;
   for (int l = 0; l < static_cast<int>(specs.size()); ++l) {
-    const LayerType type = specs[static_cast<std::size_t>(l)].type;
+    const LayerType type = specs[l].type;
     if (type != LayerType::conv2d && type != LayerType::linear) continue;
     for (const int p : {state.weight_of(l), state.bias_of(l)})
       if (p >= 0) assigned.push_back(state.parameter(p));
@@ -120,7 +120,7 @@ std::vector<Tensor> plan_outputs(const std::vector<LayerSpec>& specs, const ops:
         t.layout = backend.preferred_layout(t.shape.c());
         break;
       default:
-        t.layout = outputs[static_cast<std::size_t>(specs[l].input)].layout;
+        t.layout = outputs[specs[l].input].layout;
     }
   }
   return outputs;
@@ -139,13 +139,13 @@ ArenaPlan plan_memory(const NetworkPlan& plan, const std::vector<LayerSpec>& spe
   }
   blocks[specs.size() + specs.size() - 1].first = -1;  // the caller writes the logits' gradient
   for (int k = 0; k < stretches; ++k) {
-    for (const Step& step : plan.backward[static_cast<std::size_t>(k)].steps) {
-      const LayerSpec& spec = specs[static_cast<std::size_t>(step.layer)];
-      Lifetime& own = blocks[static_cast<std::size_t>(count + step.layer)];
+    for (const Step& step : plan.backward[k].steps) {
+      const LayerSpec& spec = specs[step.layer];
+      Lifetime& own = blocks[count + step.layer];
       own.last = std::max(own.last, k);
       for (const int input : {spec.input, spec.residual}) {
         if (input < 0) continue;
-        Lifetime& written = blocks[static_cast<std::size_t>(count + input)];
+        Lifetime& written = blocks[count + input];
         written.first = std::min(written.first, k);
         written.last = std::max(written.last, k);
       }
@@ -159,7 +159,7 @@ void set_chunks(std::vector<Stretch>& stretches, const std::vector<Tensor>& outp
   for (Stretch& stretch : stretches) {
     std::int64_t largest = 1;
     for (const Step& step : stretch.steps) {
-      const Tensor& t = outputs[static_cast<std::size_t>(step.layer)];
+      const Tensor& t = outputs[step.layer];
       largest = std::max(largest, t.sample_stride() * static_cast<std::int64_t>(size_of(t.type)));
     }
     stretch.chunk = whole ? std::max<std::int64_t>(1, outputs.front().shape.n())

@@ -107,7 +107,7 @@ class Adam final : public Elementwise {
       g += static_cast<float>(block.weight_decay) * p;
     }
     const double beta1 = options().beta1, beta2 = options().beta2;
-    const BiasCorrection correct = bias_correction(options(), updates());
+    const BiasCorrection correct = bias_correction(options(), updates() + 1);
     FloatMap mean = state_of(0, block), square = state_of(1, block);
     mean = static_cast<float>(beta1) * mean + static_cast<float>(1 - beta1) * g;
     square = static_cast<float>(beta2) * square + static_cast<float>(1 - beta2) * g.square();

@@ -39,7 +39,7 @@ class FlatOptimizer : public Optimizer {
   std::span<float> state(int i) override;
   std::int64_t updates() const override { return updates_; }
   void set_updates(std::int64_t n) override { updates_ = n; }
-  void begin_update() override { ++updates_; }
+  void count_update() override { ++updates_; }
   void update(std::span<float> parameters, std::span<const float> gradient, double lr, double gradient_scale, int part,
               int parts) override;
   void squares(std::span<const float> gradient, std::span<double> squares, int part, int parts) override {

@@ -63,7 +63,7 @@ class Lamb final : public Layerwise {
     const ConstFloatMap g(gradient, n);
 
     const double beta1 = options().beta1, beta2 = options().beta2;
-    const BiasCorrection correct = bias_correction(options(), updates());
+    const BiasCorrection correct = bias_correction(options(), updates() + 1);
     mean = static_cast<float>(beta1) * mean + static_cast<float>(1 - beta1) * (step.gradient_scale * g);
     square = static_cast<float>(beta2) * square + static_cast<float>(1 - beta2) * (step.gradient_scale * g).square();
     u = (mean / static_cast<float>(correct.mean)) /

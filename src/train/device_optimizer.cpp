@@ -44,7 +44,7 @@ void DeviceOptimizer::update(std::span<float> parameters, std::span<const float>
 
 ops::Updates::Adam DeviceOptimizer::adam_step(double lr, float scale) const {
   const double beta1 = options_.beta1, beta2 = options_.beta2;
-  const BiasCorrection correct = bias_correction(options_, updates_);
+  const BiasCorrection correct = bias_correction(options_, updates_ + 1);
   ops::Updates::Adam step{};
   step.rate = static_cast<float>(lr / correct.mean);
   step.correction = static_cast<float>(correct.root);
@@ -73,7 +73,7 @@ void DeviceOptimizer::lars(float* parameters, const float* gradient, double lr, 
 // You et al. 2020, algorithm 2.
 void DeviceOptimizer::lamb(float* parameters, const float* gradient, double lr, float scale) {
   ops::Updates::Adam step = adam_step(lr, scale);
-  step.rate = static_cast<float>(bias_correction(options_, updates_).mean);
+  step.rate = static_cast<float>(bias_correction(options_, updates_ + 1).mean);
   rules_->lamb_direction(step, parameters, gradient, kernels(0), kernels(1), direction_.as<float>());
   std::vector<double> p_squares(segments_.size()), u_squares(segments_.size());
   rules_->squares(parameters, p_squares);

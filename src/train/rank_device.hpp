@@ -14,7 +14,7 @@ class RankDevice final : public ExchangeDevice {
   /// The queue of `exchange`, which must outlive this object, is the exchange's.
   RankDevice(const ops::Backend& exchange, int local_workers);
   /// The queue of a local worker; its device must stay until the worker's last call of the exchange.
-  void attach(int local, const ops::Device& device) { workers_[static_cast<std::size_t>(local)] = &device; }
+  void attach(int local, const ops::Device& device) { workers_[local] = &device; }
 
   void prepare_thread() override { exchange_.prepare_thread(); }
   int make_marks(int count) override;
@@ -43,10 +43,8 @@ class RankDevice final : public ExchangeDevice {
   }
 
  private:
-  const ops::Device& device(int queue) const {
-    return queue == kExchange ? *exchange_.device() : *workers_[static_cast<std::size_t>(queue)];
-  }
-  ops::Mark& at(int mark) { return *marks_[static_cast<std::size_t>(mark)]; }
+  const ops::Device& device(int queue) const { return queue == kExchange ? *exchange_.device() : *workers_[queue]; }
+  ops::Mark& at(int mark) { return *marks_[mark]; }
 
   const ops::Backend& exchange_;
   std::vector<const ops::Device*> workers_;

@@ -191,7 +191,7 @@ void TrainingRun::forward_backward(WorkerState& w, std::int64_t step, TrainStati
         w.fetch_gradient(state_.exchanged(layer), loss_scale_.value());
         w.probes->gradient_ready(layer);
       }
-      const int bucket = buckets_.completed_by[static_cast<std::size_t>(layer)];
+      const int bucket = buckets_.completed_by[layer];
       if (bucket >= 0) exchange_.ready(w.worker, bucket);
     };
     if (w.repeats()) {
@@ -266,8 +266,7 @@ void TrainingRun::report_nonfinite(WorkerState& w, std::int64_t step) {
   const std::int64_t found_layer = found / world_.workers();
   const std::string where =
       found_layer < layers
-          ? fmt::format("first seen at the input of '{}' on {}",
-                        experiment_.model.layers[static_cast<std::size_t>(found_layer)].name,
+          ? fmt::format("first seen at the input of '{}' on {}", experiment_.model.layers[found_layer].name,
                         world_.context()->topology().describe_worker(static_cast<int>(found % world_.workers())))
           : std::string("first seen in the loss itself");
   throw Diverged(fmt::format(
@@ -337,7 +336,6 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
     backend_.device()->follow(*w.computed);
     w.worker.local_barrier({"update", step});
   }
-  if (w.is_first_here()) optimizer_->begin_update();
   together(w, step,
            [&](int part, int parts) { state_.finish_gradient(exchange_.result(), w.gradient, gradient, part, parts); });
   if (w.probing) show_gradient(w, step, gradient);
@@ -350,7 +348,7 @@ void TrainingRun::update_weights(WorkerState& w, std::int64_t step) {
   });
   if (w.is_first_here()) {
     state_.count_batches(experiment_.config.train.accumulate);
-    if (!scale) optimizer_->set_updates(optimizer_->updates() - 1);  // as if it had not begun
+    if (scale) optimizer_->count_update();
     loss_scale_.update(scale.has_value());
   }
   together(w, step, [&](int part, int parts) {

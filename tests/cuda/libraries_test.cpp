@@ -7,7 +7,7 @@
 #include <cstdlib>
 
 #include "cuda/on_device.hpp"
-#include "ops/cuda/libraries.cuh"
+#include "ops/cuda/adapters.cuh"
 #include "syncbn/core/random.hpp"
 
 namespace syncbn::test {
@@ -99,17 +99,17 @@ TEST_P(CudaLibraries, ConvolutionEqualsTheCpu) {
     cpu_conv->backward_weights(cx.view(), cdy.view(), kN, packed_gradient.data(), d_bias.data(), true);
     cpu_weights->unpack_gradient(packed_gradient.data(), d_weight.data());
 
-    cuda::Conv2d conv(libraries, g, GetParam().precision);
+    const auto conv = cuda::make_conv2d(libraries, g, GetParam().precision);
+    const auto packed = cuda::make_conv2d_weights(queue, g, type);
     DeviceTensor gx(queue, in, type, Layout::channels_last, x), gdy(queue, out, type, Layout::channels_last, dy);
     DeviceTensor gy(queue, out, type, Layout::channels_last), gdx(queue, in, type, Layout::channels_last, there);
     const DeviceArray<float> device_weight(queue, weight), device_bias(queue, bias);
     const DeviceArray<float> device_d_weight(queue, std::vector<float>(weight.size(), 1));
     const DeviceArray<float> device_d_bias(queue, std::vector<float>(bias.size(), 1));
-    const DeviceArray<char> packed(queue, static_cast<std::size_t>(conv.packed_count()) * size_of(type));
-    conv.pack(device_weight.data(), packed.data());
-    conv.forward(gx, packed.data(), g.bias ? device_bias.data() : nullptr, gy, kN);
-    conv.backward_data(gdy, packed.data(), gdx, kN, true);
-    conv.backward_weights(gx, gdy, kN, device_d_weight.data(), g.bias ? device_d_bias.data() : nullptr);
+    packed->pack(device_weight.data());
+    conv->forward(gx, *packed, g.bias ? device_bias.data() : nullptr, gy, {0, kN});
+    conv->backward_data(gdy, *packed, gdx, {0, kN}, true);
+    conv->backward_weights(gx, gdy, kN, device_d_weight.data(), g.bias ? device_d_bias.data() : nullptr, true);
     expect_near(gy.get(), cy.get(), "y");
     expect_near(gdx.get(), cdx.get(), "dx");
     expect_near(doubles(device_d_weight.get()), doubles(d_weight), "d_weight");
@@ -118,11 +118,11 @@ TEST_P(CudaLibraries, ConvolutionEqualsTheCpu) {
     // The same bits again, and nothing for no samples.
     const Values first = gy.get();
     const std::vector<float> d_first = device_d_weight.get();
-    conv.forward(gx, packed.data(), g.bias ? device_bias.data() : nullptr, gy, kN);
+    conv->forward(gx, *packed, g.bias ? device_bias.data() : nullptr, gy, {0, kN});
     EXPECT_EQ(gy.get(), first);
     device_d_weight.set(std::vector<float>(weight.size(), 1));
-    conv.backward_weights(gx, gdy, kN, device_d_weight.data(), nullptr);
-    conv.backward_weights(gx, gdy, 0, device_d_weight.data(), nullptr);
+    conv->backward_weights(gx, gdy, kN, device_d_weight.data(), nullptr, true);
+    conv->backward_weights(gx, gdy, 0, device_d_weight.data(), nullptr, true);
     EXPECT_EQ(device_d_weight.get(), d_first);
   }
   expect_rounding();
@@ -146,7 +146,7 @@ TEST_P(CudaLibraries, LinearEqualsTheCpu) {
     cpu_linear->backward_data(cdy.view(), weight.data(), cdx.view(), n, true);
     cpu_linear->backward_weights(cx.view(), cdy.view(), n, d_weight.data(), d_bias.data(), true);
 
-    cuda::Linear linear(libraries, in, out, GetParam().precision);
+    const auto linear = cuda::make_linear(libraries, in, out, GetParam().precision);
     DeviceTensor gx(queue, x_shape, type, Layout::channels_first, x),
         gdy(queue, y_shape, type, Layout::channels_first, dy);
     DeviceTensor gy(queue, y_shape, type, Layout::channels_first);
@@ -155,9 +155,9 @@ TEST_P(CudaLibraries, LinearEqualsTheCpu) {
     const DeviceArray<float> device_bias(queue, bias);
     const DeviceArray<float> device_d_weight(queue, std::vector<float>(weight.size(), 1));
     const DeviceArray<float> device_d_bias(queue, std::vector<float>(bias.size(), 1));
-    linear.forward(gx, device_weight.view().data, device_bias.data(), gy, n);
-    linear.backward_data(gdy, device_weight.view().data, gdx, n, true);
-    linear.backward_weights(gx, gdy, n, device_d_weight.data(), device_d_bias.data());
+    linear->forward(gx, device_weight.view().data, device_bias.data(), gy, n);
+    linear->backward_data(gdy, device_weight.view().data, gdx, n, true);
+    linear->backward_weights(gx, gdy, n, device_d_weight.data(), device_d_bias.data(), true);
     expect_near(gy.get(), cy.get(), "y");
     expect_near(gdx.get(), cdx.get(), "dx");
     expect_near(doubles(device_d_weight.get()), doubles(d_weight), "d_weight");

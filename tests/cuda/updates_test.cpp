@@ -43,9 +43,9 @@ class DeviceUpdates : public ::testing::Test {
       const std::vector<float> g = values(10 + step, 3);
       std::copy(g.begin(), g.end(), gradient.host().begin());
       gradient.send();
-      for (const auto& optimizer : {cpu.get(), device.get()}) optimizer->begin_update();
       cpu->update(want, g, 0.1, 0.5, 0, 1);
       device->update(parameters.kernels(), gradient.kernels(), 0.1, 0.5, 0, 1);
+      for (const auto& optimizer : {cpu.get(), device.get()}) optimizer->count_update();
     }
     parameters.fetch();
     expect_near(parameters.host(), want, tolerance, "parameters");

@@ -44,8 +44,9 @@ class Optimizer {
   /// Number of updates made (bias correction); part of a checkpoint.
   virtual std::int64_t updates() const = 0;
   virtual void set_updates(std::int64_t n) = 0;
-  /// Counts one update. Exactly one thread of each rank, before the parts of that update.
-  virtual void begin_update() = 0;
+  /// Counts an update once all its parts are done. Exactly one thread of each rank; an update that is left out is not
+  /// counted.
+  virtual void count_update() = 0;
   /// Part `part` (from 0) of `parts` of the update: a fixed, balanced share of the parameters. Different parts may run
   /// at once on different threads. gradient is scaled by gradient_scale first (clipping). Throws Error(usage) for a
   /// part that there is not.

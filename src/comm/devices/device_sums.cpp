@@ -54,9 +54,9 @@ DeviceSums::Group DeviceSums::plan(const IndexRange& members) const {
     const int rank = parties[i].rank;
     if (rank != topology.rank) group.others.push_back(rank);
     for (int node = 0; node < joint.nodes[i]; ++node)
-      group.parts.push_back({rank, rank == topology.rank ? own.rest[static_cast<std::size_t>(node)] : group.rows++});
+      group.parts.push_back({rank, rank == topology.rank ? own.rest[node] : group.rows++});
   }
-  const auto row_of = [&](int part) { return group.parts[static_cast<std::size_t>(part)].row; };
+  const auto row_of = [&](int part) { return group.parts[part].row; };
   for (const Fold& fold : joint.plan.folds) group.across.emplace_back(row_of(fold.into), row_of(fold.from));
   group.result = row_of(joint.plan.rest[0]);
   return group;
@@ -65,7 +65,7 @@ DeviceSums::Group DeviceSums::plan(const IndexRange& members) const {
 /// By the last member to come.
 void DeviceSums::add_up(const Group& group, int round, std::int64_t count) {
   const std::lock_guard lock(mutex_);
-  double* rows = group.values[static_cast<std::size_t>(round)];
+  double* rows = group.values[round];
   for (int worker = group.local.first; worker < group.local.last; ++worker)
     device_->follow(first_mark_ + worker - context_->topology().local().first, kQueue);
   device_->add_rows(rows, stride_, group.here, count, kQueue);
@@ -156,7 +156,7 @@ class DeviceSums::Seat final : public GroupSums {
  private:
   std::string where() const { return fmt::format("layer '{}' step {}", layer_, step_); }
 
-  double* rows() const { return group_.values[static_cast<std::size_t>(round_)]; }
+  double* rows() const { return group_.values[round_]; }
 
   DeviceSums& sums_;
   const Group& group_;

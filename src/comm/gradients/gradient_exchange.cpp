@@ -87,7 +87,7 @@ void GradientExchange::prepare_device() {
 void GradientExchange::begin(const Worker& worker, std::int64_t step) {
   const int local = worker.local_index();
   context_->throw_if_failed();
-  WorkerState& me = workers_[at(local)];
+  WorkerState& me = workers_[local];
   if (me.open)
     context_->fail_with(
         Error(fmt::format("{} begins step {} before it has waited for step {}", name(local), step, me.step)));
@@ -101,40 +101,40 @@ void GradientExchange::begin(const Worker& worker, std::int64_t step) {
 void GradientExchange::ready(const Worker& worker, int bucket) {
   const int local = worker.local_index();
   context_->throw_if_failed();
-  WorkerState& me = workers_[at(local)];
-  if (bucket < 0 || bucket >= count() || !me.open || me.ready[at(bucket)])
+  WorkerState& me = workers_[local];
+  if (bucket < 0 || bucket >= count() || !me.open || me.ready[bucket])
     context_->fail_with(Error(
         fmt::format("{} says that bucket {} of {} is ready in step {}: {}", name(local), bucket, buckets_.size(),
                     me.step, me.open ? "there is no such bucket, or it was ready before" : "begin() was not called")));
-  me.ready[at(bucket)] = 1;
+  me.ready[bucket] = 1;
   if (!overlap_) return;
   release(local, bucket);
   help(local);
 }
 
 void GradientExchange::release(int local, int bucket) {
-  workers_[at(local)].released.fetch_add(1, std::memory_order_relaxed);
+  workers_[local].released.fetch_add(1, std::memory_order_relaxed);
   if (device_) device_->set(mark_of(local, bucket), local);
-  if (arrived_[at(bucket)].fetch_add(1, std::memory_order_acq_rel) + 1 < static_cast<int>(workers_.size())) return;
-  arrived_[at(bucket)].store(0, std::memory_order_relaxed);
+  if (arrived_[bucket].fetch_add(1, std::memory_order_acq_rel) + 1 < static_cast<int>(workers_.size())) return;
+  arrived_[bucket].store(0, std::memory_order_relaxed);
   require_same_step(bucket);
   if (device_) return fold_on_device(bucket, local);
-  host_->bring(bucket, workers_[at(local)].round, header_of(bucket));
+  host_->bring(bucket, workers_[local].round, header_of(bucket));
   context_->crew().notify();  // those who wait can help
 }
 
 void GradientExchange::require_same_step(int bucket) {
   context_->throw_if_failed();
   for (int other = 1; at(other) < workers_.size(); ++other)
-    if (workers_[at(other)].step != workers_[0].step)
+    if (workers_[other].step != workers_[0].step)
       context_->fail_with(Error(fmt::format("{} is at {} of step {}, but {} is at step {}", name(other), label(bucket),
-                                            workers_[at(other)].step, name(0), workers_[0].step)));
+                                            workers_[other].step, name(0), workers_[0].step)));
 }
 
 /// Folds what there is to be folded.
 void GradientExchange::help(int local) {
   if (!host_) return;
-  WorkerState& me = workers_[at(local)];
+  WorkerState& me = workers_[local];
   for (; me.next < count() && host_->brought(me.next, me.round); ++me.next) {
     bool done = false;
     try {
@@ -151,7 +151,7 @@ void GradientExchange::help(int local) {
 }
 
 void GradientExchange::fold_on_device(int bucket, int by) {
-  const std::int64_t values = buckets_[at(bucket)].count;
+  const std::int64_t values = buckets_[bucket].count;
   for (int local = 0; at(local) < workers_.size(); ++local) device_->follow(mark_of(local, bucket), by);
   for (const detail::Fold& fold : plan_.folds) {
     const bool last = !link_ && &fold == &plan_.folds.back();
@@ -171,7 +171,7 @@ void GradientExchange::fold_on_device(int bucket, int by) {
 void GradientExchange::hand_over(int bucket) {
   {
     std::lock_guard lock(mutex_);
-    handed_over_[at(bucket)] = true;
+    handed_over_[bucket] = true;
   }
   changed_.notify_all();
 }
@@ -189,7 +189,7 @@ bool GradientExchange::is_complete(const WorkerState& me) const {
 
 void GradientExchange::wait(const Worker& worker) {
   const int local = worker.local_index();
-  WorkerState& me = workers_[at(local)];
+  WorkerState& me = workers_[local];
   const Deadline deadline(context_->timeout_s());
   const auto missing = std::find(me.ready.begin(), me.ready.end(), 0);
   if (!me.open || missing != me.ready.end())
@@ -225,7 +225,7 @@ void GradientExchange::check_progress(const WorkerState& me, int local, const De
   const bool late = deadline.passed();
   for (int other = 0; at(other) < workers_.size(); ++other) {
     const bool left = context_->has_left(other);
-    const std::uint64_t released = workers_[at(other)].released.load(std::memory_order_relaxed);
+    const std::uint64_t released = workers_[other].released.load(std::memory_order_relaxed);
     if (released >= me.round * buckets_.size() || (!left && !late)) continue;
     const std::uint64_t bucket = released % buckets_.size();
     context_->fail_with(Error(fmt::format(
@@ -242,9 +242,9 @@ void GradientExchange::communicate() {
     for (int bucket = 0;; bucket = (bucket + 1) % std::max(1, count())) {
       {
         std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] { return stop_ || (!buckets_.empty() && handed_over_[at(bucket)]); });
+        changed_.wait(lock, [&] { return stop_ || (!buckets_.empty() && handed_over_[bucket]); });
         if (stop_) return;
-        handed_over_[at(bucket)] = false;
+        handed_over_[bucket] = false;
       }
       start_exchange(bucket);
       detail::drive(*link_, *context_, [&] { return describe_exchange(bucket); });
@@ -262,7 +262,7 @@ Header GradientExchange::header_of(int bucket) const {
   header.worker = first_worker_;
   header.sequence = workers_[0].round;
   header.type = detail::Element::f32;
-  header.count = buckets_[at(bucket)].count;
+  header.count = buckets_[bucket].count;
   return header;
 }
 
@@ -282,7 +282,7 @@ std::span<float> GradientExchange::gradient(const Worker& worker) {
 }
 
 float* GradientExchange::gradient_of(int local) const {
-  return host_ ? host_->gradient(first_worker_ + local) : on_device_[at(local)];
+  return host_ ? host_->gradient(first_worker_ + local) : on_device_[local];
 }
 
 std::span<const float> GradientExchange::result() const {

@@ -64,7 +64,7 @@ class GradientExchange {
   /// Whether the ranks should have shared the gradients' memory, but could not: then they send them. The same on all.
   bool lacks_room() const;
   /// Seconds this worker has spent in wait().
-  double waited_seconds(const Worker& worker) const { return workers_[at(worker.local_index())].waited_s; }
+  double waited_seconds(const Worker& worker) const { return workers_[worker.local_index()].waited_s; }
 
  private:
   struct WorkerState {
@@ -92,8 +92,8 @@ class GradientExchange {
   std::string describe_exchange(int bucket) const;
   int count() const { return static_cast<int>(buckets_.size()); }
   float* gradient_of(int local) const;
-  float* gradient_of(int local, int bucket) const { return gradient_of(local) + buckets_[at(bucket)].offset; }
-  float* result_of(int bucket) const { return sums_ + buckets_[at(bucket)].offset; }
+  float* gradient_of(int local, int bucket) const { return gradient_of(local) + buckets_[bucket].offset; }
+  float* result_of(int bucket) const { return sums_ + buckets_[bucket].offset; }
   /// On a device: the latest value in this worker's gradient is complete.
   int mark_of(int local, int bucket) const { return first_mark_ + bucket * static_cast<int>(workers_.size()) + local; }
   std::string name(int local) const;

@@ -62,13 +62,13 @@ void SharedGradients::plan_additions() {
   std::vector<std::optional<int>> room_of(gradients_.size());
   std::vector<int> free;
   for (const Fold& fold : plan.folds) {
-    const std::optional<int> left = room_of[at(fold.into)], right = room_of[at(fold.from)];
+    const std::optional<int> left = room_of[fold.into], right = room_of[fold.from];
     if (!left && !right && free.empty()) free.push_back(rooms_++);
     const int room = left ? *left : right ? *right : free.back();
     if (!left && !right) free.pop_back();
     if (left && right) free.push_back(*right);
     additions_.push_back({fold.into, fold.from, left, right, room});
-    room_of[at(fold.into)] = room;
+    room_of[fold.into] = room;
   }
   rest_ = plan.rest;
 }
@@ -98,7 +98,7 @@ void SharedGradients::compare_headers(int bucket) const {
 }
 
 bool SharedGradients::fold(int bucket, std::uint64_t round, int by) {
-  Progress& mine = progress_[at(bucket)];
+  Progress& mine = progress_[bucket];
   const std::uint64_t first = (round - 1) * mine.pieces, end = round * mine.pieces;
   std::uint64_t piece = mine.taken.load(std::memory_order_relaxed);
   while (piece < end) {
@@ -117,7 +117,7 @@ bool SharedGradients::fold(int bucket, std::uint64_t round, int by) {
 
 void SharedGradients::fold_piece(const Slice& piece, int by) {
   if (piece.count <= 0) return;
-  const auto gradient = [&](int worker) { return gradients_[at(worker)] + piece.begin; };
+  const auto gradient = [&](int worker) { return gradients_[worker] + piece.begin; };
   if (!complete_) {
     for (const Addition& a : additions_) add(gradient(a.left), gradient(a.left), gradient(a.right), piece.count);
     return;
@@ -128,7 +128,7 @@ void SharedGradients::fold_piece(const Slice& piece, int by) {
     return;
   }
   // What others have written is only read: if it changed, it would have to travel back before they write it anew.
-  Buffer& rooms = scratch_[at(by)];
+  Buffer& rooms = scratch_[by];
   if (rooms.size() == 0) rooms = Buffer(at(rooms_) * static_cast<std::size_t>(most_in_piece_) * sizeof(float));
   const auto sum = [&](int room) { return rooms.as<float>() + room * most_in_piece_; };
   for (const Addition& a : additions_)

@@ -26,7 +26,7 @@ class SharedGradients {
                   std::int64_t length);
 
   /// Of a worker of this rank.
-  float* gradient(int worker) { return gradients_[at(worker - memory_.first_worker())]; }
+  float* gradient(int worker) { return gradients_[worker - memory_.first_worker()]; }
   /// Whether all workers are here. Then result() is the sum; else the sums of the tree's nodes that are rest() replace
   /// the gradients of these workers.
   bool complete() const { return complete_; }

@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "ops/cuda/adapters.cuh"
 #include "ops/cuda/kernels.cuh"
-#include "ops/cuda/libraries.cuh"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn::ops::cuda {
@@ -149,10 +151,8 @@ class Direction {
 
 constexpr float kOne = 1, kZero = 0;
 
-}  // namespace
-
 /// For one number of samples.
-struct Conv2d::Plan {
+struct Plan {
   TensorDescriptor x, y;
   Direction<cudnnConvolutionFwdAlgoPerf_t, CUDNN_CONVOLUTION_FWD_ALGO_COUNT> forward;
   Direction<cudnnConvolutionBwdDataAlgoPerf_t, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT> backward_data;
@@ -170,12 +170,65 @@ struct Conv2d::Plan {
         backward_weights(g, precision, name + ", gradient of the weights") {}
 };
 
-void check(cudnnStatus_t code, const std::string& what) {
-  if (code != CUDNN_STATUS_SUCCESS) throw_library_error("cuDNN", what, text_of(code).c_str());
-}
+class CudaConv2dWeights final : public Conv2dWeights {
+ public:
+  CudaConv2dWeights(Queue& queue, const Conv2dGeometry& g, DataType type)
+      : queue_(queue),
+        shape_{g.c_out, g.c_in, g.kernel_h, g.kernel_w},
+        type_(type),
+        packed_(queue_, static_cast<std::size_t>(shape_.elements()) * size_of(type)) {}
 
-Conv2d::Conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision)
-    : libraries_(libraries), geometry_(g), precision_(precision) {
+  void pack(const float* weight) override {
+    const Tensor from{const_cast<float*>(weight), shape_, DataType::f32, Layout::channels_first};
+    reorder(queue_, from, {packed_.as<void>(), shape_, type_, Layout::channels_last}, shape_.n(), false);
+  }
+  /// Gradients come in canonical order already.
+  void unpack_gradient(const float* packed, float* canonical) override {
+    queue_.copy(canonical, packed, static_cast<std::size_t>(shape_.elements()) * sizeof(float),
+                cudaMemcpyDeviceToDevice);
+  }
+  const void* packed() const { return packed_.as<void>(); }
+
+ private:
+  Queue& queue_;
+  Shape shape_;
+  DataType type_;
+  DeviceMemory packed_;
+};
+
+/// Channels last, of the precision's type. One set of descriptors and algorithms for each number of samples; only
+/// algorithms whose results are the same in every run.
+class CudaConv2d final : public ops::Conv2d {
+ public:
+  CudaConv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision);
+  void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) override;
+  void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
+                     bool accumulate) override;
+  /// cuDNN gives the gradient of the weights in the precision's type, rounded once.
+  void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                        bool accumulate) override;
+
+ private:
+  static const void* packed(const Conv2dWeights& weight) {
+    return static_cast<const CudaConv2dWeights&>(weight).packed();
+  }
+  static void* part(const Tensor& t, Samples s) {
+    if (t.layout != Layout::channels_last) throw std::logic_error("convolutions on a device want channels last");
+    return from_sample(t, s.begin).data;
+  }
+  Plan& plan(std::int64_t n);
+
+  Libraries& libraries_;
+  Conv2dGeometry geometry_;
+  Shape shape_;  // of the weights
+  Precision precision_;
+  Handle<cudnnFilterDescriptor_t, cudnnDestroyFilterDescriptor> filter_;
+  DeviceMemory weight_gradient_;
+  std::map<std::int64_t, std::unique_ptr<Plan>> plans_;
+};
+
+CudaConv2d::CudaConv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision)
+    : libraries_(libraries), geometry_(g), shape_{g.c_out, g.c_in, g.kernel_h, g.kernel_w}, precision_(precision) {
   const std::string what = describe(g);
   check(cudnnCreateFilterDescriptor(filter_.place()), what);
   check(
@@ -183,31 +236,18 @@ Conv2d::Conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precisio
                                  static_cast<int>(g.c_in), static_cast<int>(g.kernel_h), static_cast<int>(g.kernel_w)),
       what);
   weight_gradient_ =
-      DeviceMemory(libraries.queue(), static_cast<std::size_t>(packed_count()) * size_of(precision.type));
+      DeviceMemory(libraries.queue(), static_cast<std::size_t>(shape_.elements()) * size_of(precision.type));
 }
 
-Conv2d::~Conv2d() = default;
-
-std::int64_t Conv2d::packed_count() const {
-  return geometry_.c_out * geometry_.c_in * geometry_.kernel_h * geometry_.kernel_w;
-}
-
-Conv2d::Plan& Conv2d::plan(std::int64_t n) {
+Plan& CudaConv2d::plan(std::int64_t n) {
   std::unique_ptr<Plan>& slot = plans_[n];
   if (!slot) slot = std::make_unique<Plan>(geometry_, precision_, n);
   return *slot;
 }
 
-void Conv2d::pack(const float* weight, void* packed) {
-  const Shape shape{geometry_.c_out, geometry_.c_in, geometry_.kernel_h, geometry_.kernel_w};
-  const Tensor from{const_cast<float*>(weight), shape, DataType::f32, Layout::channels_first};
-  const Tensor to{packed, shape, precision_.type, Layout::channels_last};
-  reorder(libraries_.queue(), from, to, geometry_.c_out, false);
-}
-
-void Conv2d::forward(const Tensor& x, const void* packed, const float* bias, const Tensor& y, std::int64_t n) {
-  if (n == 0) return;
-  Plan& p = plan(n);
+void CudaConv2d::forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) {
+  if (s.count() == 0) return;
+  Plan& p = plan(s.count());
   const cudnnHandle_t cudnn = libraries_.cudnn();
   const cudnnConvolutionDescriptor_t d = p.forward.descriptor();
   p.forward.run(
@@ -220,15 +260,16 @@ void Conv2d::forward(const Tensor& x, const void* packed, const float* bias, con
         return cudnnGetConvolutionForwardWorkspaceSize(cudnn, p.x, filter_, d, p.y, algorithm, bytes);
       },
       [&](auto algorithm, void* workspace, std::size_t bytes) {
-        return cudnnConvolutionForward(cudnn, &kOne, p.x, x.data, filter_, packed, d, algorithm, workspace, bytes,
-                                       &kZero, p.y, y.data);
+        return cudnnConvolutionForward(cudnn, &kOne, p.x, part(x, s), filter_, packed(weight), d, algorithm, workspace,
+                                       bytes, &kZero, p.y, part(y, s));
       });
-  if (bias) add_bias(libraries_.queue(), bias, y, n);
+  if (bias) add_bias(libraries_.queue(), bias, from_sample(y, s.begin), s.count());
 }
 
-void Conv2d::backward_data(const Tensor& dy, const void* packed, const Tensor& dx, std::int64_t n, bool accumulate) {
-  if (n == 0) return;
-  Plan& p = plan(n);
+void CudaConv2d::backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
+                               bool accumulate) {
+  if (s.count() == 0) return;
+  Plan& p = plan(s.count());
   const cudnnHandle_t cudnn = libraries_.cudnn();
   const cudnnConvolutionDescriptor_t d = p.backward_data.descriptor();
   p.backward_data.run(
@@ -241,15 +282,20 @@ void Conv2d::backward_data(const Tensor& dy, const void* packed, const Tensor& d
         return cudnnGetConvolutionBackwardDataWorkspaceSize(cudnn, filter_, p.y, d, p.x, algorithm, bytes);
       },
       [&](auto algorithm, void* workspace, std::size_t bytes) {
-        return cudnnConvolutionBackwardData(cudnn, &kOne, filter_, packed, p.y, dy.data, d, algorithm, workspace, bytes,
-                                            accumulate ? &kOne : &kZero, p.x, dx.data);
+        return cudnnConvolutionBackwardData(cudnn, &kOne, filter_, packed(weight), p.y, part(dy, s), d, algorithm,
+                                            workspace, bytes, accumulate ? &kOne : &kZero, p.x, part(dx, s));
       });
 }
 
-void Conv2d::backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) {
+void CudaConv2d::backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                                  bool accumulate) {
+  Queue& queue = libraries_.queue();
+  if (!accumulate) {
+    queue.clear(d_weight, static_cast<std::size_t>(shape_.elements()) * sizeof(float));
+    if (d_bias) queue.clear(d_bias, static_cast<std::size_t>(geometry_.c_out) * sizeof(float));
+  }
   if (n == 0) return;
   Plan& p = plan(n);
-  Queue& queue = libraries_.queue();
   const cudnnHandle_t cudnn = libraries_.cudnn();
   const cudnnConvolutionDescriptor_t d = p.backward_weights.descriptor();
   p.backward_weights.run(
@@ -262,14 +308,26 @@ void Conv2d::backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n,
         return cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnn, p.x, p.y, d, filter_, algorithm, bytes);
       },
       [&](auto algorithm, void* workspace, std::size_t bytes) {
-        return cudnnConvolutionBackwardFilter(cudnn, &kOne, p.x, x.data, p.y, dy.data, d, algorithm, workspace, bytes,
-                                              &kZero, filter_, weight_gradient_.as<void>());
+        return cudnnConvolutionBackwardFilter(cudnn, &kOne, p.x, part(x, {0, n}), p.y, part(dy, {0, n}), d, algorithm,
+                                              workspace, bytes, &kZero, filter_, weight_gradient_.as<void>());
       });
-  const Shape shape{geometry_.c_out, geometry_.c_in, geometry_.kernel_h, geometry_.kernel_w};
-  const Tensor from{weight_gradient_.as<void>(), shape, precision_.type, Layout::channels_last};
-  const Tensor to{d_weight, shape, DataType::f32, Layout::channels_first};
+  const Tensor from{weight_gradient_.as<void>(), shape_, precision_.type, Layout::channels_last};
+  const Tensor to{d_weight, shape_, DataType::f32, Layout::channels_first};
   reorder(queue, from, to, geometry_.c_out, true);
   if (d_bias) add_bias_gradient(queue, dy, n, d_bias);
+}
+
+}  // namespace
+
+void check(cudnnStatus_t code, const std::string& what) {
+  if (code != CUDNN_STATUS_SUCCESS) throw_library_error("cuDNN", what, text_of(code).c_str());
+}
+
+std::unique_ptr<Conv2dWeights> make_conv2d_weights(Queue& queue, const Conv2dGeometry& g, DataType type) {
+  return std::make_unique<CudaConv2dWeights>(queue, g, type);
+}
+std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision) {
+  return std::make_unique<CudaConv2d>(libraries, g, precision);
 }
 
 }  // namespace syncbn::ops::cuda

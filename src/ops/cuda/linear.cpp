@@ -1,9 +1,10 @@
 #include <fmt/format.h>
 
+#include <map>
 #include <utility>
 
+#include "ops/cuda/adapters.cuh"
 #include "ops/cuda/kernels.cuh"
-#include "ops/cuda/libraries.cuh"
 #include "syncbn/core/error.hpp"
 
 namespace syncbn::ops::cuda {
@@ -27,22 +28,9 @@ cudaDataType_t cuda_type(DataType type) {
 
 enum Which { kForward, kBackwardData, kBackwardWeights };
 
-}  // namespace
-
-void check(cublasStatus_t code, const std::string& what) {
-  if (code != CUBLAS_STATUS_SUCCESS) throw_library_error("cuBLASLt", what, cublasLtGetStatusString(code));
-}
-
-Libraries::Libraries(Queue& queue) : queue_(queue) {
-  check(cudaSetDevice(queue.device()), "choosing the device");
-  check(cudnnCreate(cudnn_.place()), "starting cuDNN");
-  check(cudnnSetStream(cudnn_, queue.stream()), "starting cuDNN");
-  check(cublasLtCreate(cublas_.place()), "starting cuBLASLt");
-}
-
 /// A matrix product of one shape. cuBLASLt counts by columns, so what lies row by row is the transpose to it: it
 /// computes the transpose of the wanted product, with the operands exchanged.
-struct Linear::Product {
+struct Product {
   Handle<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation;
   Handle<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> a, b, c;
   cublasLtMatmulAlgo_t algorithm{};
@@ -100,12 +88,29 @@ struct Linear::Product {
   }
 };
 
-Linear::Linear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision)
+class CudaLinear final : public ops::Linear {
+ public:
+  CudaLinear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision);
+  void forward(const Tensor& x, const void* weight, const float* bias, const Tensor& y, std::int64_t n) override;
+  void backward_data(const Tensor& dy, const void* weight, const Tensor& dx, std::int64_t n, bool accumulate) override;
+  void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                        bool accumulate) override;
+
+ private:
+  /// c[rows, columns] = (or +=) op(a) op(b), row by row.
+  void multiply(const char* what, int key, std::int64_t n, const void* a, const void* b, void* c, bool accumulate);
+  Product& product(int key, std::int64_t n);
+
+  Libraries& libraries_;
+  std::int64_t in_, out_;
+  Precision precision_;
+  std::map<std::pair<int, std::int64_t>, std::unique_ptr<Product>> products_;
+};
+
+CudaLinear::CudaLinear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision)
     : libraries_(libraries), in_(in), out_(out), precision_(precision) {}
 
-Linear::~Linear() = default;
-
-Linear::Product& Linear::product(int key, std::int64_t n) {
+Product& CudaLinear::product(int key, std::int64_t n) {
   std::unique_ptr<Product>& slot = products_[{key, n}];
   if (slot) return *slot;
   const auto N = CUBLAS_OP_N, T = CUBLAS_OP_T;
@@ -118,8 +123,8 @@ Linear::Product& Linear::product(int key, std::int64_t n) {
   return *slot;
 }
 
-void Linear::multiply(const char* what, int key, std::int64_t n, const void* a, const void* b, void* c,
-                      bool accumulate) {
+void CudaLinear::multiply(const char* what, int key, std::int64_t n, const void* a, const void* b, void* c,
+                          bool accumulate) {
   Product& p = product(key, n);
   const float one = 1, beta = accumulate ? 1 : 0;
   void* workspace = libraries_.queue().scratch<std::byte>(p.workspace_bytes);
@@ -130,20 +135,44 @@ void Linear::multiply(const char* what, int key, std::int64_t n, const void* a, 
   if (code != CUBLAS_STATUS_SUCCESS) check(code, fmt::format("linear layer {} -> {}, {}", in_, out_, what));
 }
 
-void Linear::forward(const Tensor& x, const void* weight, const float* bias, const Tensor& y, std::int64_t n) {
+void CudaLinear::forward(const Tensor& x, const void* weight, const float* bias, const Tensor& y, std::int64_t n) {
   if (n == 0) return;
   multiply("forward", kForward, n, weight, x.data, y.data, false);
   if (bias) add_bias(libraries_.queue(), bias, y, n);
 }
 
-void Linear::backward_data(const Tensor& dy, const void* weight, const Tensor& dx, std::int64_t n, bool accumulate) {
+void CudaLinear::backward_data(const Tensor& dy, const void* weight, const Tensor& dx, std::int64_t n,
+                               bool accumulate) {
   if (n > 0) multiply("gradient of the input", kBackwardData, n, weight, dy.data, dx.data, accumulate);
 }
 
-void Linear::backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias) {
+void CudaLinear::backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
+                                  bool accumulate) {
+  Queue& queue = libraries_.queue();
+  if (!accumulate) {
+    queue.clear(d_weight, static_cast<std::size_t>(in_ * out_) * sizeof(float));
+    if (d_bias) queue.clear(d_bias, static_cast<std::size_t>(out_) * sizeof(float));
+  }
   if (n == 0) return;
   multiply("gradient of the weights", kBackwardWeights, n, x.data, dy.data, d_weight, true);
   if (d_bias) add_bias_gradient(libraries_.queue(), dy, n, d_bias);
+}
+
+}  // namespace
+
+void check(cublasStatus_t code, const std::string& what) {
+  if (code != CUBLAS_STATUS_SUCCESS) throw_library_error("cuBLASLt", what, cublasLtGetStatusString(code));
+}
+
+Libraries::Libraries(Queue& queue) : queue_(queue) {
+  check(cudaSetDevice(queue.device()), "choosing the device");
+  check(cudnnCreate(cudnn_.place()), "starting cuDNN");
+  check(cudnnSetStream(cudnn_, queue.stream()), "starting cuDNN");
+  check(cublasLtCreate(cublas_.place()), "starting cuBLASLt");
+}
+
+std::unique_ptr<ops::Linear> make_linear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision) {
+  return std::make_unique<CudaLinear>(libraries, in, out, precision);
 }
 
 }  // namespace syncbn::ops::cuda

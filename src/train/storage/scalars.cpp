@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
-
 #include "core/text.hpp"
 #include "syncbn/core/error.hpp"
 
@@ -16,12 +14,9 @@ const std::string& text_scalar(const Scalars& scalars, const std::string& name) 
 }
 
 std::int64_t whole_scalar(const Scalars& scalars, const std::string& name, std::int64_t least, std::int64_t most) {
-  const std::string& text = text_scalar(scalars, name);
-  std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
-    refuse_scalar(scalars, name);
-  return value;
+  const auto value = parse_whole<std::int64_t>(text_scalar(scalars, name));
+  if (!value || *value < least || *value > most) refuse_scalar(scalars, name);
+  return *value;
 }
 
 double real_scalar(const Scalars& scalars, const std::string& name, double least, double most) {
