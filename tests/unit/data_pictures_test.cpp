@@ -95,6 +95,20 @@ TEST(Pictures, DamageIsNamed) {
   ASSERT_NE(at, large.end());
   std::fill(at + 5, at + 9, 0x7F);
   EXPECT_THAT(refused(large), HasSubstr("32639 x 32639 pixels; at most 268435456 can be read"));
+  std::copy_n(Bytes{0x20, 0, 0x20, 0}.begin(), 4, at + 5);
+  EXPECT_THAT(refused(large), HasSubstr(fmt::format("{} bytes for 8192 x 8192 pixels", large.size())));
+}
+
+// Each scan of a progressive picture is a pass over all of its pixels.
+TEST(Pictures, EndlessScansAreRefused) {
+  const Picture p;
+  Bytes scans = jpeg(p, 98, TJFLAG_PROGRESSIVE);
+  EXPECT_LE(distance(decode_image(scans, "a.jpg"), p), 8);
+  const Bytes start = {0xFF, 0xDA};
+  const auto last = std::find_end(scans.begin(), scans.end(), start.begin(), start.end());
+  const Bytes again(last, scans.end() - 2);
+  for (int i = 0; i < 600; ++i) scans.insert(scans.end() - 2, again.begin(), again.end());
+  EXPECT_THAT(message_of(ExitCode::bad_data, [&] { decode_image(scans, "a.jpg"); }), HasSubstr("more than 500 scans"));
 }
 
 // What cameras and editors leave between segments takes nothing from a picture; what is missing does, however it ends.

@@ -30,14 +30,14 @@ struct Picture {
 };
 
 /// channels: 1 grey, 3 RGB, 4 CMYK.
-inline Bytes jpeg(const Picture& p, int quality = 98) {
+inline Bytes jpeg(const Picture& p, int quality = 98, int flags = 0) {
   const tjhandle codec = tjInitCompress();
   unsigned char* out = nullptr;
   unsigned long size = 0;  // NOLINT(google-runtime-int): the library's type
   const Bytes in = p.bytes();
   const int format = p.channels == 1 ? TJPF_GRAY : p.channels == 3 ? TJPF_RGB : TJPF_CMYK;
   const int failed = tjCompress2(codec, in.data(), p.width, 0, p.height, format, &out, &size,
-                                 p.channels == 1 ? TJSAMP_GRAY : TJSAMP_444, quality, 0);
+                                 p.channels == 1 ? TJSAMP_GRAY : TJSAMP_444, quality, flags);
   Bytes bytes(out, out + size);
   tjFree(out);
   tjDestroy(codec);

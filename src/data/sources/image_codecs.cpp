@@ -18,15 +18,19 @@ namespace {
 
 /// More would be a decompression bomb: photographs have up to a hundred million.
 constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;
+/// No PNG packs better than 8 pixels in a byte, of which deflate makes one of 1032, and no JPEG nearly as well.
+constexpr std::int64_t kMostPixelsOfByte = 8 * 1032, kAlwaysTaken = std::int64_t{1} << 20;
 
 [[noreturn]] void refuse(const std::filesystem::path& file, const std::string& what) {
   throw Error(fmt::format("{}: {}; mend or remove it", file.string(), what), ExitCode::bad_data);
 }
 
-void check_size(const std::filesystem::path& file, std::int64_t height, std::int64_t width) {
+void check_size(const std::filesystem::path& file, std::size_t bytes, std::int64_t height, std::int64_t width) {
   if (height < 1 || width < 1) refuse(file, "damaged or cut short: it ends before the size of its picture");
   if (height > kMostPixels / width)
     refuse(file, fmt::format("{} x {} pixels; at most {} can be read", width, height, kMostPixels));
+  if (height * width - kAlwaysTaken > kMostPixelsOfByte * static_cast<std::int64_t>(bytes))
+    refuse(file, fmt::format("damaged or cut short: {} bytes for {} x {} pixels", bytes, width, height));
 }
 
 /// [height, width, from_channels] to [3, height, width].
@@ -48,9 +52,10 @@ void cmyk_to_rgb(std::vector<std::uint8_t>& pixels) {
 /// Of a picture with a warning, whether a part of it is missing. Only the first of several warnings is told.
 bool ends_early(std::span<const std::uint8_t> jpeg, std::string_view warning) {
   constexpr std::array<std::uint8_t, 2> kScan = {0xFF, 0xDA}, kEnd = {0xFF, 0xD9};
-  const auto scan = std::ranges::find_end(jpeg, kScan), end = std::ranges::find_end(jpeg, kEnd);
-  return warning.find("remature end") != std::string_view::npos || end.begin() == jpeg.end() ||
-         end.begin() < scan.begin();
+  const auto last = [jpeg](const auto& marker) {
+    return std::find_end(jpeg.begin(), jpeg.end(), marker.begin(), marker.end());
+  };
+  return warning.find("remature end") != std::string_view::npos || last(kEnd) == jpeg.end() || last(kEnd) < last(kScan);
 }
 
 Image decode_jpeg(std::span<const std::uint8_t> bytes, const std::filesystem::path& file) {
@@ -61,12 +66,12 @@ Image decode_jpeg(std::span<const std::uint8_t> bytes, const std::filesystem::pa
   const auto failed = [&](int result) { return result != 0 && tjGetErrorCode(codec.get()) != TJERR_WARNING; };
   if (failed(tjDecompressHeader3(codec.get(), bytes.data(), bytes.size(), &width, &height, &subsampling, &colorspace)))
     refuse(file, fmt::format("not a JPEG picture ({})", tjGetErrorStr2(codec.get())));
-  check_size(file, height, width);
+  check_size(file, bytes.size(), height, width);
   const bool cmyk = colorspace == TJCS_CMYK || colorspace == TJCS_YCCK;
   const std::size_t area = static_cast<std::size_t>(width) * static_cast<std::size_t>(height), channels = cmyk ? 4 : 3;
   std::vector<std::uint8_t> pixels(area * channels);
   const int result = tjDecompress2(codec.get(), bytes.data(), bytes.size(), pixels.data(), width, 0, height,
-                                   cmyk ? TJPF_CMYK : TJPF_RGB, 0);
+                                   cmyk ? TJPF_CMYK : TJPF_RGB, TJFLAG_LIMITSCANS);
   const std::string_view why = result == 0 ? "" : tjGetErrorStr2(codec.get());
   if (failed(result) || (result != 0 && ends_early(bytes, why)))
     refuse(file, fmt::format("damaged JPEG picture ({})", why));
@@ -80,7 +85,7 @@ Image decode_png(std::span<const std::uint8_t> bytes, const std::filesystem::pat
   const std::unique_ptr<png_image, void (*)(png_image*)> release(&png, png_image_free);
   if (!png_image_begin_read_from_memory(&png, bytes.data(), bytes.size()))
     refuse(file, fmt::format("not a PNG picture ({})", png.message));
-  check_size(file, png.height, png.width);
+  check_size(file, bytes.size(), png.height, png.width);
   png.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // else 16 bits without a word about gamma would be taken for linear light
   png.format = PNG_FORMAT_RGBA;            // without it, libpng would mix what is transparent with a background
   std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(png));
