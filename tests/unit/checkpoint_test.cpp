@@ -1,5 +1,6 @@
 #include "train/storage/checkpoint.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -155,6 +156,23 @@ TEST(Checkpoint, ForgedManifestsAreRefused) {
   std::vector<std::string> refused;
   EXPECT_FALSE(store.load_newest(&refused));
   EXPECT_NE(refused.at(0).find("lists other files"), std::string::npos);
+}
+
+TEST(Checkpoint, AManifestsNumbersAreWhole) {
+  const std::string opening = "{\n  \"sha256\": \"";
+  for (const char* numbers :
+       {R"("step": 1e300, "best": false, "files": {})", R"("step": -1.5, "best": false, "files": {})",
+        R"("step": 1, "best": false, "files": {"a": {"bytes": -1, "sha256": ""}})",
+        R"("step": 1, "best": false, "files": {"a": {"bytes": 1e300, "sha256": ""}})"}) {
+    const std::string body =
+        fmt::format(R"(", "format": "syncbn-checkpoint", "version": 1, {}, "scalars": {{}}}})", numbers);
+    try {
+      Manifest::parse(opening + sha256(std::as_bytes(std::span(body))) + body, "manifest.json");
+      ADD_FAILURE() << numbers;
+    } catch (const Error& e) {
+      EXPECT_EQ(std::string(e.what()).rfind("manifest.json: malformed: ", 0), 0u) << e.what();
+    }
+  }
 }
 
 TEST(Checkpoint, TheLastOneIsReadWhileTheRunReplacesIt) {

@@ -35,10 +35,11 @@ std::string body_of(const Manifest& manifest) {
 
 Manifest manifest_of(const Json& json) {
   Manifest manifest;
-  manifest.step = json.at("step").get<std::int64_t>();
+  manifest.step = json.at("step").get_ref<const Json::number_integer_t&>();
   manifest.best = json.at("best").get<bool>();
   for (const auto& [name, file] : json.at("files").items()) {
-    manifest.files[name] = {file.at("bytes").get<std::uint64_t>(), file.at("sha256").get<std::string>()};
+    manifest.files[name] = {file.at("bytes").get_ref<const Json::number_unsigned_t&>(),
+                            file.at("sha256").get<std::string>()};
   }
   for (const auto& [name, value] : json.at("scalars").items()) manifest.scalars[name] = value.get<std::string>();
   return manifest;
