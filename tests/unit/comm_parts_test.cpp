@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -50,6 +51,8 @@ TEST(CommHeader, EveryFieldIsCompared) {
   EXPECT_THAT(difference([](Header& h) { h.count = 3; }), HasSubstr("the count differs"));
   EXPECT_THAT(difference([](Header& h) { h.root = 2; }), HasSubstr("the root differs"));
   EXPECT_THAT(difference([](Header& h) { h.sequence = 4; }), HasSubstr("the sequence differs"));
+  EXPECT_THAT(difference([](Header& h) { std::copy_n("a\nb\xff", 4, h.layer.begin()); }),
+              HasSubstr("1 is at layer 'a?b?'"));
 }
 
 TEST(CommTopology, MachinesAreRunsOfRanks) {

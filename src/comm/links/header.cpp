@@ -67,9 +67,11 @@ Header Header::make(Operation operation, const Tag& tag) {
 }
 
 std::string describe(const Header& h) {
-  // A header may come from another process: do not trust its terminator.
-  const auto end = std::find(h.layer.begin(), h.layer.end(), '\0');
-  return fmt::format("layer '{}' step {} ({})", std::string(h.layer.begin(), end), h.step, describe_operation(h));
+  // A header may come from another program: trust neither its terminator nor that it is text.
+  std::string layer(h.layer.begin(), std::find(h.layer.begin(), h.layer.end(), '\0'));
+  std::ranges::replace_if(
+      layer, [](char c) { return c < ' ' || c > '~'; }, '?');
+  return fmt::format("layer '{}' step {} ({})", layer, h.step, describe_operation(h));
 }
 
 void require_equal(const Header& a, int who_a, const Header& b, int who_b,
