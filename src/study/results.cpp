@@ -8,6 +8,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <type_traits>
 
 #include "syncbn/core/error.hpp"
 #include "train/storage/checkpoint.hpp"
@@ -102,7 +103,12 @@ void put(Json& j, const TrialRow::Settings& settings) {
 
 template <class T>
 void take(const Json& j, T& value) {
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+    static_cast<void>(j.get_ref<const Json::number_integer_t&>());  // throws for a fraction
   j.get_to(value);
+}
+void take(const Json& j, std::vector<int>& values) {
+  for (const Json& value : j) take(value, values.emplace_back());
 }
 void take(const Json& j, TrialRow::Settings& settings) {
   for (const auto& [key, value] : j.items()) settings.emplace_back(key, value.get<std::string>());
@@ -118,6 +124,15 @@ TrialRow row_of(const Json& j) {
   TrialRow row;
   for_each_field(row, [&](const char* name, auto& value) { take(j.at(name), value); });
   return row;
+}
+
+/// Whether reports can look the trial up in the study's dimensions, and multiply its figures.
+bool fits(const TrialRow& row, const Results& r) {
+  std::int64_t product = 0;
+  const auto overflows = [&](std::int64_t n) { return __builtin_mul_overflow(n, row.steps, &product); };
+  const auto known = [](int value, const Results::Axis& d) { return value >= 0 && value < std::ssize(d.labels); };
+  return std::equal(row.values.begin(), row.values.end(), r.dimensions.begin(), r.dimensions.end(), known) &&
+         !overflows(row.messages) && !overflows(row.bytes);
 }
 
 Json outcome_json(const Outcome& o) {
@@ -195,15 +210,7 @@ double Outcome::error() const {
 }
 
 const char* name_of(Outcome::Status status) {
-  switch (status) {
-    case Outcome::Status::done:
-      return "done";
-    case Outcome::Status::diverged:
-      return "diverged";
-    case Outcome::Status::failed:
-      break;
-  }
-  return "failed";
+  return status == Outcome::Status::done ? "done" : status == Outcome::Status::diverged ? "diverged" : "failed";
 }
 
 StudyDirectory::StudyDirectory(std::string path) : path_(std::move(path)) {
@@ -303,6 +310,10 @@ void StudyDirectory::write_tables(const Results& results) const {
 }
 
 Results read_results(const std::string& dir) {
+  const auto damaged = [plan = dir + kPlan](const char* what) {
+    const std::string remedy = "start the study again, finished trials stay";
+    return Error(fmt::format("{}: damaged ({}); {}", plan, what, remedy), ExitCode::bad_data);
+  };
   if (!path_exists(dir + kPlan)) {
     throw Error(fmt::format("{} holds no study (there is no study.json); name the --output folder of a study", dir),
                 ExitCode::usage);
@@ -323,13 +334,13 @@ Results read_results(const std::string& dir) {
     }
     for (const Json& t : j.at("trials")) {
       TrialRow row = row_of(t);
+      if (!fits(row, r)) throw damaged("a trial that is not of this study");
       row.outcome = load_outcome(dir + "/" + row.folder + kOutcome);
       r.rows.push_back(std::move(row));
     }
     return r;
   } catch (const Json::exception& e) {
-    throw Error(fmt::format("{}{}: damaged ({}); start the study again, finished trials stay", dir, kPlan, e.what()),
-                ExitCode::bad_data);
+    throw damaged(e.what());
   }
 }
 

@@ -282,6 +282,53 @@ TEST(StudyResults, WhatIsDamagedIsNamedWithItsRemedy) {
   }
 }
 
+TEST(StudyResults, TrialsOfAnotherStudyAreRefused) {
+  const TempDir dir;
+  const StudyDirectory store(dir.path());
+  Results r = example({{10, 14, 20}, {10, 10, 11}});
+  store.write_plan(r);
+  const std::string plan = slurp(dir / "study.json");
+  const auto message = [&](const std::string& from, const std::string& to) {
+    std::string text = plan;
+    text.replace(text.find(from), from.size(), to);
+    spit(dir / "study.json", text);
+    try {
+      read_results(dir.path());
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("read");
+  };
+  const std::string values = "\"values\": [\n    0,\n    0\n   ]";
+  EXPECT_EQ(message("", ""), "read");
+  for (const char* other : {"[0]", "[0, 3]", "[-1, 0]", "[0, 0, 0]", "[]"})
+    EXPECT_THAT(message(values, std::string("\"values\": ") + other), HasSubstr("a trial that is not of this study"))
+        << other;
+  EXPECT_THAT(message(values, "\"values\": [0, 1e300]"), HasSubstr("study.json: damaged ("));
+  EXPECT_THAT(message("\"point\": 0", "\"point\": 1e300"), HasSubstr("study.json: damaged ("));
+  r.rows[0].steps = r.rows[0].messages = std::int64_t{1} << 62;
+  store.write_plan(r);
+  EXPECT_THROW(read_results(dir.path()), Error);
+}
+
+TEST(StudyResults, DamagedFilesOfARunAreLeftOutOfTheReport) {
+  const TempDir dir;
+  const StudyDirectory store(dir.path());
+  const Results r = example({{10, 14, 20}, {10, 10, 11}});
+  store.write_plan(r);
+  for (const TrialRow& row : r.rows) store.write_outcome(row.folder, *row.outcome);
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  for (const auto& [environment, summary] : std::vector<std::pair<std::string, std::string>>{
+           {R"({"system":"Linux","versions":[1]})", R"({"versions":{"a":"1"}})"},
+           {R"({"system":"Linux","versions":{"a":"1"}})", R"({"versions":[1]})"},
+           {R"({"system":"Linux","cores":)" + deep + "}", R"({"versions":)" + deep + "}"}}) {
+    spit(dir / "trials/hash0/environment.json", environment);
+    spit(dir / "trials/hash0/summary.json", summary);
+    write_report({dir.path()}, dir / "report.html");
+    EXPECT_THAT(slurp(dir / "report.html"), HasSubstr("\"machine\":{\"system\":\"Linux\""));
+  }
+}
+
 // ---- live table ----
 
 TEST(StudyLiveTable, FitsTheTerminal) {

@@ -162,21 +162,28 @@ Json curves_json(const std::vector<Curve>& curves) {
   return list;
 }
 
+/// A file of a run; discarded where it is damaged. What is nested deeper than such files are is left out: to write it
+/// would take a stack as deep.
+Json read_json(const std::string& path) {
+  constexpr int kDeepest = 8;
+  const auto shallow = [](int depth, Json::parse_event_t, const Json&) { return depth < kDeepest; };
+  return path_exists(path) ? Json::parse(read_text(path), shallow, false) : Json();
+}
+
 /// Processor, compiler, libraries: as recorded by the first trial that has ended.
 Json machine_json(const Results& results) {
   for (const TrialRow& r : results.rows) {
     const std::string folder = results.dir + "/" + r.folder;
-    if (!r.outcome || !path_exists(folder + "/environment.json")) continue;
-    Json all = Json::parse(read_text(folder + "/environment.json"), nullptr, false);
+    const Json all = r.outcome ? read_json(folder + "/environment.json") : Json();
     if (!all.is_object()) continue;
     Json machine;
     for (const char* key : {"system", "processor", "cores", "versions"}) {
       if (all.contains(key)) machine[key] = all.at(key);
     }
-    const Json summary = path_exists(folder + "/summary.json")
-                             ? Json::parse(read_text(folder + "/summary.json"), nullptr, false)
-                             : Json();
-    if (summary.is_object() && summary.contains("versions")) machine["versions"].update(summary.at("versions"));
+    const Json summary = read_json(folder + "/summary.json");
+    const bool more = summary.is_object() && summary.contains("versions") && summary.at("versions").is_object();
+    if (more && (!machine.contains("versions") || machine.at("versions").is_object()))
+      machine["versions"].update(summary.at("versions"));
     return machine;
   }
   return Json::object();
