@@ -1,5 +1,6 @@
 #include "syncbn/train/config.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -153,6 +154,23 @@ TEST(Config, ALengthReplacesTheOneGivenBefore) {
   EXPECT_EQ(length("", {"train.epochs=3", "train.steps=50"}), "50 steps");
   EXPECT_EQ(length("", {"train.steps=50", "train.epochs=3"}), "3.000000 epochs");
   EXPECT_EQ(parse_config("train: {steps: 50}", "a.yaml", {}, {{"train.epochs", "3", "b.yaml:1"}}).train.steps, 0);
+}
+
+TEST(Config, AliasesUnfoldToAConfigurationsSize) {
+  EXPECT_EQ(parse("model: {name: mlp, hidden: [&w 64, *w]}").model.hidden, (std::vector<std::int64_t>{64, 64}));
+  EXPECT_EQ(refusal("", {"probes.names=[&a [*a]]"}),
+            "command line: probes.names: an alias inside of what it refers to");
+  EXPECT_EQ(refusal("norm: &n\n  eps: *n\n"), "a.yaml:2: not valid YAML: an alias inside of what it refers to");
+  std::string bomb = "probes.names=[&a0 [x, x, x, x, x, x, x, x, x, x]";
+  std::string deep = bomb;
+  for (int i = 1; i < 12; ++i) {
+    bomb += fmt::format(", &a{0} [*a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}]", i, i - 1);
+    deep += fmt::format(", &a{} [[[[[[[[[[*a{}]]]]]]]]]]", i, i - 1);
+  }
+  for (const std::string& text : {bomb, deep})
+    EXPECT_EQ(refusal("", {text + "]"}), "command line: probes.names: too many values, or too deeply nested");
+  EXPECT_EQ(refusal("", {"model.hidden=[7] x"}),
+            "command line: model.hidden: unexpected text, or a second YAML document");
 }
 
 TEST(Config, OverridesAreCheckedLikeTheFile) {

@@ -102,6 +102,7 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_THAT(refusal("vary:\n  grid: {norm.group: [1,\n  3]}"),
               HasSubstr("my.yaml:4: norm.group: 3 does not divide workers = 8"));
   EXPECT_THAT(refusal("set: {norm.eps: many}"), HasSubstr("my.yaml:2: norm.eps: expected a number"));
+  EXPECT_EQ(refusal("set: &s\n  norm: *s\n"), "my.yaml:3: not valid YAML: an alias inside of what it refers to");
   EXPECT_EQ(refusal("vary:"), "my.yaml:2: vary: is empty; give a grid, zip or list, or leave it out");
   EXPECT_EQ(refusal("vary: {grid: {}}"), "my.yaml:2: vary.grid: is empty");
   EXPECT_EQ(refusal("vary: {grid: {norm.group: []}}"),

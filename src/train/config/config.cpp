@@ -225,7 +225,7 @@ class Reader {
 
   static YAML::Node parse_value(const std::string& name, const std::string& text, const std::string& origin) {
     try {
-      return clear_marks(YAML::Load(text));
+      return clear_marks(load_yaml(text));
     } catch (const YAML::Exception& e) {
       fail(fmt::format("{}: {}: {}", origin, name, e.msg));
     }
