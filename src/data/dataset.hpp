@@ -76,10 +76,12 @@ class Dataset {
 /// holds the files under their official names, raw, .gz or .xz, or a folder that holds this folder (empty:
 /// $SYNCBN_DATA/<mnist|fashion-mnist|cifar-10|cifar-100>, then the place where `syncbn data get` puts them); of an
 /// image-folder that with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/; .jpeg, .png), as torchvision's ImageFolder
-/// reads it, but with the classes taking turns, so that the first n images are of all of them. `seed` matters to
-/// builtin only. Labels of CIFAR-100 are the fine ones. Throws Error(bad_data) naming file, place and remedy: missing
-/// folder, truncated or oversized file, wrong magic, label out of range.
-Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed = 0);
+/// reads it, but with the classes taking turns, so that the first n images are of all of them. `classes`: names of an
+/// image-folder's, in the order of the labels; empty: those of train, or of val where there is no train. `seed` matters
+/// to builtin only. Labels of CIFAR-100 are the fine ones. Throws Error(bad_data) naming file, place and remedy:
+/// missing folder, truncated or oversized file, wrong magic, label out of range.
+Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed = 0,
+                     const std::vector<std::string>& classes = {});
 
 /// The built-in generated images: 3x32x32, 10 classes; hard enough that a poor normalizer shows. A pure function of
 /// (seed, split, index).

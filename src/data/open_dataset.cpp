@@ -59,11 +59,12 @@ Dataset open_cifar(const DatasetFacts& facts, const std::vector<fs::path>& files
 
 }  // namespace
 
-Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed) {
+Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed,
+                     const std::vector<std::string>& classes) {
   const DatasetFacts& facts = facts_of(kind);
   if (kind == "builtin")
     return make_builtin_dataset(split, seed, split == Split::train ? facts.train_images : facts.test_images);
-  if (kind == "image-folder") return open_image_folder(path, split);
+  if (kind == "image-folder") return open_image_folder(path, split, classes);
   const auto files = locate_files(facts, path, facts.files_of(split));
   if (facts.format == DatasetFacts::Format::cifar) return open_cifar(facts, files, cifar_format(facts, split));
   return open_idx(facts, files);

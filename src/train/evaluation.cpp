@@ -12,6 +12,7 @@
 #include "core/console.hpp"
 #include "train/compute.hpp"
 #include "train/experiment.hpp"
+#include "train/storage/class_names.hpp"
 #include "train/storage/rank_zero.hpp"
 #include "train/storage/state_io.hpp"
 
@@ -137,9 +138,10 @@ void Evaluator::measure_population(Network& network, Worker& worker, const Commu
 std::vector<EvalResult> evaluate(World& world, const Config& config, const std::string& weights_path,
                                  const std::string& split) {
   const auto backend = make_backend(world, config);
-  const Experiment experiment = make_experiment(world, config, *backend);
+  const SafetensorsFile weights = read_weights(world, weights_path);
+  const Experiment experiment = make_evaluation(world, config, *backend, split, class_names(weights));
   ModelState state(experiment.model, experiment.norm, *backend);
-  const std::string left_off = load_model(state, read_weights(world, weights_path));
+  const std::string left_off = load_model(state, weights);
   require_finite(state, weights_path);
   if (!left_off.empty() && world.rank() == 0)
     write_stderr(fmt::format("syncbn: {}\n", left_off_text(left_off, weights_path)));

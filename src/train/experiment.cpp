@@ -50,6 +50,11 @@ NormSettings make_norm_settings(const World& world, const Config& config) {
   return norm;
 }
 
+/// Where statistics are those of single samples there is nothing to choose from.
+std::vector<std::string> eval_statistics_of(const Config& config) {
+  return shares_statistics(config.norm.type) ? config.train.eval_statistics : std::vector<std::string>{"running"};
+}
+
 }  // namespace
 
 std::int64_t Experiment::samples_in_batch(std::int64_t index) const {
@@ -71,8 +76,7 @@ bool Experiment::due(const std::string& every, std::int64_t step) const {
 }
 
 std::vector<std::string> Experiment::eval_statistics() const {
-  // Where statistics are those of single samples there is nothing to choose from.
-  return shares_statistics(config.norm.type) ? config.train.eval_statistics : std::vector<std::string>{"running"};
+  return eval_statistics_of(config);
 }
 
 std::int64_t Experiment::precise_batches() const {
@@ -156,7 +160,11 @@ Communicator make_norm_group(const Worker& worker, const Config::Norm& norm) {
   return size == 0 ? worker.node_group() : worker.group(size);
 }
 
-Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend) {
+namespace {
+
+/// With the images of these splits, and the network for them.
+Experiment open_experiment(const World& world, const Config& config, const ops::Backend& backend,
+                           const std::vector<Split>& splits, const std::vector<std::string>& classes = {}) {
   world.require_same("build", build_id());
   world.require_same("instruction set", backend.description());
   world.require_same("configuration", to_yaml(config));
@@ -166,21 +174,23 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
   }
   Experiment e;
   e.config = config;
-  const auto open = [&](Split split, std::int64_t limit) {
-    Dataset data = open_dataset(config.data.kind, config.data.path, split, config.seed);
-    return std::make_shared<const Dataset>(limit > 0 ? data.first(limit) : std::move(data));
-  };
-  e.train_set = open(Split::train, config.data.train_limit);
-  e.test_set = open(Split::test, config.data.test_limit);
-  e.data_fingerprint = fmt::format("{} train {:016x}, test {:016x}", config.data.kind, e.train_set->fingerprint(),
-                                   e.test_set->fingerprint());
+  std::vector<std::string> fingerprints;
+  for (const Split split : splits) {
+    const bool train = split == Split::train;
+    const Dataset all = open_dataset(config.data.kind, config.data.path, split, config.seed, classes);
+    auto& set = train ? e.train_set : e.test_set;
+    set = std::make_shared<const Dataset>(all.first(train ? config.data.train_limit : config.data.test_limit));
+    fingerprints.push_back(fmt::format("{} {:016x}", train ? "train" : "test", set->fingerprint()));
+  }
+  e.data_fingerprint = fmt::format("{} {}", config.data.kind, fmt::join(fingerprints, ", "));
   world.require_same("data set", e.data_fingerprint);
   e.augmentation = make_augmentation(config.data);
-  const Dataset& d = *e.train_set;
+  const Dataset& d = e.train_set ? *e.train_set : *e.test_set;
   e.pixel_values = pixel_values(d, e.augmentation);
   e.model = make_model(model_options(config, image_shape(d, e.augmentation), d.classes()));
   check_probes(config, e.model);
   e.norm = make_norm_settings(world, config);
+  if (!e.train_set) return e;
 
   const std::int64_t batch = e.micro_batch();
   e.batches_per_epoch = batch_count(d.size(), batch, config.data.drop_last);
@@ -191,11 +201,27 @@ Experiment make_experiment(const World& world, const Config& config, const ops::
                     d.size(), batch),
         ExitCode::usage);
   }
+  return e;
+}
+
+}  // namespace
+
+Experiment make_evaluation(const World& world, const Config& config, const ops::Backend& backend,
+                           const std::string& split, const std::vector<std::string>& classes) {
+  std::vector<Split> splits = {split == "train" ? Split::train : Split::test};
+  const std::vector<std::string> statistics = eval_statistics_of(config);
+  if (splits[0] == Split::test && std::find(statistics.begin(), statistics.end(), "precise") != statistics.end())
+    splits.insert(splits.begin(), Split::train);
+  return open_experiment(world, config, backend, splits, classes);
+}
+
+Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend) {
+  Experiment e = open_experiment(world, config, backend, {Split::train, Split::test});
   e.total_steps = update_count(config.train, e.batches_per_epoch);
   e.optimizer = config.optimizer;
   e.schedule = config.schedule;
-  e.schedule.lr =
-      scaled_learning_rate(config.lr, config.lr_scaling, batch * config.train.accumulate, config.lr_reference_batch);
+  e.schedule.lr = scaled_learning_rate(config.lr, config.lr_scaling, e.micro_batch() * config.train.accumulate,
+                                       config.lr_reference_batch);
   e.schedule.warmup_steps +=
       config.warmup_epochs * (static_cast<double>(e.batches_per_epoch) / static_cast<double>(config.train.accumulate));
   validate(e.schedule);

@@ -15,8 +15,8 @@ namespace syncbn {
 /// A configuration turned into things: what a rank builds before its workers start.
 struct Experiment {
   Config config;
-  std::shared_ptr<const Dataset> train_set, test_set;
-  std::string data_fingerprint;  ///< of both sets: what ranks compare, and a resumed run
+  std::shared_ptr<const Dataset> train_set, test_set;  ///< null: not needed
+  std::string data_fingerprint;                        ///< of both sets: what ranks compare, and a resumed run
   Augmentation augmentation;
   std::vector<float> pixel_values;  ///< see pixel_values()
   Model model;
@@ -44,6 +44,11 @@ struct Experiment {
 
 /// Reads the data and builds the model. Collective over ranks: they compare what they have read.
 Experiment make_experiment(const World& world, const Config& config, const ops::Backend& backend);
+
+/// What evaluating on `split` takes: no images but those and the ones of precise statistics are read, and what only
+/// training needs is left as it is. `classes`: see open_dataset(). Collective as make_experiment().
+Experiment make_evaluation(const World& world, const Config& config, const ops::Backend& backend,
+                           const std::string& split, const std::vector<std::string>& classes);
 
 /// What feeds this rank's workers in training.
 LoaderOptions loader_options(const World& world, const Experiment& experiment);

@@ -16,6 +16,7 @@
 #include "train/copies.hpp"
 #include "train/device_optimizer.hpp"
 #include "train/reporting/summary.hpp"
+#include "train/storage/class_names.hpp"
 #include "train/storage/durable_file.hpp"
 #include "train/storage/manifest.hpp"
 #include "train/storage/rank_zero.hpp"
@@ -100,6 +101,7 @@ void TrainingRun::start_from_weights() {
   } catch (const Error& e) {
     throw Error(fmt::format("model.weights: {}", e.what()), e.code());
   }
+  require_same_classes(weights, experiment_.train_set->class_names(), experiment_.model, model.weights_except);
   const std::string left_off = load_model(state_, weights, model.weights_except);
   require_finite(state_, model.weights);
   if (!left_off.empty()) about_weights_ = left_off_text(left_off, model.weights);
@@ -232,11 +234,17 @@ void TrainingRun::compare_copies(const Worker& worker, const Communicator& all, 
   require_same_copies(worker, all, has_copy ? hash_state(state_, *optimizer_) : 0, steps_done);
 }
 
+SafetensorsFile TrainingRun::weights() {
+  SafetensorsFile file = store_model(state_);
+  put_class_names(file, experiment_.train_set->class_names());
+  return file;
+}
+
 TrainingState TrainingRun::snapshot() {
   progress_.updates = optimizer_->updates();
   TrainingState state;
   state.step = progress_.steps_done;
-  state.model = store_model(state_);
+  state.model = weights();
   state.optimizer = store_optimizer(state_, *optimizer_);
   state.scalars = progress_.scalars();
   state.scalars.merge(loss_scale_.scalars());
@@ -269,7 +277,7 @@ TrainResult TrainingRun::finish() {
   result.images_per_second = reporter_->images_per_second();
   reporter_->finish();
   if (result.stopped) return result;
-  directory_->write_weights(store_model(state_).serialize());
+  directory_->write_weights(weights().serialize());
   // Of a run that had ended before, the summary tells more than what this start has seen.
   if (first_step_ == experiment_.total_steps && path_exists(directory_->file("summary.json"))) return result;
   directory_->write_summary(summary_json(result, experiment_, world_, backend_, request_.command));

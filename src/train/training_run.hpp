@@ -70,6 +70,7 @@ class TrainingRun {
   /// True if the accuracy is the best so far.
   bool evaluate_if_due(WorkerState& w, std::int64_t steps_done);
   void save_if_due(WorkerState& w, std::int64_t steps_done, bool improved);
+  SafetensorsFile weights();
   TrainingState snapshot();
   /// See CheckpointWriter::save().
   void save(bool is_best, bool last);

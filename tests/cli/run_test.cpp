@@ -183,6 +183,41 @@ TEST(CliRun, AnImageFolderIsFoundFromElsewhereAndNamesItsClasses) {
   EXPECT_TRUE(contains(below.out, "run                 ../runs/own\n")) << below.out;
 }
 
+// Of the same number, other classes would be taken for those of the training.
+TEST(CliRun, ClassesAreKnownByTheirNames) {
+  const Sandbox s;
+  const auto put = [&](const std::string& folder, const std::string& file) {
+    std::filesystem::create_directories(s.file(folder));
+    s.write(folder + "/" + file, pixel());
+  };
+  for (const char* folder : {"g/train/ant", "g/train/bee", "g/val/bee", "other/train/ant", "other/train/wasp",
+                             "other/val/wasp", "test/val/bee"})
+    put(folder, "1.png");
+  s.write("own.yaml",
+          "{workers: 2, batch_per_worker: 1, model: {name: resnet8}, train: {epochs: 1}, "
+          "data: {kind: image-folder, path: g, image_size: 8}}");
+  const Outcome o = s.syncbn({"train", "own.yaml"});
+  ASSERT_EQ(o.code, 0) << o.err;
+
+  const Outcome plain = s.syncbn({"eval", "runs/own"}), alone = s.mpirun(2, {"eval", "runs/own", "data.path=test"});
+  EXPECT_EQ(alone.code, 0) << alone.err;  // it needs no training images
+  EXPECT_EQ(alone.out, plain.out);
+  const Outcome last = s.syncbn({"eval", "runs/own", "data.path=test", "--weights", "last"});
+  EXPECT_EQ(last.out, plain.out) << last.err;
+  const Outcome renamed = s.syncbn({"eval", "runs/own", "data.path=other"});
+  EXPECT_EQ(renamed.code, 65);
+  EXPECT_TRUE(contains(renamed.err, "other/val/wasp: the weights know no class of this name, but ant, bee; name"))
+      << renamed.err;
+  std::vector<std::string> start = {"train", "own.yaml", "output.dir=new", "data.path=other", "model.weights=runs/own"};
+  const Outcome refused = s.syncbn(start);
+  EXPECT_EQ(refused.code, 65);
+  EXPECT_TRUE(contains(refused.err, "output 1 is 'bee' there and 'wasp' here; leave out the classifier: "))
+      << refused.err;
+  start.emplace_back("model.weights_except=[fc.*]");
+  const Outcome taken = s.syncbn(start);
+  EXPECT_EQ(taken.code, 0) << taken.err;
+}
+
 TEST(CliRun, GoesOnByItsFolderAlone) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);

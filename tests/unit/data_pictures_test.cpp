@@ -284,6 +284,27 @@ TEST(ImageFolder, NumbersClassesAsTrainingDoes) {
   EXPECT_EQ(test.label(1), 2);
 }
 
+TEST(ImageFolder, NumbersClassesAsWeightsNameThem) {
+  const TempFolder folder;
+  write_pictures(folder, {"ant", "cow"}, 1, 2);
+  std::filesystem::remove_all(folder.path() / "train");
+  const auto open = [&](const std::vector<std::string>& classes) {
+    return open_dataset("image-folder", folder.str(), Split::test, 0, classes);
+  };
+  const Dataset test = open({"cow", "bee", "ant"});
+  EXPECT_EQ(test.classes(), 3);
+  EXPECT_EQ(test.class_names(), (std::vector<std::string>{"cow", "bee", "ant"}));
+  EXPECT_EQ(test.label(0), 2);
+  EXPECT_EQ(test.label(1), 0);
+  EXPECT_EQ(open({}).class_names(), (std::vector<std::string>{"ant", "cow"}));
+  EXPECT_THAT(
+      message_of(ExitCode::bad_data,
+                 [&] {
+                   open({"ant", "bee"});
+                 }),
+      HasSubstr("val/cow: the weights know no class of this name, but ant, bee; name the folders as in training"));
+}
+
 TEST(ImageFolder, RefusesLinksThatLeadBack) {
   const TempFolder folder;
   write_pictures(folder, {"ant", "bee"}, 2, 1);

@@ -9,6 +9,7 @@
 
 #include "support/small_network.hpp"
 #include "syncbn/core/error.hpp"
+#include "train/storage/class_names.hpp"
 
 namespace syncbn {
 namespace {
@@ -109,6 +110,39 @@ TEST(StateIo, WeightsToStartFromAreFinite) {
     EXPECT_THAT(message(file), HasSubstr("my.safetensors: tensor " + name + " holds " + (bad > 0 ? "inf" : "nan") +
                                          ", which is no float32 number: take other weights"));
   }
+}
+
+TEST(StateIo, WeightsNameTheirClasses) {
+  ModelOptions options;
+  options.name = "resnet8";
+  options.input = {1, 3, 32, 32};
+  options.classes = 2;
+  const Model model = make_model(options);
+  SafetensorsFile file;
+  put_class_names(file, {"ant", "\xFF"});  // no text
+  EXPECT_TRUE(file.metadata.empty());
+  file.metadata["classes"] = "{1";  // of another program
+  EXPECT_TRUE(class_names(file).empty());
+  put_class_names(file, {"Zebra", "été"});
+  file = SafetensorsFile::parse(file.serialize(), "my.safetensors");
+  EXPECT_EQ(class_names(file), (std::vector<std::string>{"Zebra", "été"}));
+
+  const auto message = [&](const std::vector<std::string>& names, const std::vector<std::string>& except = {}) {
+    try {
+      require_same_classes(file, names, model, except);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ExitCode::bad_data);
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message({"Zebra", "été"}), "");
+  EXPECT_EQ(message({}), "");
+  EXPECT_EQ(message({"x1", "x2"}, {"fc.*"}), "");
+  EXPECT_THAT(message({"Zebra", "cat"}, {"conv1.*"}),
+              AllOf(StartsWith("my.safetensors: "), HasSubstr("output 1 is 'été' there and 'cat' here"),
+                    HasSubstr("model.weights_except='[\"fc.*\"]'")));
+  EXPECT_THAT(message({"Zebra", "été", "z"}), HasSubstr("there are 2 there and 3 here"));
 }
 
 TEST(StateIo, SaysHowToLeaveOutWhatDoesNotFit) {

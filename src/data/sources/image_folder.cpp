@@ -1,12 +1,14 @@
 #include "data/sources/image_folder.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <xxhash.h>
 
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -111,22 +113,45 @@ fs::path folder_of(const std::string& path, Split split) {
   refuse(fmt::format("{}: has neither a folder val nor test; {}", path, kExpected));
 }
 
-/// A class that training does not know can be no label.
-void require_known(const std::vector<std::string>& names, const std::vector<std::string>& known, const fs::path& root) {
-  for (const std::string& name : names) {
-    if (!std::binary_search(known.begin(), known.end(), name))
-      refuse(fmt::format("{}: train has no class of this name", (root / name).string()));
-  }
+/// Those of train, or of the folder itself where there is no train.
+std::vector<std::string> classes_of(const fs::path& root) {
+  const fs::path train = root.parent_path() / "train";
+  std::error_code ignored;
+  std::vector<std::string> names = class_names(fs::is_directory(train, ignored) ? train : root);
+  if (names.empty())
+    refuse(fmt::format("{}: no folder of a class in train; {}", root.parent_path().string(), kExpected));
+  return names;
 }
 
-Dataset list(const std::string& path, Split split) {
+/// Of each of the folders `names` in `root`. A class that training does not know can be no label. `given`: whether the
+/// classes are those of weights.
+std::vector<std::uint16_t> labels_of(const std::vector<std::string>& names, const std::vector<std::string>& classes,
+                                     const fs::path& root, bool given) {
+  constexpr std::size_t kShown = 5;
+  std::map<std::string, std::uint16_t> label_of;
+  for (std::size_t c = 0; c < classes.size(); ++c) label_of[classes[c]] = static_cast<std::uint16_t>(c);
+  std::vector<std::uint16_t> labels;
+  for (const std::string& name : names) {
+    const auto found = label_of.find(name);
+    if (found == label_of.end()) {
+      const std::string folder = (root / name).string();
+      if (!given) refuse(folder + ": train has no class of this name");
+      const std::vector<std::string> shown(classes.begin(), classes.begin() + std::min(kShown, classes.size()));
+      refuse(fmt::format("{}: the weights know no class of this name, but {}{}; name the folders as in training",
+                         folder, fmt::join(shown, ", "), classes.size() > kShown ? ", ..." : ""));
+    }
+    labels.push_back(found->second);
+  }
+  return labels;
+}
+
+Dataset list(const std::string& path, Split split, const std::vector<std::string>& given) {
   const fs::path root = folder_of(path, split);
-  const std::vector<std::string> classes = class_names(folder_of(path, Split::train)), names = class_names(root);
-  if (classes.empty()) refuse(fmt::format("{}: no folder of a class in train; {}", path, kExpected));
+  const std::vector<std::string> classes = given.empty() ? classes_of(root) : given, names = class_names(root);
   if (names.empty()) refuse(fmt::format("{}: no folder of a class; {}", root.string(), kExpected));
   if (classes.size() > std::numeric_limits<std::uint16_t>::max())
     refuse(fmt::format("{}: {} classes; at most 65,535 can be told apart", path, classes.size()));
-  require_known(names, classes, root);
+  const std::vector<std::uint16_t> label_of = labels_of(names, classes, root, !given.empty());
 
   std::vector<std::vector<std::string>> of_class;
   std::size_t most = 0;
@@ -140,8 +165,7 @@ Dataset list(const std::string& path, Split split) {
     for (std::size_t c = 0; c < names.size(); ++c) {
       if (turn >= of_class[c].size()) continue;
       files.push_back(std::move(of_class[c][turn]));
-      labels.push_back(
-          static_cast<std::uint16_t>(std::lower_bound(classes.begin(), classes.end(), names[c]) - classes.begin()));
+      labels.push_back(label_of[c]);
     }
   }
   const int count = static_cast<int>(classes.size());
@@ -151,9 +175,9 @@ Dataset list(const std::string& path, Split split) {
 
 }  // namespace
 
-Dataset open_image_folder(const std::string& path, Split split) {
+Dataset open_image_folder(const std::string& path, Split split, const std::vector<std::string>& classes) {
   try {
-    return list(path, split);
+    return list(path, split, classes);
   } catch (const fs::filesystem_error& e) {
     refuse(e.what());
   }
