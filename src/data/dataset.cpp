@@ -17,7 +17,7 @@ Image::Image(std::int64_t height, std::int64_t width, std::vector<std::uint8_t> 
 
 Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
                  std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images,
-                 std::vector<std::string> class_names)
+                 std::vector<std::string> class_names, std::string note)
     : name_(std::move(name)),
       channels_(channels),
       height_(height),
@@ -25,7 +25,8 @@ Dataset::Dataset(std::string name, std::int64_t channels, std::int64_t height, s
       classes_(classes),
       labels_(std::move(labels)),
       images_(std::move(images)),
-      class_names_(std::move(class_names)) {
+      class_names_(std::move(class_names)),
+      note_(std::move(note)) {
   check_labels();
 }
 
@@ -35,6 +36,16 @@ void Dataset::check_labels() const {
     throw Error(fmt::format("data set {}: image {} has label {}, expected 0 to {}", name_, bad - labels_.begin(), *bad,
                             classes_ - 1),
                 ExitCode::bad_data);
+}
+
+std::vector<std::string> Dataset::classes_without_images() const {
+  std::vector<bool> seen(class_names_.size());
+  for (const std::uint16_t label : labels_)
+    if (label < seen.size()) seen[label] = true;
+  std::vector<std::string> names;
+  for (std::size_t c = 0; c < seen.size(); ++c)
+    if (!seen[c]) names.push_back(class_names_[c]);
+  return names;
 }
 
 std::uint64_t Dataset::fingerprint() const {

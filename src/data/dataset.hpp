@@ -45,7 +45,7 @@ class Dataset {
   /// Images of different sizes if height and width are 0. Throws Error(bad_data) for a label that is no class.
   Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
           std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images,
-          std::vector<std::string> class_names = {});
+          std::vector<std::string> class_names = {}, std::string note = {});
 
   const std::string& name() const { return name_; }
   std::int64_t size() const { return static_cast<std::int64_t>(labels_.size()); }
@@ -54,6 +54,9 @@ class Dataset {
   std::int64_t width() const { return width_; }    ///< likewise
   int classes() const { return classes_; }
   const std::vector<std::string>& class_names() const { return class_names_; }  ///< by label; empty: not known
+  /// Names of classes that no image is of, as far as names are known.
+  std::vector<std::string> classes_without_images() const;
+  const std::string& note() const { return note_; }  ///< for the user: what was left out; usually empty
   Image image(std::int64_t i) const { return images_->image(i); }
   int label(std::int64_t i) const { return labels_[i]; }
   /// A 64-bit hash that tells the data from others, so that ranks can compare what they read, see ImageSource::hash().
@@ -70,6 +73,7 @@ class Dataset {
   std::vector<std::uint16_t> labels_;
   std::shared_ptr<const ImageSource> images_;
   std::vector<std::string> class_names_;
+  std::string note_;
 };
 
 /// Opens a data set. kind: builtin, mnist, fashion-mnist, cifar10, cifar100, image-folder. `path` is the folder that

@@ -145,6 +145,8 @@ std::vector<EvalResult> evaluate(World& world, const Config& config, const std::
   require_finite(state, weights_path);
   if (!left_off.empty() && world.rank() == 0)
     write_stderr(fmt::format("syncbn: {}\n", left_off_text(left_off, weights_path)));
+  if (const std::string& note = experiment.split(split).note(); !note.empty() && world.rank() == 0)
+    write_stderr(fmt::format("syncbn: {}\n", note));
   Evaluator evaluator(world, experiment,
                       [](const std::string& line) { write_stderr(fmt::format("syncbn: {}\n", line)); });
   const auto groups = static_cast<int>(norm_groups(world, config.norm).size());

@@ -192,6 +192,11 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
     reporter_->message("warning: " + line);
   reporter_->message(fmt::format("{} training and {} test images, {} classes", experiment_.train_set->size(),
                                  experiment_.test_set->size(), experiment_.train_set->classes()));
+  for (const std::string& note : {experiment_.train_set->note(), experiment_.test_set->note()})
+    if (!note.empty()) reporter_->message("warning: " + note);
+  if (const auto without = experiment_.test_set->classes_without_images(); !without.empty())
+    reporter_->message(fmt::format("warning: {} of the classes without a test image (the first: {})", without.size(),
+                                   without.front()));
   if (!about_weights_.empty()) reporter_->message(about_weights_);
   if (saved) {
     reporter_->restore(saved->scalars);

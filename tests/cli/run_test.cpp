@@ -193,11 +193,14 @@ TEST(CliRun, ClassesAreKnownByTheirNames) {
   for (const char* folder : {"g/train/ant", "g/train/bee", "g/val/bee", "other/train/ant", "other/train/wasp",
                              "other/val/wasp", "test/val/bee"})
     put(folder, "1.png");
+  s.write("g/train/ant/2.webp", "");
   s.write("own.yaml",
           "{workers: 2, batch_per_worker: 1, model: {name: resnet8}, train: {epochs: 1}, "
           "data: {kind: image-folder, path: g, image_size: 8}}");
   const Outcome o = s.syncbn({"train", "own.yaml"});
   ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_TRUE(contains(o.err, "warning: 1 of the classes without a test image (the first: ant)\n")) << o.err;
+  EXPECT_TRUE(contains(o.err, "being neither JPEG nor PNG: 1 picture (the first: ant/2.webp)\n")) << o.err;
 
   const Outcome plain = s.syncbn({"eval", "runs/own"}), alone = s.mpirun(2, {"eval", "runs/own", "data.path=test"});
   EXPECT_EQ(alone.code, 0) << alone.err;  // it needs no training images

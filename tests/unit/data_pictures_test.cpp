@@ -294,6 +294,7 @@ TEST(ImageFolder, NumbersClassesAsWeightsNameThem) {
   const Dataset test = open({"cow", "bee", "ant"});
   EXPECT_EQ(test.classes(), 3);
   EXPECT_EQ(test.class_names(), (std::vector<std::string>{"cow", "bee", "ant"}));
+  EXPECT_EQ(test.classes_without_images(), std::vector<std::string>{"bee"});
   EXPECT_EQ(test.label(0), 2);
   EXPECT_EQ(test.label(1), 0);
   EXPECT_EQ(open({}).class_names(), (std::vector<std::string>{"ant", "cow"}));
@@ -303,6 +304,18 @@ TEST(ImageFolder, NumbersClassesAsWeightsNameThem) {
                    open({"ant", "bee"});
                  }),
       HasSubstr("val/cow: the weights know no class of this name, but ant, bee; name the folders as in training"));
+}
+
+TEST(ImageFolder, CountsPicturesOfOtherFormats) {
+  const TempFolder folder;
+  write_pictures(folder, {"ant", "bee"}, 2, 1);
+  EXPECT_EQ(open_dataset("image-folder", folder.str(), Split::train).note(), "");
+  for (const char* file : {"train/bee/3.WebP", "train/ant/7.tiff", "train/ant/8.bmp", "train/ant/notes.txt"})
+    folder.write(file, {'x'});
+  const Dataset train = open_dataset("image-folder", folder.str(), Split::train);
+  EXPECT_EQ(train.size(), 4);
+  EXPECT_THAT(train.note(),
+              HasSubstr("train: left out, being neither JPEG nor PNG: 3 pictures (the first: ant/7.tiff)"));
 }
 
 TEST(ImageFolder, RefusesLinksThatLeadBack) {

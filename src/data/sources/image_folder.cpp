@@ -9,10 +9,12 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <set>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "core/text.hpp"
 #include "data/files/byte_source.hpp"
 #include "data/sources/image_codecs.hpp"
 #include "syncbn/core/error.hpp"
@@ -28,12 +30,36 @@ constexpr const char* kExpected = "expected train/CLASS/*.jpg and val/CLASS/*.jp
   throw Error("image folder " + what, ExitCode::bad_data);
 }
 
-bool is_picture(const fs::path& file) {
+std::string lower_extension(const fs::path& file) {
   std::string extension = file.extension().string();
   std::transform(extension.begin(), extension.end(), extension.begin(),
                  [](unsigned char c) { return std::tolower(c); });
+  return extension;
+}
+
+bool is_picture(const std::string& extension) {
   return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
 }
+
+/// The other ones that torchvision's ImageFolder reads, and GIF.
+bool is_other_picture(const std::string& extension) {
+  static const std::set<std::string> kOthers = {".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"};
+  return kOthers.contains(extension);
+}
+
+/// Pictures of formats that cannot be read.
+struct LeftOut {
+  std::int64_t count = 0;
+  std::string first;  // by name
+  void add(const std::string& file) {
+    if (++count == 1 || file < first) first = file;
+  }
+  std::string note(const fs::path& root) const {
+    if (count == 0) return "";
+    return fmt::format("{}: left out, being neither JPEG nor PNG: {} (the first: {})", root.string(),
+                       counted(count, "picture"), first);
+  }
+};
 
 /// Names of the folders in a folder, sorted.
 std::vector<std::string> class_names(const fs::path& folder) {
@@ -47,7 +73,7 @@ std::vector<std::string> class_names(const fs::path& folder) {
 }
 
 /// Names of the pictures in a class's folder and below, relative to `root`, sorted.
-std::vector<std::string> pictures(const fs::path& root, const std::string& name) {
+std::vector<std::string> pictures(const fs::path& root, const std::string& name, LeftOut& left_out) {
   std::vector<std::string> files;
   std::vector<fs::path> above = {fs::canonical(root)};  // the folders that the present one lies in
   const auto enter = [&above](const fs::path& folder) {
@@ -65,7 +91,10 @@ std::vector<std::string> pictures(const fs::path& root, const std::string& name)
       continue;
     }
     const std::string file = it->path().filename().string();
-    if (!file.starts_with(".") && is_picture(it->path())) files.push_back(it->path().lexically_relative(root).string());
+    if (file.starts_with(".")) continue;
+    const std::string extension = lower_extension(it->path()), relative = it->path().lexically_relative(root).string();
+    if (is_picture(extension)) files.push_back(relative);
+    if (is_other_picture(extension)) left_out.add(relative);
   }
   if (files.empty()) refuse(fmt::format("{}: no .jpg, .jpeg or .png in it", (root / name).string()));
   std::sort(files.begin(), files.end());
@@ -153,10 +182,11 @@ Dataset list(const std::string& path, Split split, const std::vector<std::string
     refuse(fmt::format("{}: {} classes; at most 65,535 can be told apart", path, classes.size()));
   const std::vector<std::uint16_t> label_of = labels_of(names, classes, root, !given.empty());
 
+  LeftOut left_out;
   std::vector<std::vector<std::string>> of_class;
   std::size_t most = 0;
   for (const std::string& name : names) {
-    of_class.push_back(pictures(root, name));
+    of_class.push_back(pictures(root, name, left_out));
     most = std::max(most, of_class.back().size());
   }
   std::vector<std::string> files;
@@ -170,7 +200,7 @@ Dataset list(const std::string& path, Split split, const std::vector<std::string
   }
   const int count = static_cast<int>(classes.size());
   return Dataset("image-folder", 3, 0, 0, count, std::move(labels),
-                 std::make_shared<PictureFiles>(root, std::move(files)), classes);
+                 std::make_shared<PictureFiles>(root, std::move(files)), classes, left_out.note(root));
 }
 
 }  // namespace
