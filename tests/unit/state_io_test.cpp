@@ -145,6 +145,28 @@ TEST(StateIo, WeightsNameTheirClasses) {
   EXPECT_THAT(message({"Zebra", "été", "z"}), HasSubstr("there are 2 there and 3 here"));
 }
 
+// The name of the model is right, and the sizes of the images are not.
+TEST(StateIo, SaysThatSmallImagesHaveAnotherFirstLayer) {
+  const auto backend = ops::make_cpu_backend();
+  const auto state = [&](std::int64_t side) {
+    ModelOptions options;
+    options.name = "resnet18";
+    options.input = {1, 3, side, side};
+    return ModelState(make_model(options), {}, *backend);
+  };
+  const auto message = [](ModelState to, ModelState from) {
+    try {
+      load_model(to, store_model(from));
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const std::string reason = "for images below 64 pixels resnet18/34/50 have another first layer: set data.image_size=";
+  EXPECT_THAT(message(state(32), state(64)), HasSubstr(reason + "64"));
+  EXPECT_THAT(message(state(64), state(32)), HasSubstr(reason + "32"));
+}
+
 TEST(StateIo, SaysHowToLeaveOutWhatDoesNotFit) {
   const auto backend = ops::make_cpu_backend();
   ModelState state = test::small_network_state({.counts = {1}}, *backend);

@@ -31,6 +31,19 @@ void for_each_tensor(ModelState& state, const Visit& visit) {
 constexpr const char* kOtherModel =
     "choose the model.name and norm.* that the weights are of (a training can leave tensors out: model.weights_except)";
 
+/// What to do where a tensor has not the shape that the weights have. resnet18 and its kin have another stem for small
+/// images, so that the right name is not enough.
+std::string remedy_for(const std::string& tensor, const StoredTensor& stored, const std::vector<std::int64_t>& shape) {
+  const auto is_stem = [](const std::vector<std::int64_t>& dims, std::int64_t kernel) {
+    return dims.size() == 4 && dims[0] == 64 && dims[2] == kernel && dims[3] == kernel;
+  };
+  const bool large = is_stem(stored.shape, 7) && is_stem(shape, 3),
+             small = is_stem(stored.shape, 3) && is_stem(shape, 7);
+  if (tensor != "conv1.weight" || !(large || small)) return kOtherModel;
+  return fmt::format("for images below 64 pixels resnet18/34/50 have another first layer: set data.image_size={}",
+                     large ? "64 or more, as 224" : "32, or another size below 64");
+}
+
 [[noreturn]] void refuse_value(const std::string& origin, const std::string& name, float value, const char* what) {
   throw Error(fmt::format("{}: tensor {} holds {}, which is no {}: take other weights (a training can leave it out: "
                           "model.weights_except)",
@@ -111,9 +124,11 @@ std::string load_model(ModelState& state, const SafetensorsFile& file, const std
       std::copy(values.begin(), values.end(), state.values(range).begin());
     } catch (const Error& e) {
       const auto stored = file.tensors.find(prefix + name);
-      const bool fits = stored != file.tensors.end() && stored->second.shape == shape;  // but for its type
-      throw Error(fmt::format("{}; {}", e.what(), fits ? "convert it to F16, BF16, F32 or F64" : kOtherModel),
-                  e.code());
+      std::string remedy = kOtherModel;
+      if (stored != file.tensors.end())
+        remedy = stored->second.shape == shape ? "convert it to F16, BF16, F32 or F64"
+                                               : remedy_for(name, stored->second, shape);
+      throw Error(fmt::format("{}; {}", e.what(), remedy), e.code());
     }
   });
   for (NormState& s : state.norm_states()) {
