@@ -207,9 +207,12 @@ TEST(Safetensors, RefusesMalformedHeaders) {
 
 TEST(Safetensors, NamesPyTorchsOwnFormat) {
   Bytes bytes(100);
-  const unsigned char zip[] = {'P', 'K', 3, 4, 0, 0, 8, 8};  // as torch.save() begins
-  std::memcpy(bytes.data(), zip, sizeof zip);
-  EXPECT_NE(refusal(bytes).find("safetensors.torch.save_file"), std::string::npos) << refusal(bytes);
+  const unsigned char zip[] = {'P', 'K', 3, 4, 0, 0, 8, 8};  // as torch.save() begins, and as it did before 1.6
+  const unsigned char pickle[] = {0x80, 2, 0x8A, 10, 0x6C, 0xFC, 0x9C, 0x46};
+  for (const unsigned char* begin : {zip, pickle}) {
+    std::memcpy(bytes.data(), begin, sizeof zip);
+    EXPECT_NE(refusal(bytes).find("safetensors.torch.save_file"), std::string::npos) << refusal(bytes);
+  }
 }
 
 TEST(Safetensors, RefusesDuplicatesHolesAndOverlaps) {

@@ -163,8 +163,10 @@ SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, const s
                 ExitCode::bad_data);
   }
   std::memcpy(&length, bytes.data(), sizeof length);
-  if (bytes[0] == std::byte{'P'} && bytes[1] == std::byte{'K'} && length > kMaxHeaderBytes) {
-    throw Error(fmt::format("{}: a file of PyTorch (it starts with PK): convert it in Python: "
+  // A zip archive, or, before PyTorch 1.6, a pickle.
+  const bool zip = bytes[0] == std::byte{'P'} && bytes[1] == std::byte{'K'}, pickle = bytes[0] == std::byte{0x80};
+  if ((zip || pickle) && length > kMaxHeaderBytes) {
+    throw Error(fmt::format("{}: looks like a file of PyTorch's torch.save: convert it in Python: "
                             "safetensors.torch.save_file(torch.load(FILE), \"NAME.safetensors\")",
                             origin),
                 ExitCode::bad_data);
