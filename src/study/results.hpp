@@ -27,16 +27,12 @@ struct Outcome {
 const char* name_of(Outcome::Status status);
 
 /// A trial and everything about it that its point says: what a line of trials.jsonl starts with.
-struct TrialRow {
+struct TrialRow : Trial {
   using Settings = std::vector<std::pair<std::string, std::string>>;
 
-  std::string hash, folder, label;
-  int point = 0;
+  std::string folder, label;
   std::vector<int> values;  ///< per dimension
   Settings settings;        ///< varied keys
-  std::uint64_t seed = 0;
-  double lr_factor = 1;
-  bool search = false;
   std::int64_t workers = 0, samples_per_worker = 0, global_batch = 0, steps = 0, parameters = 0;
   std::int64_t bn_span = 0;              ///< 0: no statistics of batches
   std::int64_t messages = 0, bytes = 0;  ///< of a worker, per update

@@ -317,19 +317,14 @@ void Coordinator::show() {
 TrialRow Coordinator::row_of(const Trial& trial, const std::string& folder) const {
   const Point& point = point_of(trial);
   const Config config = config_of(point, trial);
-  TrialRow row;
-  row.hash = trial.hash;
+  TrialRow row{trial};
   row.folder = folder;
   row.label = point.label;
-  row.point = trial.point;
   row.values = point.values;
   for (std::size_t d = 0; d < point.values.size(); ++d) {
     const auto& value = request_.study.dimensions[d].values[point.values[d]];
     for (const Setting& s : value.settings) row.settings.emplace_back(s.key, s.value);
   }
-  row.seed = trial.seed;
-  row.lr_factor = trial.lr_factor;
-  row.search = trial.search;
   row.workers = config.workers;
   row.samples_per_worker = config.batch_per_worker;
   row.global_batch = point.sizes.global_batch;
