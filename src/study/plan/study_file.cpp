@@ -344,18 +344,13 @@ class Reader {
 };
 
 void override_study(Study& study, const Reader& reader, const std::string& assignment) {
-  const std::size_t equals = assignment.find('=');
-  const std::string key = assignment.substr(0, equals);
-  if (equals == std::string::npos || equals == 0) {
-    fail(fmt::format("command line: expected KEY=VALUE, got '{}'", assignment));
-  }
-  if (!is_utf8(assignment)) fail(fmt::format("command line: '{}' is not in UTF-8; use other letters", assignment));
+  const auto [key, value, place] = detail::parse_assignment(assignment);
   if (key == "seeds") {
-    study.seeds = reader.seeds(detail::parse_yaml(assignment.substr(equals + 1), kCommandLine), kCommandLine);
+    study.seeds = reader.seeds(detail::parse_yaml(value, kCommandLine), kCommandLine);
     study.max_seeds = std::max(study.max_seeds, study.interval_below > 0 ? static_cast<int>(study.seeds.size()) : 0);
     return;
   }
-  require_free_key(kCommandLine, key);
+  require_free_key(place, key);
   for (const Dimension& d : study.dimensions) {
     for (const std::string& varied : d.keys) {
       if (contend(varied, key))

@@ -85,15 +85,7 @@ class Reader {
     section("", root, origin);
   }
 
-  void override_with(const std::string& assignment) {
-    const std::string origin = "command line";
-    const std::size_t equals = assignment.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      fail(fmt::format("{}: expected KEY=VALUE, got '{}'", origin, assignment));
-    }
-    if (!is_utf8(assignment)) fail(fmt::format("{}: '{}' is not in UTF-8; use other letters", origin, assignment));
-    set({assignment.substr(0, equals), assignment.substr(equals + 1), origin});
-  }
+  void override_with(const std::string& assignment) { set(parse_assignment(assignment)); }
 
   void set(const Setting& setting) {
     const auto& [name, text, origin] = setting;

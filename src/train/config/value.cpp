@@ -160,6 +160,14 @@ std::string place_of(const YAML::Node& node, const std::string& origin) {
   return mark.is_null() ? origin : fmt::format("{}:{}", origin, mark.line + 1);
 }
 
+Setting parse_assignment(const std::string& text) {
+  const std::string origin = "command line";
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0) fail(fmt::format("{}: expected KEY=VALUE, got '{}'", origin, text));
+  if (!is_utf8(text)) fail(fmt::format("{}: '{}' is not in UTF-8; use other letters", origin, text));
+  return {text.substr(0, equals), text.substr(equals + 1), origin};
+}
+
 void assign(const std::string& key, const Rule& rule, const Field& field, const YAML::Node& node,
             const std::string& origin) {
   std::visit(Assign{key, rule, node, origin}, field);
