@@ -139,6 +139,11 @@ ExitCode run_study(const StudyOptions& options) {
     spdlog::error("{} of {} trials failed; the same command tries them again", result.failed, result.trials);
     return ExitCode::failure;
   }
+  if (result.done == 0) {
+    spdlog::error("none of {} trials has a result: all diverged; lower the learning rate (optimizer.lr)",
+                  result.trials);
+    return ExitCode::failure;
+  }
   return ExitCode::ok;
 }
 

@@ -106,6 +106,16 @@ TEST(CliStudy, RunsAllTrialsAndReports) {
   EXPECT_TRUE(contains(s.read("r.html"), "\"gaps\":{\"batch\":"));
 }
 
+TEST(CliStudy, NoResultAtAllIsAFailure) {
+  const Sandbox s;
+  prepare(s);
+  s.write("fast.yaml", "base: tiny\nset: {optimizer: {lr: 1e30}}\nseeds: 2\n");
+  const Outcome o = s.mpirun(2, {"study", "fast.yaml"});
+  EXPECT_EQ(o.code, 1) << o.err;
+  EXPECT_TRUE(contains(o.err, "none of 2 trials has a result: all diverged; lower the learning rate")) << o.err;
+  EXPECT_TRUE(contains(s.read("studies/fast/trials.csv"), "diverged,0,")) << o.err;
+}
+
 TEST(CliStudy, SideBySideGivesTheRowsOfOneAfterAnother) {
   const Sandbox s;
   prepare(s);
