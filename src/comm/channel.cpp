@@ -11,7 +11,7 @@ namespace syncbn::detail {
 
 namespace {
 
-/// Messages within a machine take less time than a look at the clock and a few switches.
+/// Polls before the clock is read: messages within a machine take less time than reading the clock and a few switches.
 constexpr int kQuickLooks = 256;
 
 double seconds(std::chrono::microseconds time) {
@@ -42,7 +42,7 @@ Channel::Channel(RankContext& context, int id, const IndexRange& members)
 void Channel::start(int worker, Header header, std::span<std::byte> values, std::function<void()> complete) {
   context_.throw_if_failed();
   const Topology& topology = context_.topology();
-  if (!context_.running() && topology.workers > topology.ranks)  // who waits lets the others of its thread go on
+  if (!context_.running() && topology.workers > topology.ranks)  // only within run() others of a thread go on
     throw Error(fmt::format("{} outside World::run, where workers that share a rank cannot meet: call it within",
                             describe(header)),
                 ExitCode::usage);
@@ -167,15 +167,15 @@ void Channel::wait(Round& round, int seat) {
   context_.crew().resumed(local_index(seat));
 }
 
-/// Goes on with the exchange unless another worker does so now; true once it is complete.
+/// Advances the exchange unless another worker is doing so; returns true once it is complete.
 bool Channel::try_exchange(Round& round, int seat) {
   std::unique_lock polling(link_mutex_, std::try_to_lock);
   if (!polling) return false;
   if (round.phase.load(std::memory_order_acquire) == Phase::done) return true;
-  context_.throw_if_failed();  // whoever polled before may have met a message that must not count
+  context_.throw_if_failed();  // the worker that polled before may have received a message that must not count
   const std::uint64_t progress = link_->progress();
   if (!advance(*link_, context_)) {
-    if (link_->progress() != progress) context_.crew().resumed(local_index(seat));  // the next step is not far
+    if (link_->progress() != progress) context_.crew().resumed(local_index(seat));  // the next step will be ready soon
     return false;
   }
   try {

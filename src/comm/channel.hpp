@@ -16,9 +16,9 @@
 
 namespace syncbn::detail {
 
-/// One communicator as this rank sees it: the place where its local members meet. Every member deposits a header and
-/// its values; the last one to arrive compares the headers, folds the values along the tree and, when there are members
-/// on other ranks, starts the exchange with them. Whoever waits drives that exchange.
+/// One communicator as seen by this rank: where its local members meet. Every member deposits a header and its values;
+/// the last one to arrive compares the headers, folds the values along the tree and, if there are members on other
+/// ranks, starts the exchange with them. Members that wait advance that exchange.
 class Channel {
  public:
   /// `members` must include workers of this rank.
@@ -26,9 +26,9 @@ class Channel {
 
   const IndexRange& members() const { return members_; }
 
-  /// The two halves of a collective, by a local member. `values` are read, and written if the operation has a result;
-  /// they must live until finish() has returned, unless the caller fails. `complete` of the first local member is
-  /// called by whoever completes the exchange.
+  /// The two halves of a collective, called by a local member. `values` are read, and written if the operation has a
+  /// result; they must live until finish() has returned, unless the caller fails. `complete` of the first local member
+  /// is called by the worker that completes the exchange.
   void start(int worker, Header header, std::span<std::byte> values, std::function<void()> complete = nullptr);
   void finish(int worker);
   void collective(int worker, const Header& header, std::span<std::byte> values) {
@@ -47,27 +47,27 @@ class Channel {
     std::atomic<Phase> phase{Phase::done};
     std::vector<bool> here;
     std::vector<Header> headers;
-    std::vector<Buffer> values;  // per seat; a copy, so that a worker that fails takes nothing away
+    std::vector<Buffer> values;  // per seat; copies, so that they outlive a worker that fails
     std::vector<std::byte*> blocks;
     std::shared_ptr<Buffer> from_ranks = std::make_shared<Buffer>();
     const std::byte* result = nullptr;
   };
 
-  /// Touched by its own worker only.
+  /// State that only its own worker touches.
   struct Seat {
     std::uint64_t next = 0;  // sequence number of the next collective
     bool pending = false;
-    std::span<std::byte> values;  // of the present collective
+    std::span<std::byte> values;  // of the current collective
     std::function<void()> complete;
     double waited_s = 0;
   };
 
-  /// A local member's place, from 0.
+  /// A local member's index, from 0.
   int seat_of(int worker) const { return worker - local_.first; }
-  /// Of this seat's worker within its rank.
+  /// The index of this seat's worker within its rank.
   int local_index(int seat) const { return local_.first + seat - context_.topology().local().first; }
   Round& round_of(std::uint64_t sequence) { return rounds_[sequence % 2]; }
-  /// By this local member, which was the last.
+  /// Completes the local part; called by the last local member to arrive.
   void complete_here(Round& round, int seat);
   void set_phase(Round& round, Phase phase);
   void complete(Round& round, int seat);
@@ -82,11 +82,11 @@ class Channel {
   const IndexRange local_;
   const FoldPlan plan_;
   std::unique_ptr<Link> link_;
-  const bool direct_;  // the one local member's values need no copy on the way to the others and back
+  const bool direct_;  // a single local member's values are exchanged without copies
 
   std::vector<Seat> seats_;
   std::mutex mutex_;
-  std::mutex link_mutex_;  // whoever polls link_
+  std::mutex link_mutex_;  // held while polling link_
   std::array<Round, 2> rounds_;
 };
 

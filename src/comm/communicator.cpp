@@ -13,7 +13,7 @@ using detail::Element;
 using detail::Header;
 using detail::Operation;
 
-// One message holds at most this much (MPI counts are ints); longer ones travel in pieces.
+// Maximum size of one message (MPI counts are ints); longer messages are sent in pieces.
 constexpr std::size_t kPieceBytes = std::size_t{1} << 28;
 
 template <class T>

@@ -15,16 +15,15 @@ namespace syncbn::detail {
 
 namespace {
 
-// Channel numbers are message tags. 0 carries failures.
+// Channel numbers are message tags. Tag 0 carries failures.
 constexpr int kAllChannel = 1;
 constexpr int kLocalChannel = 2;
 constexpr int kControlChannel = 3;
 constexpr int kFirstFreeChannel = 4;
 
 constexpr double kLetOthersSpeak_s = 2;
-// After so long somebody says who waits for whom, but not for waits that end soon in any case. One rank's word is
-// enough, or two's, if the first is the one that is missing. While a run is set up, waits of some seconds are nothing
-// unusual.
+// After 5 s, or a third of the time-out if that is less (but not below 1 s), rank 0 or 1 prints which ranks are being
+// waited for. Two may print, since one may be the missing rank. Off during set-up, where waits of seconds are normal.
 constexpr double kSayWaiting_s = 5, kLeastWorthALine_s = 1;
 constexpr double kYieldFor_s = 1e-3;
 
@@ -33,7 +32,7 @@ int threads_for(const WorldOptions& options, const Topology& topology) {
   return std::min(options.threads > 0 ? options.threads : share, topology.local().size());
 }
 
-// Whether every compute thread of this machine has a core, so that a short spin costs nobody anything.
+// Whether every compute thread of this machine has a core of its own, so that a short spin takes no time from others.
 bool may_spin(int threads, const Topology& topology) {
   return threads <= cores_offered() && threads * topology.ranks_on_this_node() <= topology.node_cores;
 }
@@ -112,7 +111,7 @@ bool RankContext::may_say_waiting() noexcept {
   return now_s > before_s + timeout_s_ && said_waiting_s_.compare_exchange_strong(before_s, now_s);
 }
 
-// Other ranks that wait for this one speak first: they know at which layer.
+// Waits longer where there are other ranks: those that wait for this one time out first and can name the layer.
 void RankContext::check_for_hogs() noexcept {
   const double patience = topology_.ranks > 1 ? 1.75 : 1;
   const Crew::Hog hog = crew_.hog(patience * timeout_s_);
@@ -156,7 +155,7 @@ std::string RankContext::describe_worker(int local_index) const {
 }
 
 std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> numbers, const std::string& what) {
-  // In pieces, since a checkpoint may be longer than what MPI can count.
+  // Summed in pieces, since a checkpoint may be longer than what MPI can count.
   constexpr std::size_t kMost = std::size_t{1} << 20;
   if (numbers.size() <= kMost) return sum_piece_over_ranks(std::move(numbers), what);
   for (std::size_t begin = 0; begin < numbers.size(); begin += kMost) {
@@ -170,7 +169,7 @@ std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> 
 
 std::vector<std::int64_t> RankContext::sum_piece_over_ranks(std::vector<std::int64_t> numbers,
                                                             const std::string& what) {
-  // A rank stands for several nodes of the tree; all but its first bring zeros.
+  // A rank brings one value for each of its tree nodes: its numbers for the first, zeros for the others.
   const std::size_t nodes = fold_leaves(topology_.all(), topology_.local()).rest.size();
   std::vector<std::vector<std::int64_t>> values(nodes, std::vector<std::int64_t>(numbers.size()));
   values[0] = std::move(numbers);
@@ -213,7 +212,7 @@ std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<In
   std::lock_guard lock(opening_mutex_);
   const int number = workers_[local_index].openings_made++;
   Opening& opening = openings_[number];
-  if (opening.to_fetch == 0) {  // the first local worker to get here opens them for all, in ascending order
+  if (opening.to_fetch == 0) {  // the first local worker to get here opens the channels of all, in ascending order
     opening.to_fetch = local.size();
     for (const IndexRange& range : ranges) {
       const int id = next_channel_++;
@@ -228,7 +227,8 @@ std::shared_ptr<Channel> RankContext::open(int local_index, const std::vector<In
   return mine;
 }
 
-// A rank whose own worker is missing knows more, and times out first; what it announces is better than a rank's name.
+// Waits a little longer for remote ranks than for local workers: a rank with a missing worker then times out first and
+// can name that worker.
 RemoteWait::RemoteWait(RankContext& context, double patience)
     : context_(context),
       let_others_speak_s_(std::min(kLetOthersSpeak_s, patience * context.timeout_s() / 4)),

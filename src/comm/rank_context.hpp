@@ -22,10 +22,10 @@ namespace syncbn::detail {
 
 class Channel;
 
-/// How often a sleeping waiter looks at the clock and at failures.
+/// How often a sleeping waiter checks the clock and looks for failures.
 inline constexpr auto kLookAround = std::chrono::milliseconds(20);
 
-/// Time since a wait began, by the waiting clock, and its limit.
+/// The time since a wait began, measured by the waiting clock, and its limit.
 class Deadline {
  public:
   explicit Deadline(double limit_s) : start_s_(waiting_clock_s()), limit_s_(limit_s) {}
@@ -38,8 +38,8 @@ class Deadline {
   double limit_s_;
 };
 
-/// What the workers of one rank share: where everybody is, compute threads, the first failure, and the channels under
-/// construction.
+/// State shared by the workers of one rank: the topology, the compute threads, the first failure, and the channels
+/// under construction.
 class RankContext {
  public:
   RankContext(const WorldOptions& options, Topology topology, std::unique_ptr<Transport> transport);
@@ -52,10 +52,10 @@ class RankContext {
   const std::shared_ptr<Channel>& all_ptr() const { return all_; }
   const std::shared_ptr<Channel>& local_ptr() const { return local_; }
 
-  /// Keeps the first failure, makes everybody else's waits end with Aborted and tells the other ranks. Whether this
-  /// was the first.
+  /// Records a failure: keeps the first one, ends all other waits of this rank with Aborted and tells the other ranks.
+  /// Returns whether this was the first.
   bool fail(const std::exception_ptr& failure) noexcept;
-  /// Records the failure, then throws it. Always this way round: unwinding may have to wait for others.
+  /// Records the failure, then throws it. The order matters: unwinding may have to wait for other workers.
   [[noreturn]] void fail_with(const Error& error);
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   void throw_if_failed() const;
@@ -63,35 +63,39 @@ class RankContext {
   /// Throws when another rank has announced its failure.
   void check_remote_failure();
 
-  /// Every rank's bytes, by rank. `what` names them in errors. Outside of World::run; collective over ranks.
+  /// Returns every rank's bytes, indexed by rank. `what` names them in errors. Called outside World::run; collective
+  /// over ranks.
   std::vector<std::string> all_gather(const std::string& value, const std::string& what);
 
-  /// Records a failure when a worker has kept the others of its thread from running for the time-out.
+  /// Records a failure when a worker has kept the others of its thread from running for longer than the time-out.
   void check_for_hogs() noexcept;
 
-  /// What a local worker has called last, for messages about it.
+  /// Notes the latest collective of a local worker, for messages about this worker.
   void note(int local_index, const Header& header);
-  /// A collective that the worker has started within World::run, until it finishes it. By the worker itself.
+  /// Registers a collective that the worker starts within World::run, until it finishes it. Called by the worker
+  /// itself.
   void begin(int local_index, const Channel* channel, const Header& header);
   void end(int local_index, const Channel* channel);
-  /// Throws Error if the worker leaves one under way; not after a failure, which may be why.
+  /// Throws Error if the worker has unfinished collectives. Does nothing after a failure, which may be the reason for
+  /// them.
   void require_all_finished(int local_index) const;
   /// "worker 3 (rank 0, host) last seen at layer 'bn1' step 4 (...)"
   std::string describe_worker(int local_index) const;
 
-  /// Whether somebody may say that this rank waits for others: once while its workers wait for the same thing.
+  /// Whether to print now that this rank waits for others: once per time-out, so that workers that wait for the same
+  /// thing print it once.
   bool may_say_waiting() noexcept;
-  /// Nobody may: whoever started this world says it better.
+  /// Suppresses these messages: the creator of this world reports waits in terms of its own ranks.
   void keep_quiet() { said_waiting_s_ = std::numeric_limits<double>::infinity(); }
 
   /// Set during World::run.
   std::atomic<bool>& running() { return running_; }
-  /// A worker that has returned from the body will not join any more collectives in this run.
+  /// Marks a worker that has returned from the body, and will not join any more collectives in this run.
   void set_left(int local_index, bool left) { workers_[local_index].left.store(left); }
   bool has_left(int local_index) const { return workers_[local_index].left.load(); }
 
-  /// The channel of this worker among those of the given consecutive ranges; null when its range is just itself. All
-  /// local workers must call it alike; the n-th call of each refers to the same channels.
+  /// Returns the channel of the range that contains this worker; null if the worker is alone in its range. All local
+  /// workers must make the same calls; the n-th call of each worker refers to the same channels.
   std::shared_ptr<Channel> open(int local_index, const std::vector<IndexRange>& ranges);
 
  private:
@@ -117,12 +121,12 @@ class RankContext {
   const Reduction reduction_;
   std::unique_ptr<Transport> transport_;
   Crew crew_;
-  std::vector<WorkerRecord> workers_;  // local ones
+  std::vector<WorkerRecord> workers_;  // local workers
   std::shared_ptr<Channel> all_, local_;
-  std::unique_ptr<Link> control_;  // between ranks, outside of World::run
+  std::unique_ptr<Link> control_;  // between ranks; used outside World::run
   std::uint64_t control_calls_ = 0;
 
-  std::atomic<double> said_waiting_s_{-std::numeric_limits<double>::infinity()};  // when, by the waiting clock
+  std::atomic<double> said_waiting_s_{-std::numeric_limits<double>::infinity()};  // by the waiting clock
   std::atomic<bool> running_{false};
   std::atomic<bool> failed_{false};
   mutable std::mutex failure_mutex_;
@@ -135,15 +139,15 @@ class RankContext {
 
 inline constexpr double kLookForFailuresEvery_s = 1e-3;
 
-/// The wait of somebody on this rank for other ranks.
+/// Time limit, failure checks and messages of a local thread that waits for other ranks.
 class RemoteWait {
  public:
-  /// After `patience` times the usual limit it has been too long.
+  /// The wait times out after `patience` times the usual limit.
   RemoteWait(RankContext& context, double patience = 1);
-  /// To be called again and again while the operation is not complete. Throws Error on time-out (`waiting` says who
-  /// waits for what), or when another rank has announced its failure; Aborted when this rank has failed.
+  /// To be called repeatedly while the operation is not complete. Throws Error on time-out (`waiting` says who waits
+  /// for what), or when another rank has announced its failure; throws Aborted when this rank has failed.
   void check(const Link& link, const std::function<std::string()>& waiting);
-  /// The same where there is no link: `missing()` are the ranks, see Link::missing() and Link::hops().
+  /// The same without a link: `missing()` names the ranks, see Link::missing() and Link::hops().
   void check(const std::function<std::string()>& waiting, const std::function<std::string()>& missing, int hops = 0);
   double elapsed_s() const { return deadline_.elapsed_s(); }
 
@@ -155,16 +159,18 @@ class RemoteWait {
   double speak_at_s_;
 };
 
-/// Between runs ranks read data sets and checkpoints, some from slower disks than others.
+/// Waits outside World::run may take this many times longer: ranks read data sets and checkpoints, some from slower
+/// disks than others.
 inline constexpr double kSetUpPatience = 10;
 
-/// How long a thread that waits for other ranks sleeps between two looks.
+/// How long a thread that waits for other ranks sleeps between two checks.
 inline constexpr auto kRemoteNap = std::chrono::microseconds(50);
 
-/// Goes on with an operation between ranks; true once it is complete. What it throws has been recorded.
+/// Advances an operation between ranks; returns true once it is complete. Errors are recorded before they are thrown.
 bool advance(Link& link, RankContext& context);
 
-/// advance() to the end, by a thread that has nothing else to do: yields at first, then sleeps in short naps.
+/// Calls advance() until the operation is complete, on a thread that has nothing else to do: yields at first, then
+/// sleeps for short times.
 void drive(Link& link, RankContext& context, const std::function<std::string()>& waiting, double patience = 1);
 
 }  // namespace syncbn::detail

@@ -102,9 +102,9 @@ void Teams::flush() {
 
 World Teams::make_world(const WorldOptions& options, const std::vector<int>& members, int tag) const {
   if (members.size() == 1) return World::threads(options);
-  const detail::OwnedComm team = detail::make_comm(impl_->comm.get(), members, tag);  // the world duplicates it
+  const detail::OwnedComm team = detail::make_comm(impl_->comm.get(), members, tag);  // duplicated by the world
   World world = World::mpi(options, MPI_Comm_c2f(team.get()));
-  world.context()->keep_quiet();  // its ranks have other numbers than the job's
+  world.context()->keep_quiet();  // its rank numbers differ from the job's
   return world;
 }
 

@@ -9,8 +9,8 @@
 
 namespace syncbn {
 
-/// The ranks of a job that work on several things at once: they write each other letters, and any of them can form a
-/// world of their own. Nothing here is collective over all ranks. Safe to use from several threads.
+/// The ranks of a job that works on several things at once: ranks send each other letters, and any subset of them can
+/// form a world. Nothing here is collective over all ranks. Safe to use from several threads.
 class Teams {
  public:
   struct Letter {
@@ -18,7 +18,7 @@ class Teams {
     std::string text;
   };
 
-  /// This process alone; MPI is not touched.
+  /// A team of this process alone; MPI is not touched.
   Teams();
   /// The ranks of an MPI communicator, given by its Fortran handle, which is duplicated. Collective over its ranks;
   /// needs MPI_THREAD_MULTIPLE.
@@ -30,15 +30,15 @@ class Teams {
   int ranks() const;
   int rank() const;
 
-  /// Returns at once. Letters between two ranks arrive in the order in which they were sent.
+  /// Sends a letter; returns at once. Letters between two ranks arrive in the order in which they were sent.
   void send(int to, const std::string& text);
-  /// A letter to this rank, if there is one.
+  /// Returns the next letter to this rank, if there is one.
   std::optional<Letter> receive();
-  /// Waits until what was sent has been taken by MPI. Called before the end of a rank.
+  /// Waits until MPI no longer needs the memory of the sent letters. Called before a rank ends.
   void flush();
 
-  /// A world on these ranks alone (ascending). Collective over them; `tag` must differ from that of any other world
-  /// that is being formed on one of them. One rank gets a world of threads.
+  /// Makes a world of these ranks (ascending). Collective over them; `tag` must differ from that of any other world
+  /// that is being formed on one of them. A single rank gets a world of threads.
   World make_world(const WorldOptions& options, const std::vector<int>& members, int tag) const;
 
  private:

@@ -17,7 +17,7 @@ std::string divisors(int n) {
   return list.empty() ? std::to_string(n) : fmt::format("{} or {}", list, n);
 }
 
-/// Makes sure that all workers are about to open the same channels.
+/// Checks that all workers are about to open the same channels.
 void agree(detail::RankContext& context, int worker, Operation operation, int count) {
   if (context.topology().workers == 1) return;
   Header header = Header::make(operation, {"world"});
@@ -34,7 +34,7 @@ Worker::Worker(const World& world, int local_index) : world_(world), local_index
 
 Communicator Worker::join(std::shared_ptr<detail::Channel> channel) const {
   if (!channel || channel->members().size() == 1) return Communicator();
-  // The communicator keeps the context, too, which must outlive the channel.
+  // The communicator also keeps the context alive, which must outlive the channel.
   const auto both = std::make_shared<std::pair<std::shared_ptr<detail::RankContext>, std::shared_ptr<detail::Channel>>>(
       world_.context(), std::move(channel));
   return Communicator({both, both->second.get()}, index());

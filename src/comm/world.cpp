@@ -24,9 +24,9 @@ namespace {
 
 using detail::RankContext;
 
-/// How long the others may take to stop after one has failed, before the job is ended under them.
+/// How long other workers may take to stop after one has failed, before the whole job is aborted.
 constexpr double kStopGrace_s = 5;
-/// Rank 0 speaks first; the others are usually gone before they would.
+/// Rank 0 reports first; the other ranks have usually ended before their turn.
 constexpr auto kLetRankZeroSpeak = std::chrono::seconds(4);
 
 void check(const WorldOptions& options) {
@@ -38,7 +38,7 @@ void check(const WorldOptions& options) {
     throw Error(fmt::format("a time-out of {} s: it must be positive", options.timeout_s), ExitCode::usage);
 }
 
-/// The first line in which two texts differ, with its number.
+/// Returns the first line in which two texts differ, with its number.
 std::string first_differing_line(std::string_view mine, std::string_view theirs) {
   for (int number = 1;; ++number) {
     const std::string_view a = take_line(mine);
@@ -119,13 +119,13 @@ void World::run(const std::function<void(Worker&)>& body) {
     context.check_for_hogs();
     if (context.failed() && !grace) grace.emplace(kStopGrace_s);
     if (!grace || !grace->passed()) return;
-    // A worker is stuck in its own code: it cannot be joined.
+    // A worker is stuck in its own code, so its thread cannot be joined.
     const detail::RemoteFailure cause = detail::describe_failure(context.failure());
     abort(cause.message, cause.code);
   };
   try {
     context.crew().run(work, watch);
-  } catch (const std::exception& error) {  // the bodies' own end up in `work`
+  } catch (const std::exception& error) {  // what the bodies throw is caught in `work`
     const char* const stacks =
         dynamic_cast<const std::system_error*>(&error)
             ? ""

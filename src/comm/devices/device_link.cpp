@@ -48,7 +48,7 @@ void DeviceLink::start(const Header& header, std::span<std::byte* const> blocks,
   result_ = reinterpret_cast<float*>(result.data);
   blocks_.clear();
   for (std::byte* block : blocks) blocks_.push_back(reinterpret_cast<float*>(block));
-  // Nothing but the header: how many values there are goes as the root.
+  // Only headers are compared, by a barrier without values; the count is passed as its root.
   Header bare = header;
   bare.operation = Operation::barrier;
   bare.root = static_cast<std::int32_t>(header.count);

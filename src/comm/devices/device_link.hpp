@@ -11,13 +11,13 @@
 
 namespace syncbn::detail {
 
-/// Exchanges f32 values between the devices of all ranks directly: every rank gets everybody's values of one shard,
-/// adds them along the tree, and gives the sums to everybody. Blocks and results are in the devices' memory; the work
-/// is queued behind the exchange's. Headers are compared through a link of the processors before a device begins to
-/// wait for others.
+/// Exchanges f32 values directly between the devices of all ranks: every rank receives all ranks' values of one shard,
+/// adds them along the tree, and sends the sums to all. Blocks and results are in the devices' memory; work is queued
+/// in the exchange's queue. Headers are compared through a link between the CPUs before a device starts to wait for
+/// others.
 class DeviceLink final : public Link {
  public:
-  /// At most `max_count` values at a time.
+  /// For up to `max_count` values at a time.
   DeviceLink(std::unique_ptr<Link> link, std::unique_ptr<DevicePeers> peers, ExchangeDevice& device,
              const Topology& topology, Reduction reduction, std::int64_t max_count);
   ~DeviceLink() override;
@@ -41,18 +41,18 @@ class DeviceLink final : public Link {
   ExchangeDevice& device_;
   const int mark_, rank_, ranks_;
   const Reduction reduction_;
-  const JointPlan joint_;  // of the nodes of all ranks
+  const JointPlan joint_;  // for the nodes of all ranks
   float* inbox_;
 
   Stage stage_ = Stage::idle;
   Header header_;
   std::vector<float*> blocks_;
-  std::vector<float*> values_;  // of all ranks' blocks, my shard
+  std::vector<float*> values_;  // this rank's shard of all ranks' blocks
   float* result_ = nullptr;
 };
 
-/// The exchange of values on devices with other ranks, to which `link` leads: between the devices, where all of them
-/// can, else by way of the processors, with one warning that says why. Collective over ranks.
+/// Wraps `link`, which leads to the other ranks, so that it exchanges values on devices: directly between the devices
+/// if all of them can, else through the CPUs, with one warning that gives the reason. Collective over ranks.
 std::unique_ptr<Link> extend_to_devices(RankContext& context, std::unique_ptr<Link> link, ExchangeDevice& device,
                                         std::size_t blocks, std::int64_t max_count);
 

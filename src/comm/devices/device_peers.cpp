@@ -12,7 +12,7 @@ namespace syncbn::detail {
 
 namespace {
 
-/// What stands between the devices, the same text on all ranks.
+/// Returns why the devices cannot be connected directly, empty if they can; the same text on all ranks.
 std::string find_obstacle(RankContext& context, ExchangeDevice& device, const std::string& problem) {
   const Topology& topology = context.topology();
   const auto own = static_cast<std::size_t>(topology.rank);
@@ -41,8 +41,8 @@ DeviceRoute connect_devices(RankContext& context, ExchangeDevice& device) {
   id = context.all_gather(id, "NCCL's id").front();
   std::unique_ptr<DevicePeers> peers(nccl.connect(id, topology.rank, topology.ranks, device.device_index(),
                                                   device.native_queue(), kSetUpPatience * context.timeout_s()));
-  // NCCL connects two devices at their first exchange, and allocates memory then, which may wait for kernels that are
-  // running. Later there may be some among them that wait for another rank.
+  // NCCL connects two devices at their first exchange, and then allocates memory, which may wait for running kernels.
+  // Later on, some of these may in turn wait for another rank.
   auto* room = static_cast<std::byte*>(device.allocate(2 * sizeof(float) * static_cast<std::size_t>(topology.ranks)));
   std::vector<DevicePeers::Transfer> sends, receives;
   for (int rank = 0; rank < topology.ranks; ++rank) {

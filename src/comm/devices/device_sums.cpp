@@ -62,7 +62,7 @@ DeviceSums::Group DeviceSums::plan(const IndexRange& members) const {
   return group;
 }
 
-/// By the last member to come.
+/// Queues the sum; called by the last member to arrive.
 void DeviceSums::add_up(const Group& group, int round, std::int64_t count) {
   const std::lock_guard lock(mutex_);
   double* rows = group.values[round];
@@ -91,7 +91,7 @@ void DeviceSums::exchange(const Group& group, double* rows, std::int64_t count) 
   device_->add_rows(rows, stride_, group.across, count, kQueue);
 }
 
-/// Throws what NCCL has noticed meanwhile.
+/// Throws errors that NCCL has detected in the meantime.
 void DeviceSums::check_peers() {
   const std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock) return;
@@ -105,7 +105,7 @@ void DeviceSums::give_up(const std::exception_ptr& failure) noexcept {
   if (peers_) peers_->abandon();
 }
 
-/// One worker in its group.
+/// One worker's membership in its group.
 class DeviceSums::Seat final : public GroupSums {
  public:
   Seat(DeviceSums& owner, const Worker& worker, Communicator communicator)
@@ -125,7 +125,7 @@ class DeviceSums::Seat final : public GroupSums {
     sums_.device_->copy(values, rows() + row_ * sums_.stride_, static_cast<std::size_t>(count) * sizeof(double),
                         queue_);
     sums_.device_->set(sums_.first_mark_ + queue_, queue_);
-    // By any member of the rank, when this one may be gone already.
+    // May run on any member of the rank, even after this one has left.
     members_.start_all_reduce(heads_, Reduce::sum, tag, [&sums = sums_, &group = group_, round = round_, count] {
       sums.add_up(group, round, count);
     });
@@ -165,7 +165,7 @@ class DeviceSums::Seat final : public GroupSums {
   int round_ = 0;
   std::int64_t summed_ = 0, step_ = 0;
   std::string layer_;
-  std::array<double, 2> heads_{};  // what the caller brings, and how many values
+  std::array<double, 2> heads_{};  // the caller's number, and how many values it brings
 };
 
 std::unique_ptr<DeviceSums> DeviceSums::make(World& world, int workers_per_group,

@@ -8,39 +8,39 @@
 
 namespace syncbn {
 
-/// What an exchange between workers needs of the device of their rank, where the values lie. Every local worker has a
-/// queue of its own there, in whose order its work is done; so has the exchange (kExchange). A mark is a place in a
-/// queue; calls for different queues may come from different threads at once.
+/// The device operations that an exchange between workers needs. Every local worker has a queue on the device, whose
+/// work is done in order; so has the exchange (kExchange). A mark is a position in a queue. Calls for different queues
+/// may come from different threads at once.
 class ExchangeDevice {
  public:
   static constexpr int kExchange = -1;
   virtual ~ExchangeDevice() = default;
 
-  /// Before any other call from a thread that no worker runs on.
+  /// To be called first on every thread that no worker runs on.
   virtual void prepare_thread() = 0;
 
-  // ---- before any of the calls below ----
-  /// Further marks; the number of the first.
+  // ---- set-up, before any of the calls below ----
+  /// Makes further marks; returns the number of the first.
   virtual int make_marks(int count) = 0;
-  /// Zeroed memory, which lives as long as this object.
+  /// Allocates zeroed memory, which lives as long as this object.
   virtual void* allocate(std::size_t bytes) = 0;
-  /// Makes copies from and to this memory of the processor's fast as long as the result lives, if that is possible.
+  /// Speeds up copies from and to this CPU memory as long as the result lives, if that is possible.
   virtual std::shared_ptr<void> pin(void* data, std::size_t bytes) = 0;
-  /// Tells the devices of a host apart.
+  /// A name that differs between the devices of a host.
   virtual std::string device_name() = 0;
   virtual int device_index() = 0;
   /// The exchange's queue as CUDA knows it (a cudaStream_t).
   virtual void* native_queue() = 0;
 
-  /// The mark is behind all that has been queued for `queue` so far.
+  /// Places the mark behind everything queued in `queue` so far.
   virtual void set(int mark, int queue) = 0;
-  /// What is queued for `queue` from now on comes after the mark.
+  /// Makes everything queued in `queue` from now on wait for the mark.
   virtual void follow(int mark, int queue) = 0;
   /// Whether the mark has been passed.
   virtual bool passed(int mark) = 0;
 
   virtual void copy(const void* from, void* to, std::size_t bytes, int queue) = 0;
-  /// From and to the processor's memory, which must stay untouched until a mark set behind it has been passed.
+  /// Copies to and from CPU memory, which must stay untouched until a mark set after the copy has been passed.
   virtual void download(const void* from, void* to, std::size_t bytes, int queue) = 0;
   virtual void upload(const void* from, void* to, std::size_t bytes, int queue) = 0;
   /// to = left + right; `to` may be one of them.
@@ -59,13 +59,14 @@ class DevicePeers {
     std::size_t bytes;
   };
   virtual ~DevicePeers() = default;
-  /// All at once; between two ranks in the order given.
+  /// Starts all transfers at once; between two ranks in the order given.
   virtual void exchange(std::span<const Transfer> sends, std::span<const Transfer> receives) = 0;
-  /// values = sum over the ranks, in an order of the library's own.
+  /// values = sum over the ranks, in an order chosen by the library.
   virtual void all_reduce(float* values, std::int64_t count) = 0;
-  /// Whether what was asked for last has been queued; only then may more be. Throws Error when another rank is lost.
+  /// Whether the latest request has been queued; only then may the next be made. Throws Error when another rank is
+  /// lost.
   virtual bool queued() = 0;
-  /// Ends what is under way, so that the queue goes on; nothing may be asked for afterwards.
+  /// Aborts the current operations, so that the queue continues; no requests may follow.
   virtual void abandon() noexcept = 0;
 };
 

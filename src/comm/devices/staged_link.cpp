@@ -36,8 +36,8 @@ bool StagedLink::poll() {
   }
 }
 
-// The result of the operation before may still be on its way to the device; the downloads of this one are behind it in
-// the queue.
+// The previous operation's result may still be on its way to the device; the downloads of this operation come after it
+// in the queue.
 bool StagedLink::go_on() {
   if (stage_ == Stage::downloading) {
     if (!device_.passed(mark_)) return false;

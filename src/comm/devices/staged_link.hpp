@@ -8,11 +8,11 @@
 
 namespace syncbn::detail {
 
-/// Exchanges f32 values that lie in a device's memory with other ranks by way of the processor's. Blocks and results
-/// are in the device's memory; the work there is queued behind the exchange's.
+/// Exchanges f32 values in a device's memory with other ranks through CPU memory. Blocks and results are in the
+/// device's memory; work there is queued in the exchange's queue.
 class StagedLink final : public Link {
  public:
-  /// At most `blocks` blocks of `max_count` values.
+  /// For up to `blocks` blocks of `max_count` values.
   StagedLink(std::unique_ptr<Link> link, ExchangeDevice& device, std::size_t blocks, std::int64_t max_count);
   ~StagedLink() override;
 
@@ -33,7 +33,7 @@ class StagedLink final : public Link {
   std::vector<std::shared_ptr<void>> pinned_;
   Stage stage_ = Stage::idle;
   Header header_;
-  std::byte* place_ = nullptr;  // of the result, on the device
+  std::byte* place_ = nullptr;  // where the result goes, on the device
 };
 
 }  // namespace syncbn::detail

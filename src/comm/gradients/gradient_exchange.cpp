@@ -120,7 +120,7 @@ void GradientExchange::release(int local, int bucket) {
   require_same_step(bucket);
   if (device_) return fold_on_device(bucket, local);
   host_->bring(bucket, workers_[local].round, header_of(bucket));
-  context_->crew().notify();  // those who wait can help
+  context_->crew().notify();  // waiting workers can help to fold
 }
 
 void GradientExchange::require_same_step(int bucket) {
@@ -131,7 +131,7 @@ void GradientExchange::require_same_step(int bucket) {
                                             workers_[other].step, name(0), workers_[0].step)));
 }
 
-/// Folds what there is to be folded.
+/// Folds the pieces that are available.
 void GradientExchange::help(int local) {
   if (!host_) return;
   WorkerState& me = workers_[local];
@@ -219,7 +219,7 @@ void GradientExchange::wait(const Worker& worker) {
   me.waited_s += deadline.elapsed_s();
 }
 
-/// Throws when a worker of this rank cannot, or did not in time, bring its buckets.
+/// Throws when a worker of this rank has left without bringing all its buckets, or has not brought them in time.
 void GradientExchange::check_progress(const WorkerState& me, int local, const Deadline& deadline) {
   context_->throw_if_failed();
   const bool late = deadline.passed();
@@ -235,7 +235,7 @@ void GradientExchange::check_progress(const WorkerState& me, int local, const De
   }
 }
 
-/// The thread that waits for the network.
+/// The body of the thread that waits for the network.
 void GradientExchange::communicate() {
   try {
     if (device_) device_->prepare_thread();
@@ -251,7 +251,7 @@ void GradientExchange::communicate() {
       complete();
     }
   } catch (...) {
-    context_->fail(std::current_exception());  // reaches the workers in wait()
+    context_->fail(std::current_exception());  // wakes the workers in wait()
     link_->give_up();
   }
 }

@@ -16,7 +16,8 @@ namespace syncbn {
 
 namespace {
 
-// Addresses that are reserved for a plan, until it is known how many it needs: many, unless there is a limit on them.
+// Limits of the address space reserved before its needed size is known: 256 GiB, or an eighth of a limit on address
+// space, but at least 64 MiB.
 constexpr std::size_t kMostBytes = std::size_t{1} << 38, kLeastBytes = std::size_t{1} << 26, kShareOfLimit = 8;
 constexpr std::size_t kGrain = 64;
 

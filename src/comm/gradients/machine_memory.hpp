@@ -14,35 +14,34 @@ namespace detail {
 class RankContext;
 }
 
-/// Memory that the ranks of a machine have in common: what each of them would keep a copy of is there once, and all
-/// their workers have it within reach. What one object is asked for is planned first and becomes real all at once; if
-/// there is no room for all of it in /dev/shm, and where the ranks of some machine are no neighbours, each rank has its
-/// own.
+/// Memory shared by all ranks of a machine, so that all their workers can access it and it exists only once. take()
+/// only reserves; commit() maps everything at once. Each rank gets private memory if /dev/shm is too small or if the
+/// ranks of some machine are not consecutive.
 class MachineMemory {
  public:
-  /// `share`: false gives each rank its own in any case. Called outside World::run.
+  /// `share`: false gives each rank private memory in any case. Called outside World::run.
   explicit MachineMemory(const World& world, bool share = true);
-  ~MachineMemory();  ///< what take() gave ends with it
+  ~MachineMemory();  ///< frees what take() returned
   MachineMemory(const MachineMemory&) = delete;
   MachineMemory& operator=(const MachineMemory&) = delete;
 
-  /// Plans room for `bytes`, zeroed, aligned to 64 bytes, at an address of each rank's own. Not to be touched before
-  /// commit(). All ranks of a machine take the same in the same order. Throws Error after commit().
+  /// Reserves `bytes`, zeroed, aligned to 64 bytes; the address differs between ranks. Not to be accessed before
+  /// commit(). All ranks of a machine make the same calls in the same order. Throws Error after commit().
   std::byte* take(std::size_t bytes);
-  /// Once. Throws Error, on all ranks alike, when one of them does not get the memory at all, or has planned something
-  /// else than its neighbours. Outside World::run; collective over all ranks.
+  /// Maps what was reserved. Called once. Throws Error, on all ranks alike, when one of them gets no memory or has
+  /// reserved another size than the first rank of its machine. Called outside World::run; collective over all ranks.
   void commit();
 
-  /// The consecutive workers that have this memory in common: all of this machine, or of this rank; as of commit().
+  /// The consecutive workers that share this memory, all of this machine or of this rank; known after commit().
   int first_worker() const { return workers_.first; }
   int workers() const { return workers_.size(); }
-  /// Their ranks.
+  /// The ranks of these workers.
   const detail::IndexRange& ranks() const { return ranks_; }
   bool is_shared() const { return ranks_.size() > 1; }
-  /// Whether the ranks of some machine should have it in common, but could not. The same on all ranks.
+  /// Whether the ranks of some machine should share memory but could not. The same on all ranks.
   bool lacks_room() const { return lacks_room_; }
 
-  /// Waits until all of them are here. Collective over them.
+  /// Waits until all workers that share the memory are here. Collective over them.
   class Barrier {
    public:
     /// Collective over all workers, whether they share memory or not.
@@ -59,7 +58,7 @@ class MachineMemory {
   void require_room(const std::vector<std::string>& answers, std::size_t bytes) const;
 
   const std::shared_ptr<detail::RankContext> context_;
-  const bool may_be_shared_;  // on some machine; the same everywhere
+  const bool may_be_shared_;  // whether ranks share memory on some machine; the same on all ranks
   detail::IndexRange ranks_, workers_;
   std::byte* data_ = nullptr;
   std::size_t reserved_ = 0;

@@ -11,7 +11,7 @@ namespace syncbn::detail {
 
 namespace {
 
-/// What one fold of a piece touches stays in the second-level cache.
+/// Memory touched when a piece is folded; it should stay in the second-level cache.
 constexpr std::int64_t kFoldBytes = 256 * 1024;
 constexpr std::int64_t kLeastPiece = 1024, kMostPiece = 8192;  // elements
 
@@ -33,7 +33,7 @@ SharedGradients::SharedGradients(const World& world, const RankContext& context,
       progress_(buckets.size()),
       scratch_(at(topology_.local().size())) {
   const auto floats = static_cast<std::size_t>(round_up(length, kShardGrain));
-  // Planned for the most workers that there may be; a worker's gradient lies among its own rank's pages.
+  // Reserved for the largest possible number of workers, so each worker's gradient lies in pages of its own rank.
   const int planned = memory_.workers();
   auto* first = reinterpret_cast<float*>(memory_.take(floats * at(planned) * sizeof(float)));
   result_ = reinterpret_cast<float*>(memory_.take(floats * sizeof(float)));
@@ -127,7 +127,8 @@ void SharedGradients::fold_piece(const Slice& piece, int by) {
     std::copy_n(gradient(0), piece.count, result);
     return;
   }
-  // What others have written is only read: if it changed, it would have to travel back before they write it anew.
+  // Never write into other workers' gradients: the cache lines would have to return to their owner before the next
+  // step.
   Buffer& rooms = scratch_[by];
   if (rooms.size() == 0) rooms = Buffer(at(rooms_) * static_cast<std::size_t>(most_in_piece_) * sizeof(float));
   const auto sum = [&](int room) { return rooms.as<float>() + room * most_in_piece_; };

@@ -41,7 +41,7 @@ std::string describe_operation(const Header& h) {
   }
 }
 
-/// The first field in which two members differ, or nullptr.
+/// Returns the name of the first field in which two members' headers differ, or nullptr.
 const char* first_difference(const Header& a, const Header& b) {
   if (a.magic != b.magic) return "message format";
   if (a.layer != b.layer) return "layer";
@@ -67,7 +67,7 @@ Header Header::make(Operation operation, const Tag& tag) {
 }
 
 std::string describe(const Header& h) {
-  // A header may come from another program: trust neither its terminator nor that it is text.
+  // A header may come from another process: neither its terminator nor that it is text can be trusted.
   std::string layer(h.layer.begin(), std::find(h.layer.begin(), h.layer.end(), '\0'));
   std::ranges::replace_if(
       layer, [](char c) { return c < ' ' || c > '~'; }, '?');

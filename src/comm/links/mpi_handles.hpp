@@ -47,7 +47,7 @@ class OwnedComm {
 
   MPI_Comm get() const { return comm_; }
   explicit operator bool() const { return comm_ != MPI_COMM_NULL; }
-  /// Gives up ownership: a communicator with messages under way that will never end cannot be freed.
+  /// Gives up ownership without freeing: a communicator whose messages will never complete cannot be freed.
   void abandon() { comm_ = MPI_COMM_NULL; }
 
  private:
@@ -60,14 +60,14 @@ inline OwnedComm duplicate_of(MPI_Comm comm) {
   return OwnedComm(copy);
 }
 
-/// Whether it is so on all ranks.
+/// Whether `here` is true on all ranks.
 inline bool everywhere(MPI_Comm comm, bool here) {
   int all = here;
   check_mpi(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce");
   return all != 0;
 }
 
-/// A communicator of some ranks of `comm`, which all call this with the same tag.
+/// Makes a communicator of some ranks of `comm`, which all call this with the same tag.
 inline OwnedComm make_comm(MPI_Comm comm, const std::vector<int>& ranks, int tag) {
   MPI_Group everybody = MPI_GROUP_NULL, some = MPI_GROUP_NULL;
   MPI_Comm created = MPI_COMM_NULL;

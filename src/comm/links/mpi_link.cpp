@@ -70,9 +70,10 @@ MpiLink::MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Topology& topolo
 
 MpiLink::~MpiLink() {
   if (stage_ == Stage::idle) return;
-  // Sends cannot be cancelled: what has not ended may still be read or written by MPI, to the end of the process.
+  // Sends cannot be cancelled: MPI may still access the memory of unfinished messages, so it is kept to the end of the
+  // process.
   static std::mutex mutex;
-  static auto& kept = *new std::forward_list<std::unique_ptr<Messages>>;  // where a leak checker finds them
+  static auto& kept = *new std::forward_list<std::unique_ptr<Messages>>;  // reachable for leak checkers
   const std::lock_guard lock(mutex);
   kept.push_front(std::move(messages_));
 }
@@ -81,7 +82,7 @@ bool MpiLink::is_sharded() const {
   return header_.operation == Operation::all_reduce && !is_native() && header_.bytes() > kWholeMessageBytes;
 }
 
-/// What a peer folds.
+/// The shard that a peer folds.
 Slice MpiLink::shard(std::size_t peer) const {
   if (!is_sharded()) return {0, header_.count};
   return shard_of(header_.count, static_cast<int>(peer), static_cast<int>(peers_.size()));
@@ -219,7 +220,7 @@ void MpiLink::fold_blocks() {
   const std::size_t offset = header_.bytes_of(mine.begin);
   const std::size_t bytes = header_.bytes_of(mine.count);
   if (bytes == 0) return;
-  std::vector<std::byte*> values;  // of all ranks' nodes, in order
+  std::vector<std::byte*> values;  // nodes of all ranks, in order
   for (std::size_t peer = 0; peer < peers_.size(); ++peer)
     for (std::size_t i = 0; i < static_cast<std::size_t>(joint_.nodes[peer]); ++i)
       values.push_back(peer == me_ ? blocks_[i] + offset : messages_->inbox[peer].data() + kHeaderBytes + i * bytes);

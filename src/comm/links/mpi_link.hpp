@@ -12,16 +12,16 @@
 
 namespace syncbn::detail {
 
-/// Collectives among a few ranks, made of point-to-point messages, so that each of them can lead with a header.
+/// Collectives among a few ranks, made of point-to-point messages so that each message can start with a header.
 ///
-/// Every rank sends every other one message: its header and the values of its tree nodes. Short values go whole and
-/// everybody folds them; of long ones each rank gets and folds only its shard, and a second message spreads the folded
-/// shards. Either way each element is folded along the same tree. With `native`, the messages carry headers only
-/// and MPI_Allreduce does the rest.
+/// Every rank sends every other rank one message: its header and the values of its tree nodes. Short values are sent
+/// whole and every rank folds them; of long values each rank receives and folds only its shard, and a second message
+/// distributes the folded shards. Each element is folded along the same tree either way. With `native`, the messages
+/// carry headers only and MPI_Allreduce sums the values.
 class MpiLink final : public Link {
  public:
-  /// `tag`: this link's alone in `comm`, as far as these ranks go. `native`: a communicator of just these ranks, or
-  /// MPI_COMM_NULL. `parties` cover the members, in ascending order; this rank is one of them.
+  /// `tag`: used by no other link of these ranks in `comm`. `native`: a communicator of just these ranks, or
+  /// MPI_COMM_NULL. `parties` cover the members, in ascending order, and include this rank.
   MpiLink(MPI_Comm comm, MPI_Comm native, int tag, const Topology& topology, const IndexRange& members,
           const std::vector<Party>& parties);
   ~MpiLink() override;
@@ -32,7 +32,7 @@ class MpiLink final : public Link {
 
  private:
   enum class Stage { idle, gathering, spreading, reducing, draining };
-  /// Memory and requests of the messages under way. Left behind on purpose when the link dies before they end.
+  /// Memory and requests of the incomplete messages. Deliberately leaked if the link is destroyed before they complete.
   struct Messages {
     std::vector<Buffer> outbox, inbox;  // per peer
     std::vector<MPI_Request> sends, receives;
@@ -58,8 +58,8 @@ class MpiLink final : public Link {
   MPI_Comm native_;
   int tag_;
   const Topology& topology_;
-  const std::vector<Party> peers_;  // this rank included
-  const JointPlan joint_;           // of their nodes
+  const std::vector<Party> peers_;  // including this rank
+  const JointPlan joint_;           // for all peers' nodes
   std::size_t me_ = 0;
 
   Stage stage_ = Stage::idle;

@@ -21,21 +21,22 @@ namespace syncbn::detail {
 
 namespace {
 
-// Links use their channel numbers, from 1, for messages and for communicators: MPI may make these by messages that
-// carry the tag. Nothing else may carry that of failures, which are looked for from any rank at any time.
+// Links use their channel numbers, from 1, as tags of messages and of new communicators, which MPI may create by
+// messages with that tag. The failure tag is received from any rank at any time, so nothing else may use it.
 constexpr int kFailureTag = 0;
-constexpr int kMemoryTag = 32767;  // the last that every MPI has
+constexpr int kMemoryTag = 32767;  // the largest tag that every MPI supports
 
-/// An announced failure as it travels.
+/// An announced failure as it is sent.
 struct FailureMessage {
   std::int32_t code = 0;
   std::array<char, 1020> text{};
 };
 
-/// A copy for the rest of the process: nobody waits for the sends of a failure, and they may end after the transport.
+/// Copies a message to memory that lives as long as the process: nobody waits for the sends of a failure, which may
+/// complete after the transport is gone.
 const FailureMessage& keep(const FailureMessage& message) {
   static std::mutex mutex;
-  static auto& kept = *new std::forward_list<FailureMessage>;  // where a leak checker finds them
+  static auto& kept = *new std::forward_list<FailureMessage>;  // reachable for leak checkers
   const std::lock_guard lock(mutex);
   return kept.emplace_front(message);
 }
@@ -62,7 +63,7 @@ class MpiTransport final : public Transport {
   OwnedComm comm_;
   const Topology topology_;
   const Reduction reduction_;
-  std::map<int, OwnedComm> native_;  // by channel: freed in the same order everywhere
+  std::map<int, OwnedComm> native_;  // by channel, so freed in the same order on all ranks
   std::atomic<bool> broken_{false};
 };
 
@@ -72,14 +73,14 @@ MpiTransport::~MpiTransport() {
   for (auto& entry : native_) entry.second.abandon();
 }
 
-/// A communicator of just these ranks.
+/// Makes a communicator of just these ranks.
 OwnedComm MpiTransport::comm_of(int channel, const std::vector<Party>& parties) {
   std::vector<int> ranks;
   for (const Party& party : parties) ranks.push_back(party.rank);
   return make_comm(comm_.get(), ranks, channel);
 }
 
-/// Runs of neighbouring ranks that share a machine; their workers are neighbours, too.
+/// Groups neighbouring ranks that share a machine; their workers are neighbours, too.
 std::vector<std::vector<Party>> MpiTransport::by_machine(const std::vector<Party>& parties) const {
   std::vector<std::vector<Party>> machines;
   int last = -1;
@@ -92,13 +93,14 @@ std::vector<std::vector<Party>> MpiTransport::by_machine(const std::vector<Party
   return machines;
 }
 
-/// The link by way of shared memory; null where it has no point, or one of the ranks gets none. Collective.
+/// Makes a link through shared memory; null if no two of the ranks share a machine, or one of them gets no memory.
+/// Collective.
 std::unique_ptr<Link> MpiTransport::share_memory(int channel, const IndexRange& members,
                                                  const std::vector<Party>& parties) {
   const std::vector<std::vector<Party>> machines = by_machine(parties);
   if (machines.size() == parties.size()) return nullptr;
   const std::vector<Party>* here = nullptr;
-  std::size_t lane = 0;  // this rank's place on its machine
+  std::size_t lane = 0;  // this rank's position on its machine
   std::size_t shards = parties.size();
   for (const std::vector<Party>& machine : machines) {
     shards = std::min(shards, machine.size());
@@ -180,7 +182,7 @@ void MpiTransport::abort(int code) {
   std::_Exit(code);
 }
 
-/// What each rank tells the others at the start.
+/// What each rank tells the others at start-up.
 struct Introduction {
   std::int32_t workers = 0;
   std::int32_t reduction = 0;
@@ -200,19 +202,19 @@ std::vector<Introduction> introduce(MPI_Comm comm, MPI_Comm node, const WorldOpt
   return all;
 }
 
-/// The cores that the ranks of a machine may use, each counted once. Collective over them.
+/// Number of cores that the ranks of a machine may use, each counted once. Collective over them.
 int cores_of(MPI_Comm node) {
   cpu_set_t cores;
   CPU_ZERO(&cores);
-  if (sched_getaffinity(0, sizeof cores, &cores) != 0) {  // a machine of more than CPU_SETSIZE cores
+  if (sched_getaffinity(0, sizeof cores, &cores) != 0) {  // more than CPU_SETSIZE cores
     for (int core = 0; core < CPU_SETSIZE; ++core) CPU_SET(core, &cores);
   }
   check_mpi(MPI_Allreduce(MPI_IN_PLACE, &cores, sizeof cores, MPI_BYTE, MPI_BOR, node), "MPI_Allreduce");
   return CPU_COUNT(&cores);
 }
 
-/// The ranks of this rank's machine. SYNCBN_RANKS_PER_NODE=n lets n ranks each play a machine, so that one machine is
-/// enough to try what happens between several.
+/// Makes a communicator of the ranks on this rank's machine. SYNCBN_RANKS_PER_NODE=n lets each n ranks act as a
+/// machine, so that one machine is enough to test what happens between several.
 OwnedComm ranks_of_machine(MPI_Comm comm, int rank) {
   MPI_Comm machine = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &machine), "MPI_Comm_split_type");

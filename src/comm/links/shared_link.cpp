@@ -12,18 +12,18 @@ namespace syncbn::detail {
 
 namespace {
 
-constexpr std::size_t kPieceBytes = 64 * 1024;         // with its neighbours' pieces it stays in the second-level cache
-constexpr std::size_t kPieceBytesBeyond = 256 * 1024;  // each takes a round through the network
-/// Up to here latency counts, and everybody folds everything.
+constexpr std::size_t kPieceBytes = 64 * 1024;         // with the neighbours' pieces, fits the second-level cache
+constexpr std::size_t kPieceBytesBeyond = 256 * 1024;  // larger, since each piece costs a network round trip
+/// Up to this size latency dominates, and every rank folds everything.
 constexpr std::size_t kWholeUpToBytes = 4 * 1024;
 constexpr std::size_t kLine = 64;
 
 }  // namespace
 
-/// What each rank writes and the others read; two buffers of values follow it.
+/// The segment that one rank writes and the others read; two buffers of values follow it.
 struct SharedLink::Segment {
-  alignas(kLine) std::atomic<std::uint64_t> posted{0};  // pieces that this rank has posted
-  alignas(kLine) std::atomic<std::uint64_t> folded{0};  // number of the last piece of which its shard is ready
+  alignas(kLine) std::atomic<std::uint64_t> posted{0};  // number of pieces that this rank has posted
+  alignas(kLine) std::atomic<std::uint64_t> folded{0};  // number of the last piece whose shard is folded
   struct alignas(kLine) PaddedHeader {
     Header header;
   };
@@ -50,7 +50,7 @@ SharedLink::SharedLink(SharedMemory memory, const Topology& topology, const Inde
     }
     peers_.push_back(peer);
   }
-  for (const Party& party : topology.parties(members))  // everywhere, so that all machines cut the same pieces
+  for (const Party& party : topology.parties(members))  // all members, so that all machines cut the same pieces
     most_nodes_ = std::max(most_nodes_, fold_leaves(members, party.workers).rest.size());
   piece_bytes_ = goes_beyond() ? kPieceBytesBeyond : kPieceBytes;
   if (beyond_.link) from_beyond_ = std::make_shared<Buffer>(piece_bytes_);
@@ -73,7 +73,7 @@ void SharedLink::start(const Header& header, std::span<std::byte* const> blocks,
   post();
 }
 
-/// Puts the present piece where the others see it.
+/// Puts the current piece into this rank's segment, for the others to read.
 void SharedLink::post() {
   const std::size_t bytes = header_.bytes_of(piece_.count);
   sharded_ = header_.operation == Operation::all_reduce && bytes > kWholeUpToBytes;
@@ -142,8 +142,8 @@ bool SharedLink::take_whole() {
   return next_piece();
 }
 
-/// Folds a slice of the piece over the nodes of all ranks here; operands_ then hold the values. If all members are
-/// here, what is left is the root, and goes to `root`; nothing else but scratch memory is written.
+/// Folds a slice of the piece over the nodes of all ranks of this machine; the values end up in operands_. If all
+/// members are on this machine, the result is the root, which goes to `root`; everything else goes to scratch memory.
 void SharedLink::fold(const Slice& slice, std::byte* root) {
   const std::size_t bytes = header_.bytes_of(slice.count);
   operands_.clear();
@@ -160,7 +160,7 @@ void SharedLink::fold(const Slice& slice, std::byte* root) {
   }
 }
 
-/// Sends what the ranks here have of this rank's shard to the other machines.
+/// Sends this machine's partial result of this rank's shard to the other machines.
 void SharedLink::begin_beyond() {
   const Slice mine = shard(me_);
   const std::size_t bytes = header_.bytes_of(mine.count);
@@ -182,24 +182,24 @@ void SharedLink::begin_beyond() {
   enter(Stage::beyond);
 }
 
-/// The others may collect this rank's shard, if it holds one.
+/// Tells the other ranks that this rank's shard, if it holds one, can be read.
 void SharedLink::announce_shard() {
   peers_[me_].segment->folded.store(pieces_, std::memory_order_release);
   enter(Stage::collecting);
 }
 
-/// Into how many ranks' shards the present piece is cut.
+/// The number of shards into which the current piece is cut, one rank each.
 std::size_t SharedLink::shards() const {
   if (!goes_beyond()) return peers_.size();
   return sharded_ ? static_cast<std::size_t>(beyond_.shards) : 1;
 }
 
-/// What a peer folds of the present piece.
+/// The shard of the current piece that a peer folds.
 Slice SharedLink::shard(std::size_t peer) const {
   return shard_of(piece_.count, static_cast<int>(peer), static_cast<int>(shards()));
 }
 
-/// Where a rank's shard of the present piece is collected.
+/// Where a rank's shard of the current piece can be read.
 std::byte* SharedLink::place_of(std::size_t peer) const {
   return values_of(peers_[peer]) + header_.bytes_of(shard(peer).begin);
 }
@@ -212,7 +212,7 @@ void SharedLink::collect() {
   }
 }
 
-/// True when that was the last one.
+/// Starts the next piece; returns true if there is none left.
 bool SharedLink::next_piece() {
   piece_.begin += piece_.count;
   piece_.count = std::min(header_.count - piece_.begin, most_elements_);

@@ -12,31 +12,31 @@
 
 namespace syncbn::detail {
 
-/// Collectives among ranks of one machine, through memory that they share; by way of some of them, with other machines.
+/// Collectives among ranks of one machine through shared memory and, through some of these ranks, with other machines.
 ///
 /// Values travel in pieces. Every rank posts its header and the values of its tree nodes in its own segment, and reads
-/// those of the others there. Of short pieces everybody folds everything (one step); of long ones each rank folds its
-/// shard into its own segment, and everybody collects the shards (two steps). Each element is folded along the same
-/// tree either way. A rank posts a piece only after it has taken everything of the piece before the last one, so two
-/// buffers are enough.
+/// the others' segments. Short pieces are folded whole by every rank (one step); of long pieces each rank folds its
+/// shard into its own segment, and every rank then collects all shards (two steps). Each element is folded along the
+/// same tree either way. A rank posts a piece only after it has read everything of the piece before the previous one,
+/// so two buffers are enough.
 ///
-/// With members on other machines, what the ranks of a machine have folded of a shard goes to the ranks that hold the
-/// same shard there, over a link of their own (`Beyond`), before it is collected: a value leaves each machine once,
-/// however many ranks it has. Of short pieces, the first rank's shard is everything.
+/// If there are members on other machines, the ranks that hold the same shard on each machine exchange its partial
+/// results over a link of their own (`Beyond`) before it is collected: each value leaves a machine once, however many
+/// ranks the machine has. Short pieces are a single shard, which the first rank holds.
 class SharedLink final : public Link {
  public:
-  /// The way to the other machines.
+  /// The connection to the other machines.
   struct Beyond {
-    int shards = 0;              ///< of a long piece; the first ranks of each machine hold one each
-    std::unique_ptr<Link> link;  ///< among the holders of this rank's shard; null on ranks without one
+    int shards = 0;              ///< shards of a long piece; held by the first ranks of each machine
+    std::unique_ptr<Link> link;  ///< among the holders of this rank's shard; null on ranks without a shard
   };
 
   /// Bytes of shared memory per rank.
   static std::size_t segment_bytes(bool goes_beyond);
 
-  /// `parties`: the ranks of this machine that host members, ascending. `memory`: a segment for each of them. The
-  /// others' may be used only after all ranks have constructed this object. Without shards beyond, all members are
-  /// here.
+  /// `parties`: the ranks of this machine that host members, ascending. `memory`: one segment for each of them. Other
+  /// ranks' segments may be used only after all ranks have constructed this object. `beyond` without shards: all
+  /// members are on this machine.
   SharedLink(SharedMemory memory, const Topology& topology, const IndexRange& members,
              const std::vector<Party>& parties, Beyond beyond);
 
@@ -54,8 +54,8 @@ class SharedLink final : public Link {
   struct Segment;
   struct Peer {
     int rank = 0;
-    int nodes = 0;          // of the tree, that it brings
-    bool has_root = false;  // of the present broadcast
+    int nodes = 0;          // of the tree, that this rank brings
+    bool has_root = false;  // whether it is the root of the current broadcast
     Segment* segment = nullptr;
   };
 
@@ -78,21 +78,21 @@ class SharedLink final : public Link {
 
   const SharedMemory memory_;
   const Topology& topology_;
-  std::vector<Peer> peers_;  // this rank included
+  std::vector<Peer> peers_;  // including this rank
   std::size_t me_ = 0;
   FoldPlan plan_;
-  std::size_t most_nodes_ = 1;  // that any rank brings, also on other machines
+  std::size_t most_nodes_ = 1;  // maximum over all ranks, also of other machines
   Beyond beyond_;
-  std::shared_ptr<Buffer> from_beyond_;  // shared with messages that a failure may leave under way
+  std::shared_ptr<Buffer> from_beyond_;  // also owned by messages that a failure may leave incomplete
 
   std::size_t piece_bytes_ = 0;
-  std::uint64_t pieces_ = 0;                // posted, since the beginning of time
-  std::atomic<Stage> stage_ = Stage::idle;  // others look at it for hops()
+  std::uint64_t pieces_ = 0;                // posted since the start
+  std::atomic<Stage> stage_ = Stage::idle;  // other threads read it in hops()
   Header header_;
   std::vector<std::byte*> blocks_;
   Target result_;
-  Slice piece_;           // of the message
-  bool sharded_ = false;  // the present piece
+  Slice piece_;           // the current piece of the message
+  bool sharded_ = false;  // whether the current piece is
   std::int64_t most_elements_ = 0;
   std::vector<const std::byte*> operands_;
   Buffer scratch_;

@@ -26,8 +26,7 @@ Name fresh_name() {
   return name;
 }
 
-/// Makes sure that there are pages for a range of the file: those that are not there would only be missed later, by a
-/// signal.
+/// Allocates the pages for a range of the file: without this, a lack of memory would only show later, as a signal.
 bool fill(int file, const Slice& bytes) {
   int code = 0;
   do {
@@ -36,7 +35,7 @@ bool fill(int file, const Slice& bytes) {
   return code == 0;
 }
 
-/// An empty file of this length; its descriptor, or -1.
+/// Creates an empty file of this length; returns its descriptor, or -1.
 int create(const Name& name, std::size_t bytes) {
   const int file = shm_open(name.data(), O_RDWR | O_CREAT | O_EXCL, 0600);
   if (file < 0 || ftruncate(file, static_cast<off_t>(bytes)) == 0) return file;
@@ -72,7 +71,7 @@ void SharedMemory::map(int file, std::byte* at, const Slice& own) {
   if (data != MAP_FAILED) data_ = static_cast<std::byte*>(data);
 }
 
-/// Addresses that were reserved stay so: there must be no hole that somebody else could fill.
+/// Keeps reserved addresses reserved: a hole could be filled by another mapping.
 void SharedMemory::unmap(std::byte* at) {
   if (at)
     mmap(at, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

@@ -9,14 +9,13 @@
 
 namespace syncbn::detail {
 
-/// Memory that several processes of one machine have mapped. It has no name any more once they have it, so nothing is
-/// left behind however they end, and letting go of it needs nobody else (which an MPI window would).
+/// Memory mapped by several processes of one machine. Its name is removed once all have mapped it, so nothing is left
+/// behind however they end, and unmapping involves no other process (unlike an MPI window).
 class SharedMemory {
  public:
-  /// Collective over `comm`. Empty afterwards, on all ranks alike, if one of them could not get it: little room in
-  /// /dev/shm, or ranks that do not share one.
-  /// `at`: where it shall be, at reserved addresses, which stay so without it; null: anywhere. Each rank provides for
-  /// its share of the pages, in order, so that they lie near it.
+  /// Collective over `comm`. If one rank cannot get it (little room in /dev/shm, or ranks that do not share one), it is
+  /// empty on all of them. `at`: an address in a reserved range, which stays reserved if mapping fails; null: any
+  /// address. Each rank allocates its share of the pages, in order, so that they lie near it.
   SharedMemory(MPI_Comm comm, std::size_t bytes, std::byte* at = nullptr);
   SharedMemory(SharedMemory&& other) noexcept;
   SharedMemory& operator=(SharedMemory&&) = delete;
@@ -24,7 +23,7 @@ class SharedMemory {
 
   explicit operator bool() const { return data_ != nullptr; }
   std::byte* data() const { return data_; }
-  /// It stays mapped.
+  /// Gives up ownership; the memory stays mapped.
   std::byte* release() { return std::exchange(data_, nullptr); }
 
  private:

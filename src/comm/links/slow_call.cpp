@@ -15,7 +15,7 @@ namespace syncbn::detail {
 
 namespace {
 
-/// As the launcher says, since MPI may not know it yet; 0 where it does not say.
+/// This process's rank as set by the launcher, since MPI may not know it yet; 0 if the launcher does not set it.
 int rank_of_launcher() {
   for (const char* variable : {"PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
     if (const char* text = std::getenv(variable)) return std::atoi(text);
@@ -30,7 +30,7 @@ SlowCall::SlowCall(const std::string& call, const std::string& why, double limit
   if (rank > 1) return;
   const std::string line = fmt::format("syncbn: rank {} ({}): {} has not returned for {:.3g} s: {}\n", rank,
                                        host_name(), call, limit_s, why);
-  sigset_t all, before;  // signals are for the others
+  sigset_t all, before;  // leave signals to the other threads
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   try {

@@ -7,12 +7,12 @@
 
 namespace syncbn::detail {
 
-/// Says once on standard error that a call which waits for all ranks has not returned after a while: MPI_Init and
-/// MPI_Finalize have no time limit. The call goes on. Of several ranks the first two speak, since one may be missing.
+/// Prints once to standard error that a call that waits for all ranks has not returned after a while: MPI_Init and
+/// MPI_Finalize have no time limit. The call continues. Only the first two ranks print; two, since one may be missing.
 class SlowCall {
  public:
-  /// "syncbn: rank 0 (node3): CALL has not returned for 60 s: WHY". Lives as long as the call. Where no thread is to be
-  /// had, nothing is watched.
+  /// Prints "syncbn: rank 0 (node3): CALL has not returned for 60 s: WHY". Lives as long as the call. If no thread can
+  /// be created, nothing is watched.
   SlowCall(const std::string& call, const std::string& why, double limit_s = 60);
   ~SlowCall();
   SlowCall(const SlowCall&) = delete;

@@ -11,7 +11,7 @@ T sum_of(T left, T right) {
   return left + right;
 }
 
-// Signed overflow is undefined; the sum of counts wraps like the hardware's.
+// Signed overflow is undefined; adding counts as unsigned numbers wraps as in hardware.
 template <>
 std::int64_t sum_of(std::int64_t left, std::int64_t right) {
   return static_cast<std::int64_t>(static_cast<std::uint64_t>(left) + static_cast<std::uint64_t>(right));
@@ -19,7 +19,7 @@ std::int64_t sum_of(std::int64_t left, std::int64_t right) {
 
 template <class T, class Op>
 void each(T* into, const T* left, const T* right, std::int64_t count, Op op) {
-  // `into` may be one of the others, element by element.
+  // `into` may be the same array as `left` or `right`.
 #if defined(__clang__)
 #pragma clang loop vectorize(assume_safety)
 #else

@@ -13,12 +13,12 @@ namespace syncbn::detail {
 /// line.
 inline constexpr std::int64_t kShardGrain = 16;
 
-/// Between machines latency counts for messages of up to so many bytes, and everybody folds everything; longer ones go
-/// in shards, in two stages.
+/// Messages between machines up to this size are dominated by latency, so they are sent whole and every rank folds
+/// everything; longer messages are exchanged in shards, in two stages.
 inline constexpr std::size_t kWholeMessageBytes = 64 * 1024;
 
-/// One of the `parts` shards of `count` values, from 0: as equal as multiples of `grain` allow. There may be empty
-/// ones.
+/// Shard `part` (from 0) of the `parts` shards of `count` values, of lengths as equal as multiples of `grain` allow.
+/// Shards may be empty.
 constexpr Slice shard_of(std::int64_t count, int part, int parts, std::int64_t grain = kShardGrain) {
   const auto begin = [=](int p) { return std::min(round_up(count, grain) / grain * p / parts * grain, count); };
   return {begin(part), begin(part + 1) - begin(part)};

@@ -40,7 +40,7 @@ int Topology::ranks_on_this_node() const {
 
 bool Topology::nodes_are_contiguous() const {
   for (std::size_t r = 1; r < nodes.size(); ++r)
-    if (nodes[r] != nodes[r - 1] && nodes[r] != static_cast<int>(r)) return false;  // named by their first ranks
+    if (nodes[r] != nodes[r - 1] && nodes[r] != static_cast<int>(r)) return false;  // first ranks name machines
   return true;
 }
 

@@ -9,11 +9,11 @@ namespace {
 /// The value of the tree node that begins at leaf `first`.
 struct Node {
   int first = 0;
-  int size = 1;  // a power of two; may reach beyond n
+  int size = 1;  // a power of two; may extend beyond n
   int item = 0;
 };
 
-/// A node whose sibling on the right lies beyond n stands for its parent.
+/// Replaces a node whose right sibling lies beyond n by its parent.
 void promote(Node& node, int n) {
   const int root = static_cast<int>(std::bit_ceil(static_cast<unsigned>(n)));
   while (node.size < root && node.first % (2 * node.size) == 0 && node.first + node.size >= n) node.size *= 2;
@@ -23,7 +23,7 @@ bool siblings(const Node& left, const Node& right) {
   return left.size == right.size && left.first + left.size == right.first && left.first % (2 * left.size) == 0;
 }
 
-/// Folds neighbouring nodes of the tree over n leaves as far as possible; what is left.
+/// Folds neighbouring nodes of the tree over n leaves as far as possible; returns the remaining nodes.
 std::vector<Node> fold(int n, const std::vector<Node>& nodes, std::vector<Fold>& folds) {
   std::vector<Node> stack;
   for (const Node& node : nodes) {
@@ -63,7 +63,7 @@ FoldPlan fold_leaves(const IndexRange& all, const IndexRange& some) {
 JointPlan fold_parties(const IndexRange& all, std::span<const Party> parties) {
   JointPlan joint;
   std::vector<Node> nodes;
-  std::vector<Fold> own;  // done by the parties
+  std::vector<Fold> own;  // folds done by the parties themselves
   for (const Party& party : parties) {
     const std::size_t before = nodes.size();
     for (Node node : fold(all.size(), leaves(all, party.workers), own)) {

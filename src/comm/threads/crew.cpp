@@ -17,7 +17,7 @@ constexpr auto kSpinFor = std::chrono::microseconds(20);
 constexpr auto kYieldFor = std::chrono::milliseconds(1);
 constexpr auto kWatchEvery = std::chrono::milliseconds(100);
 
-/// Threads that can be waited for with a time limit.
+/// A set of threads whose end can be awaited with a time limit.
 class ThreadPool {
  public:
   ~ThreadPool() {
@@ -25,7 +25,7 @@ class ThreadPool {
     open_.notify_all();
     for (std::thread& thread : threads_) thread.join();
   }
-  /// Adds a thread that begins when all have been added.
+  /// Adds a thread, which begins when all have been added.
   void add(std::function<void()> work) {
     threads_.emplace_back([this, work = std::move(work)] {
       open_.wait(false);
@@ -43,7 +43,7 @@ class ThreadPool {
     open_ = true;
     open_.notify_all();
   }
-  /// True when all are done.
+  /// Returns true when all threads are done.
   bool wait_for(std::chrono::milliseconds limit) {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, limit, [this] { return done_ == threads_.size(); });
@@ -68,7 +68,7 @@ class Crew::Thread {
   int first() const { return first_; }
   int count() const { return count_; }
 
-  /// Makes the stacks; a worker that has the thread for itself needs none.
+  /// Creates the stacks; a worker that has a thread of its own needs none.
   void prepare(const std::function<void(int)>& body) {
     fibers_.clear();
     body_ = &body;
@@ -83,7 +83,7 @@ class Crew::Thread {
       live_ = 0;
       return;
     }
-    // Back and forth: the worker that came last finds most of its data in the cache.
+    // Alternate the direction: the worker that ran last finds most of its data in the cache.
     for (bool forth = true; live_ > 0; forth = !forth) {
       begin_round();
       for (int i = 0; i < count_; ++i) resume(forth ? i : count_ - 1 - i);
@@ -99,12 +99,12 @@ class Crew::Thread {
   }
   void resumed() { active_ = true; }
 
-  /// How often a worker has been resumed; and which one runs.
+  /// How often any worker has been resumed, and which one is running.
   std::uint64_t switches() const { return switches_.load(std::memory_order_relaxed); }
   int running() const { return running_.load(std::memory_order_relaxed); }
   int live() const { return live_.load(std::memory_order_relaxed); }
 
-  // For the watching thread.
+  // Used by the watching thread.
   std::uint64_t seen_switches = 0;
   double seen_at_s = waiting_clock_s();
 
@@ -126,7 +126,7 @@ class Crew::Thread {
     nap_ = std::chrono::microseconds::max();
   }
 
-  /// Spins, yields or sleeps if nobody could go on.
+  /// Spins, yields or sleeps if no worker could go on.
   void end_round() {
     if (active_ || live_ == 0) {
       idle_since_.reset();

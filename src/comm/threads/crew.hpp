@@ -11,7 +11,7 @@
 
 namespace syncbn::detail {
 
-/// Tells the processor that this is a loop that waits.
+/// Tells the CPU that this is a spin loop.
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -20,10 +20,10 @@ inline void relax() {
 #endif
 }
 
-/// The compute threads of a rank and the workers on them. Consecutive workers share a thread; when they are several,
-/// each is a fiber, and a worker that waits for others lets the next one of its thread go on. Nothing is preempted: a
-/// switch costs some ten nanoseconds, so that many small workers are as fast as a few large ones. A thread all of whose
-/// workers wait spins for a moment if there are cores enough, then yields, then sleeps.
+/// The compute threads of a rank and the workers on them. Consecutive workers share a thread; if a thread has several
+/// workers, each is a fiber, and a worker that waits for others lets the next one of its thread run. Nothing is
+/// preempted: a switch costs about ten nanoseconds, so many small workers are as fast as a few large ones. A thread
+/// whose workers all wait spins for a moment if there are enough cores, then yields, then sleeps.
 class Crew {
  public:
   Crew(int threads, int workers, bool may_spin);
@@ -31,24 +31,24 @@ class Crew {
 
   int threads() const { return static_cast<int>(threads_.size()); }
 
-  /// Runs body(worker) for all workers; returns when all have ended. `watch` is called every now and then meanwhile,
-  /// on the caller's thread, if the workers have threads of their own (a single worker runs on the caller's). `body`
-  /// and `watch` must not throw. Throws std::system_error or std::bad_alloc, before any body has run, if there are no
-  /// threads or stacks to be had.
+  /// Runs body(worker) for all workers; returns when all have ended. Meanwhile `watch` is called now and then on the
+  /// caller's thread, if the workers have threads of their own (a single worker runs on the caller's). `body` and
+  /// `watch` must not throw. Throws std::system_error or std::bad_alloc, before any body has run, if threads or stacks
+  /// cannot be created.
   void run(const std::function<void(int worker)>& body, const std::function<void()>& watch);
 
-  /// By a worker that cannot go on yet: lets others run. Returns after a while; the worker looks then whether it can.
-  /// `nap`: how long the thread may sleep without looking, if nothing happens on this rank (see notify()).
+  /// Called by a worker that cannot go on yet: lets others run and returns after a while, so that the worker checks
+  /// again. `nap`: how long the thread may sleep before that, if nothing happens on this rank (see notify()).
   void pause(int worker, std::chrono::microseconds nap);
-  /// Whether this worker's thread has nothing better to do than to look again at once, some hundred times.
+  /// Whether this worker's thread has nothing to do but to check again at once, a few hundred times.
   bool may_look_again(int worker) const;
-  /// By a worker that has waited and can go on.
+  /// Called by a worker that has waited and can go on.
   void resumed(int worker);
-  /// Wakes sleeping threads: something that a waiting worker looks at has changed.
+  /// Wakes sleeping threads, because something that a waiting worker checks has changed.
   void notify();
 
-  /// A worker that has kept others of its thread from running for longer than this, and one of those; -1 if there is
-  /// none. For `watch`.
+  /// A worker that has kept others of its thread from running for longer than the limit, and one of those; -1 if there
+  /// is none. To be called from `watch`.
   struct Hog {
     int worker = -1;
     int neighbour = -1;

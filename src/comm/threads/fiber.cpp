@@ -21,10 +21,10 @@ namespace {
 
 namespace context = boost::context;
 
-// Address space; memory is taken as far as the stack grows. A guard page ends it.
-constexpr std::size_t kStackBytes = std::size_t{8} << 20;  // as a thread's: libraries count on it
+// Address space only; memory is used as the stack grows. A guard page marks its end.
+constexpr std::size_t kStackBytes = std::size_t{8} << 20;  // the size of a thread's stack, which libraries rely on
 
-/// The exceptions that are being handled belong to a stack, but the C++ runtime keeps them per thread.
+/// Saves and restores the exceptions being handled: they belong to a stack, but the C++ runtime keeps them per thread.
 class HandledExceptions {
  public:
   void swap() {
@@ -117,7 +117,8 @@ void Fiber::resume() {
   f.exceptions.swap();
   f.notes.leave_outside(f.stack);
 #if defined(__SANITIZE_THREAD__)
-  // It counts the calls of each stack as they begin and end: here, nothing is called on one and ends on the other.
+  // ThreadSanitizer counts the calls of each stack as they begin and end, so no call may begin on one and end on
+  // another.
   void* outside = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(f.thread_notes, 0);
 #endif

@@ -2,9 +2,9 @@
 
 namespace syncbn::detail {
 
-/// Seconds since some moment, but for those in which this process as a whole stood still: stopped by a signal,
-/// suspended with its batch job. Every loop that waits looks here several times a second; of a longer gap between two
-/// looks only a part counts. Time limits are taken by this clock, so that a job which is stopped and continued goes on.
+/// A monotonic clock in seconds that does not count the time during which the whole process stood still: stopped by a
+/// signal, or suspended with its batch job. Every waiting loop reads it several times a second; of a longer gap between
+/// two readings only 1 s counts. Time limits use this clock, so that a job can be stopped and continued.
 double waiting_clock_s();
 
 }  // namespace syncbn::detail

@@ -1,5 +1,5 @@
-// Exchange between the devices of several ranks by NCCL. The communicator is non-blocking: no call of the processor's
-// waits for other ranks, so a rank that is lost is noticed by whoever polls, and ncclCommAbort frees the device.
+// Exchange between the devices of several ranks by NCCL. The communicator is non-blocking: no call on the CPU waits for
+// other ranks, so polling detects a lost rank, and ncclCommAbort frees the device.
 
 #include "comm/devices/nccl/module.hpp"
 
@@ -42,7 +42,7 @@ class NcclPeers final : public DevicePeers {
     if (id.size() != sizeof unique.internal) throw Error("NCCL: the id of a communicator is broken");
     std::memcpy(unique.internal, id.data(), id.size());
     check(cudaSetDevice(device_), "choosing the device");
-    ::setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);  // all connections now, see connect_devices()
+    ::setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);  // connect all now, see connect_devices()
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     what_ = fmt::format("connecting {} ranks", ranks);

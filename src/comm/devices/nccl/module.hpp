@@ -1,7 +1,7 @@
 #pragma once
 
 // The C interface between the program and libsyncbn_nccl.so. Both come from one build: the version is compared before
-// anything else is called. All functions throw Error.
+// any other function is called. All functions throw Error.
 
 #include "comm/devices/exchange_device.hpp"
 
@@ -9,10 +9,10 @@ extern "C" {
 
 /// Version of the program that this library belongs to.
 const char* syncbn_nccl_version();
-/// What the ranks of one exchange share: one of them makes it, all connect with it. Bytes, not text.
+/// Makes the id of an exchange: one rank makes it, all ranks connect with it. It holds bytes, not text.
 void syncbn_nccl_make_id(std::string* id);
-/// Collective over the `ranks` ranks with this id. Operations go to the stream (a cudaStream_t) of this device. The
-/// caller deletes the result. Throws Error when the others have not come within the time-out.
+/// Connects the `ranks` ranks with this id; collective over them. Operations go to the stream (a cudaStream_t) of this
+/// device. The caller deletes the result. Throws Error when the others have not come within the time-out.
 syncbn::DevicePeers* syncbn_nccl_connect(const std::string& id, int rank, int ranks, int device, void* stream,
                                          double timeout_s);
 }
