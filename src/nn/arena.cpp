@@ -14,7 +14,7 @@ ArenaPlan plan_arena(const std::vector<Lifetime>& blocks) {
                    [&](std::size_t a, std::size_t b) { return blocks[a].bytes > blocks[b].bytes; });
   ArenaPlan plan;
   plan.offsets.assign(blocks.size(), 0);
-  std::vector<std::size_t> placed;  // by ascending offset
+  std::vector<std::size_t> placed;  // in order of offset
   const auto rounded = [&](std::size_t i) { return round_up<std::int64_t>(blocks[i].bytes, 64); };
   for (const std::size_t i : order) {
     std::int64_t offset = 0;

@@ -5,7 +5,7 @@
 
 namespace syncbn {
 
-/// A block of memory that is needed from time `first` to time `last`, both included.
+/// The size of a memory block and the times `first` to `last`, inclusive, during which it is needed.
 struct Lifetime {
   std::int64_t bytes = 0;
   int first = 0;

@@ -16,7 +16,7 @@ namespace syncbn {
 
 class BatchNorm::Context {
  public:
-  std::shared_ptr<const ops::Backend> owner;  // the kernels of the layer that ran forward; also tells layers apart
+  std::shared_ptr<const ops::Backend> owner;  // kernels of the layer that ran forward; also identifies the layer
   std::optional<BatchNormPass> pass;
   bool ready = false;  // a forward call has succeeded
   ops::FusedRelu relu = ops::FusedRelu::none;
@@ -212,7 +212,9 @@ void BatchNorm::backward(const Tensor& x, const Tensor& dy, Context& context, In
   BatchNormPass& pass = *context.pass;
   const bool exchange = want.dx && pass.uses_batch_statistics();
   if (self.options.affine && self.has_gradients && self.gradients_are_reduced != exchange) {
-    self.refuse("its gradients cannot add shares of one worker to sums over the group; call zero_grad() between");
+    self.refuse(
+        fmt::format("the accumulated gradients are {}, this call's are {}; call zero_grad() between the two kinds",
+                    exchange ? "local" : "summed over the group", exchange ? "summed over the group" : "local"));
   }
 
   const ops::Samples samples = all_samples(x);

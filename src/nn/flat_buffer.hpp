@@ -8,9 +8,9 @@
 
 namespace syncbn {
 
-/// Zeroed f32 values where kernels work. On a device with memory of its own the processor has a copy, which is as old
-/// as the last fetch() or send(); else the two are the same memory, and these calls do nothing. The backend must
-/// outlive it.
+/// Zeroed f32 values in the kernels' memory. On a device with memory of its own there is a copy in CPU memory, which is
+/// as recent as the last fetch() or send(); otherwise the two are the same memory, and these calls do nothing. The
+/// backend must outlive it.
 class FlatBuffer {
  public:
   FlatBuffer() = default;
@@ -18,15 +18,15 @@ class FlatBuffer {
       : backend_(&backend), kernels_(backend.allocate(static_cast<std::size_t>(count) * sizeof(float))) {
     if (backend.device()) copy_ = Buffer(kernels_.size());
   }
-  /// For kernels, and only for them on a device.
+  /// The values for kernels; on a device nothing else may access them.
   std::span<float> kernels() const { return {kernels_.as<float>(), count()}; }
-  /// For the processor.
+  /// The values for code on the CPU.
   std::span<float> host() const { return copy_.size() > 0 ? std::span(copy_.as<float>(), count()) : kernels(); }
-  /// Brings host() up to date. Waits.
+  /// Updates host() from the kernels' memory. Waits.
   void fetch() const {
     if (copy_.size() > 0) backend_->download(kernels_.data(), copy_.data(), copy_.size());
   }
-  /// Lets kernels see what host() holds.
+  /// Updates the kernels' memory from host().
   void send() const {
     if (copy_.size() > 0) backend_->upload(copy_.data(), kernels_.data(), copy_.size());
   }
@@ -36,10 +36,10 @@ class FlatBuffer {
 
   const ops::Backend* backend_ = nullptr;
   ops::Memory kernels_;
-  Buffer copy_;  // on a device
+  Buffer copy_;  // CPU copy; used on a device
 };
 
-/// Values in the kernels' memory, for the processor to read: themselves, or `copy`, which gets them. Waits.
+/// Makes values in the kernels' memory readable on the CPU: returns them, or `copy` after copying them there. Waits.
 inline std::span<const float> readable(const ops::Backend& backend, std::span<const float> values,
                                        std::vector<float>& copy) {
   if (!backend.device()) return values;

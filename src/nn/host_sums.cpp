@@ -29,7 +29,7 @@ void HostSums::start(const double* values, std::int64_t count, double head, cons
   tag_ = tag;
 }
 
-// The next download is behind the upload.
+// The next download is queued after the upload.
 GroupSums::Sum HostSums::finish() {
   arrived_->wait();
   const std::span<double> message(here_, static_cast<std::size_t>(1 + count_));

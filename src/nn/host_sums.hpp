@@ -7,11 +7,11 @@
 
 namespace syncbn {
 
-/// Group sums by way of the processors, for devices that cannot reach each other: finish() waits for this worker's
-/// device, and the sum goes back to it.
+/// Group sums computed on the CPU, for devices that cannot reach each other: finish() waits for this worker's device,
+/// and copies the sum back to it.
 class HostSums final : public GroupSums {
  public:
-  /// At most `max_count` values at a time. The worker's backend must outlive it.
+  /// For up to `max_count` values at a time. The worker's backend must outlive it.
   HostSums(const ops::Backend& worker, Communicator group, std::int64_t max_count);
 
   void start(const double* values, std::int64_t count, double head, const Tag& tag) override;
@@ -21,7 +21,7 @@ class HostSums final : public GroupSums {
   const ops::Device& device_;
   Communicator group_;
   Buffer room_;
-  double* here_;  // the head, which no copy touches, then the values
+  double* here_;  // in CPU memory: the head, which is never copied, then the values
   std::shared_ptr<void> pinned_;
   ops::Memory sum_;
   std::unique_ptr<ops::Mark> arrived_;

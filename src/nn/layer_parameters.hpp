@@ -4,8 +4,8 @@
 
 namespace syncbn {
 
-/// Where a layer's weight and bias (gamma and beta, in a normalization) and their gradients lie in the kernels' memory;
-/// null where the layer has none.
+/// The places of a layer's weight and bias (gamma and beta, in a normalization) and of their gradients in the kernels'
+/// memory; null for those that the layer does not have.
 class LayerParameters {
  public:
   LayerParameters(const LayerContext& context, int layer)

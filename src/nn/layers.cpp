@@ -79,7 +79,7 @@ class PoolLayer : public Layer {
   ops::Memory workspace_;
 };
 
-/// Layers that are one or two sweeps without state.
+/// A layer of one or two sweeps without state.
 class SweepLayer : public Layer {
  public:
   SweepLayer(const LayerContext& context, const LayerTensors& tensors)

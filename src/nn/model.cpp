@@ -49,7 +49,7 @@ void require_one_of(const std::string& key, const std::string& value, const std:
     refuse(fmt::format("{}: {}", key, unknown(value, choices)));
 }
 
-/// An option that would be ignored is an error: the user would believe to have studied it.
+/// Rejects options that would be ignored: users would believe that they had an effect.
 void check_options(const ModelOptions& o) {
   const bool list = o.name == "layers";
   const bool resnet = o.name.starts_with("resnet");

@@ -111,7 +111,7 @@ void ModelState::initialize(std::uint64_t seed) {
     const ParameterSpec& p = model_.parameters[i];
     const std::span<float> out = values(parameters_[i]);
     if (p.kind == ParameterKind::weight_gain) {
-      const int v = weight_of(p.layer);  // its weights come before it
+      const int v = weight_of(p.layer);  // its weights precede it
       start_gain(values(parameter(v)), model_.parameters[v].init_scale, out);
       continue;
     }
@@ -130,7 +130,7 @@ void ModelState::initialize(std::uint64_t seed) {
     for (float& v : out) v = static_cast<float>(std * random.normal());
   }
   for (NormState& s : norm_states_) {
-    // Unit variances; of a covariance matrix that is the diagonal.
+    // Start with unit variances: ones, or the diagonal of a covariance matrix.
     const std::span<float> var = values(s.var);
     const auto width = static_cast<std::size_t>(s.var_dims.size() == 3 ? s.var_dims.back() : 1);
     for (std::size_t i = 0; i < var.size(); ++i) var[i] = i % (width * width) % (width + 1) == 0 ? 1.0f : 0.0f;
@@ -172,7 +172,7 @@ void ModelState::pack(int part, int parts) {
       if ((packed_[l] || cast_[l].data() || gain_of_[l] >= 0) && number++ % parts == part) work(l);
     }
   };
-  if (!normalized_.host().empty()) {  // by the processor
+  if (!normalized_.host().empty()) {  // on the CPU
     fetch();
     each_of_part([&](std::size_t l) {
       const int gain = gain_of_[l], layer = static_cast<int>(l);
@@ -194,7 +194,7 @@ void ModelState::finish_gradient(std::span<const float> summed, std::span<const 
     copy(from.data() + begin, gradient.data() + begin, end - begin);
   };
   copy_share(own, {exchanged_size_, known_size_ - exchanged_size_});
-  if (backend_.device()) copy_share(summed, {0, exchanged_size_});  // where convolutions keep the canonical order
+  if (backend_.device()) copy_share(summed, {0, exchanged_size_});  // convolutions keep the canonical order
   int number = 0;
   for (std::size_t l = 0; l < packed_.size(); ++l) {
     const FlatRange& all = exchanged_[l];
@@ -205,7 +205,7 @@ void ModelState::finish_gradient(std::span<const float> summed, std::span<const 
     if (number++ % parts != part) continue;
     if (!backend_.device()) {
       const FlatRange weight = parameter(weight_of(static_cast<int>(l)));
-      // The bias, if any, lies behind the weights.
+      // The bias, if any, follows the weights.
       const std::int64_t as_it_is = packed_[l] ? weight.offset + weight.count : all.offset;
       if (packed_[l]) packed_[l]->unpack_gradient(summed.data() + weight.offset, gradient.data() + weight.offset);
       std::copy(summed.begin() + as_it_is, summed.begin() + all.offset + all.count, gradient.begin() + as_it_is);
@@ -219,7 +219,7 @@ void ModelState::finish_gain(int layer, std::span<float> gradient) {
   const std::span<float> d_gain = gradient.subspan(gain.offset, gain.count);
   const std::span<float> d_weight = gradient.subspan(weight.offset, weight.count);
   if (!backend_.device()) return weight_norm_gradient(values(gain), values(weight), d_weight, d_gain);
-  // values() are as new as the last pack().
+  // values() are up to date: the last pack() fetched them.
   std::vector<float> weight_here(d_weight.size()), gain_here(d_gain.size());
   backend_.download(d_weight.data(), weight_here.data(), d_weight.size_bytes());
   weight_norm_gradient(values(gain), values(weight), weight_here, gain_here);

@@ -11,7 +11,7 @@ namespace syncbn {
 
 namespace {
 
-/// As the images come that are to be brought into the input.
+/// The input as images are given: f32, channels first.
 Tensor given(Tensor input) {
   input.type = DataType::f32;
   input.layout = Layout::channels_first;
@@ -40,14 +40,14 @@ Network::Network(ModelState& state, const ops::Backend& backend, Communicator gr
 Network::~Network() = default;
 
 void Network::make_room_for_images(const ops::Device& device) {
-  constexpr std::size_t kGrain = 256;  // of places in a device's memory
+  constexpr std::size_t kGrain = 256;  // values; alignment of rooms in a device's memory
   const Tensor input = given(plan_.outputs.front());
   const std::size_t bytes = round_up(input.bytes() / sizeof(float), kGrain);
   images_ = backend_->allocate(std::max(input.bytes(), image_rooms_.size() * bytes));
   std::size_t offset = 0;
   for (ImageRoom& room : image_rooms_) {
     room = {offset, device.make_mark()};
-    device.set(*room.read);  // behind what makes the memory
+    device.set(*room.read);  // after the memory has been initialized
     offset += bytes;
   }
 }
@@ -56,7 +56,7 @@ void Network::make_layers(const LayerContext& context) {
   const std::vector<LayerSpec>& specs = state_.model().layers;
   layers_.resize(specs.size());
   std::vector<bool> written(specs.size(), false);
-  // In the order of the backward pass: whoever writes a gradient first assigns, later ones add.
+  // In the order of the backward pass: the first layer to write a gradient assigns, later ones add.
   for (std::size_t l = specs.size() - 1; l > 0; --l) {
     const LayerSpec& spec = specs[l];
     LayerTensors t;

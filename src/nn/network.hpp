@@ -14,55 +14,57 @@
 
 namespace syncbn {
 
-/// One worker's executable copy of a network: preallocated activations over the rank's shared ModelState. It goes
-/// through a batch as its NetworkPlan says.
+/// One worker's executable copy of a network: preallocated activations and the rank's shared ModelState. It processes a
+/// batch as its NetworkPlan says.
 class Network {
  public:
-  /// `gradient`: this worker's flat gradient, as long as the state's flat buffers, in the kernels' memory. `sums`: on a
-  /// device, of the group, if the devices can reach each other; else they go by way of the processors.
+  /// `gradient`: this worker's flat gradient, as long as the state's flat buffers, in the kernels' memory. `sums`: the
+  /// group's sums between devices that can reach each other; null: sums are computed on the CPU.
   Network(ModelState& state, const ops::Backend& backend, Communicator group, int groups, std::int64_t max_samples,
           std::span<float> gradient, std::unique_ptr<GroupSums> sums = nullptr);
   ~Network();
 
-  /// What the bytes of images stand for: [C, 256]. Before the first of them.
+  /// Sets the values that the bytes of images stand for: [C, 256]. To be called before the first images of bytes.
   void set_pixel_values(std::span<const float> values);
-  /// The images of the next forward(): n of them, channels_first, in the processor's memory; bytes or values.
+  /// Sets the images of the next forward(): n images, channels_first, in CPU memory; bytes or values.
   void set_images(const std::uint8_t* images, std::int64_t n);
   void set_images(const float* images, std::int64_t n);
-  /// Loss of what forward() has computed, see softmax_cross_entropy(). With a scale other than 0 its gradient, times
-  /// scale, is what backward() starts from. finish_loss(), best called after backward(), waits where a device computes.
+  /// Computes the loss of the last forward(), see softmax_cross_entropy(). With a scale other than 0, backward() starts
+  /// from its gradient times scale. finish_loss() waits for a device, so it is best called after backward().
   void start_loss(std::span<const int> labels, double smoothing, double scale);
   LossResult finish_loss();
-  /// On a device: before a wait for it, see GroupSums::settle().
+  /// On a device: to be called before waiting for it, see GroupSums::settle().
   void settle() { sums_->settle(); }
 
-  /// Starts to collect the gradient anew; then any number of forward / backward pairs.
+  /// Starts a new gradient; any number of forward / backward pairs then add to it.
   void begin_update();
-  /// Collective over the group in training.
+  /// Computes the forward pass. Collective over the group in training.
   void forward(const Pass& pass);
-  /// `finished(layer)` is called once a layer's share of the gradient is complete. Collective over the group.
+  /// Computes the backward pass. `finished(layer)` is called once a layer's share of the gradient is complete.
+  /// Collective over the group.
   void backward(const Pass& pass, const std::function<void(int)>& finished);
 
-  /// Whether training passes over as many samples, one in each update, all queue the same for a device.
+  /// Whether all training passes of the same number of samples, with one pass per update, queue the same calls for a
+  /// device.
   bool repeats() const;
 
-  /// Starts to gather the statistics of precise evaluation anew; then any number of forward passes with
+  /// Starts to collect the statistics of precise evaluation; followed by any number of forward passes with
   /// Pass::population, which are evaluations by batch statistics.
   void begin_population();
-  /// From here on Statistics::precise means what these passes have seen, over all groups: the same on all workers. One
+  /// Sets the statistics of Statistics::precise to those of these passes, over all groups: the same on all workers. One
   /// message. Collective over `all`, every worker of the network.
   void finish_population(const Communicator& all, std::int64_t step);
-  /// Of a layer whose type shares_statistics(), as of the last finish_population().
+  /// The population statistics of a layer whose type shares_statistics(), as of the last finish_population().
   const PopulationStatistics& population(int layer) const { return norm(layer).population(); }
 
-  /// Index into the model's layers of the first that shares_statistics() and met a value that is not a finite number on
-  /// this worker since begin_update(); -1 if there is none.
+  /// Index of the model's first layer that shares_statistics() and has met a non-finite value on this worker since
+  /// begin_update(); -1 if there is none.
   int first_nonfinite_layer() const;
   /// A layer's input in the last forward(), in the backend's memory and activation_type(), until the next one.
   const Tensor& input(int layer) const { return plan_.outputs[spec(layer).input]; }
-  /// Of a layer that shares_statistics().
+  /// The batch statistics of a layer that shares_statistics().
   BatchStatistics statistics(int layer) const { return norm(layer).statistics(); }
-  /// What computes this worker's part.
+  /// The backend that computes this worker's part.
   const ops::Backend& backend() const { return *backend_; }
 
  private:
@@ -72,7 +74,7 @@ class Network {
 
   void make_room_for_images(const ops::Device& device);
   void make_layers(const LayerContext& context);
-  /// A layer's calls, as errors of a device and profilers name them.
+  /// The names of a layer's calls in device errors and profilers.
   struct Places {
     std::string forward, backward, message;
   };
@@ -93,12 +95,12 @@ class Network {
   NetworkPlan plan_;
   bool accumulate_ = false;
   std::vector<std::unique_ptr<Layer>> layers_;
-  std::vector<Places> places_;  // of the layers
+  std::vector<Places> places_;  // per layer
   ops::Memory memory_;
-  ops::Memory images_;  // on a device: as they come, by turns at two places
+  ops::Memory images_;  // on a device: images as given, in two alternating rooms
   struct ImageRoom {
     std::size_t offset = 0;
-    std::unique_ptr<ops::Mark> read;  // behind the last that needs what lies there
+    std::unique_ptr<ops::Mark> read;  // set behind the last reader of this room
   };
   std::array<ImageRoom, 2> image_rooms_;
   std::size_t next_images_ = 0;

@@ -14,10 +14,10 @@ using Action = NetworkPlan::Action;
 using Step = NetworkPlan::Step;
 using Stretch = NetworkPlan::Stretch;
 
-// What a stretch touches per chunk should stay in the second-level cache with room for weights.
+// Memory that a stretch touches per chunk; it should fit the second-level cache with room for weights.
 constexpr std::int64_t kChunkBytes = 256 * 1024;
 
-/// Of what the layers write: whether parameters at or before it follow from its gradient.
+/// Per layer: whether its output's gradient is needed, i.e. it or an ancestor has parameters.
 std::vector<bool> find_trained(const ModelState& state) {
   const std::vector<LayerSpec>& specs = state.model().layers;
   std::vector<bool> trained;
@@ -32,11 +32,11 @@ std::vector<bool> find_trained(const ModelState& state) {
 
 std::vector<Stretch> plan_forward(const std::vector<LayerSpec>& specs) {
   std::vector<Stretch> stretches(1);
-  std::vector<int> stretch_of(specs.size(), 0);  // in which stretch a layer's output is written
+  std::vector<int> stretch_of(specs.size(), 0);  // the stretch in which a layer's output is written
   for (int l = 1; l < static_cast<int>(specs.size()); ++l) {
     const LayerSpec& spec = specs[l];
     if (shares_statistics(spec.type)) {
-      // The sums are taken right behind the layer that writes x, while it is in cache.
+      // Sums are computed right after the layer that writes x, while x is in cache.
       Stretch& producer = stretches[stretch_of[spec.input]];
       const auto behind = std::find_if(producer.steps.begin(), producer.steps.end(), [&](const Step& s) {
         return s.layer == spec.input && s.action == Action::forward;
@@ -64,7 +64,7 @@ std::vector<Stretch> plan_backward(const ModelState& state, const std::vector<bo
       stretches.back().steps.push_back({Action::accumulate_backward, l});
       stretches.back().norm = l;
     }
-    // Without messages, too, so that gradients are finished one by one and memory is soon free again.
+    // Also split at norms that send no message, so gradients finish, and memory is freed, earlier.
     if (is_norm(type)) stretches.emplace_back();
     stretches.back().steps.push_back({Action::backward, l});
     if (shared || (state.weight_of(l) < 0 && state.bias_of(l) < 0)) continue;
@@ -74,7 +74,7 @@ std::vector<Stretch> plan_backward(const ModelState& state, const std::vector<bo
   return stretches;
 }
 
-/// Of the flat gradient.
+/// The ranges of the flat gradient that layers add to instead of assigning.
 std::vector<FlatRange> find_added_to(const ModelState& state) {
   const std::vector<LayerSpec>& specs = state.model().layers;
   std::vector<FlatRange> assigned;
@@ -100,7 +100,7 @@ std::vector<Tensor> plan_outputs(const std::vector<LayerSpec>& specs, const ops:
   std::vector<Tensor> outputs(specs.size());
   for (std::size_t l = 0; l < specs.size(); ++l) {
     Tensor& t = outputs[l];
-    constexpr double kMost = 1e15;  // values; so many fit in no memory, more would overflow
+    constexpr double kMost = 1e15;  // more values fit no memory; checked before they overflow
     if (static_cast<double>(max_samples) * static_cast<double>(specs[l].output.elements()) > kMost)
       throw Error(fmt::format("layer '{}': {} samples of {} at a time are too many: use a smaller batch_per_worker",
                               specs[l].name, max_samples, specs[l].output.str()),
@@ -108,7 +108,7 @@ std::vector<Tensor> plan_outputs(const std::vector<LayerSpec>& specs, const ops:
     t.shape = specs[l].output.with_n(max_samples);
     t.type = backend.activation_type();
     switch (specs[l].type) {
-      case LayerType::input:  // on a device brought once into the layout that convolutions read twice
+      case LayerType::input:  // on a device: convolutions read it twice, so convert it once
         t.layout = backend.device() ? backend.preferred_layout(t.shape.c()) : Layout::channels_first;
         break;
       case LayerType::linear:
@@ -128,8 +128,8 @@ std::vector<Tensor> plan_outputs(const std::vector<LayerSpec>& specs, const ops:
 
 ArenaPlan plan_memory(const NetworkPlan& plan, const std::vector<LayerSpec>& specs) {
   const int count = static_cast<int>(specs.size());
-  // Activations live through forward and backward. A gradient lives from the stretch in which its first consumer writes
-  // it to the last stretch that reads it; those that nobody needs take no memory.
+  // Activations are kept through forward and backward. A gradient is kept from the stretch in which its first consumer
+  // writes it to the last stretch that reads it; gradients that are not needed take no memory.
   const int stretches = static_cast<int>(plan.backward.size());
   std::vector<Lifetime> blocks(specs.size() * 2);
   for (std::size_t l = 0; l < specs.size(); ++l) {
@@ -154,7 +154,7 @@ ArenaPlan plan_memory(const NetworkPlan& plan, const std::vector<LayerSpec>& spe
   return plan_arena(blocks);
 }
 
-/// `whole`: without chunks.
+/// Sets the number of samples per chunk; `whole`: all samples at once.
 void set_chunks(std::vector<Stretch>& stretches, const std::vector<Tensor>& outputs, bool whole) {
   for (Stretch& stretch : stretches) {
     std::int64_t largest = 1;

@@ -9,7 +9,7 @@
 namespace syncbn {
 namespace {
 
-// Bounds that no real network meets, but a mistyped number does, before anything overflows or is allocated.
+// Limits far above any real network, which catch mistyped numbers before anything overflows or is allocated.
 constexpr double kMaxElements = 1e12;
 constexpr std::int64_t kMaxExtent = std::int64_t{1} << 31;
 
@@ -80,7 +80,7 @@ Shape ModelBuilder::slide(const LayerSpec& layer, std::int64_t channels) const {
   const std::int64_t k = layer.kernel_h, s = layer.stride, p = layer.padding;
   if (k < 1 || k > kMaxExtent || s < 1 || s > kMaxExtent)
     fail(layer.name, layer.type, fmt::format("kernel {} and stride {} must be in 1..{}", k, s, kMaxExtent));
-  // A window of nothing but padding has no maximum; for convolutions it would be of no use.
+  // A window entirely in the padding has no maximum, and is useless to a convolution.
   const std::int64_t most = layer.type == LayerType::conv2d ? k - 1 : k / 2;
   if (p < 0 || p > most)
     fail(layer.name, layer.type, fmt::format("padding {} is outside 0..{} for kernel {}", p, most, k));
@@ -150,7 +150,7 @@ int ModelBuilder::linear(const std::string& name, int x, std::int64_t out, bool 
 }
 
 int ModelBuilder::add_norm(LayerSpec layer, bool affine, double weight) {
-  const Shape output = shape(layer.input);  // append() moves the layers
+  const Shape output = shape(layer.input);  // copied, since append() moves the layers
   const int i = append(std::move(layer), output);
   if (!affine) return i;
   add_parameter(i, ".weight", ParameterKind::norm_weight, {output.c()}, weight);
@@ -188,7 +188,7 @@ int ModelBuilder::whitening(const std::string& name, int x, std::int64_t group_c
 int ModelBuilder::activation(const std::string& name, int x, LayerType type, double slope) {
   LayerSpec layer = spec(type, name, x);
   if (type == LayerType::leaky_relu) {
-    // The backward pass knows the branch from the output's sign, which a negative slope would hide.
+    // The backward pass tells the branch by the output's sign, which is ambiguous with a negative slope.
     if (!(slope >= 0 && slope <= 1)) fail(name, type, fmt::format("slope {} is outside [0, 1]", slope));
     layer.slope = slope;
   }

@@ -14,8 +14,8 @@ std::vector<int> count_readers(const std::vector<LayerSpec>& layers) {
   return readers;
 }
 
-/// Whether `layer`, the only reader of `norm`, can become part of it; a sum's other term is `other`. That must not be
-/// what the norm reads itself: one sweep would write both of its gradients to the same place.
+/// Whether `layer`, the only reader of `norm`, can be fused into it; `other` is the other term of a sum. It must not be
+/// the norm's own input: one sweep would write both of its gradients to the same place.
 bool fits(const LayerSpec& layer, const LayerSpec& norm, int other) {
   if (!is_norm(norm.type) || norm.type == LayerType::whitening || norm.fused_relu) return false;
   return layer.type == LayerType::relu || (layer.type == LayerType::add && norm.residual < 0 && other != norm.input);
@@ -27,14 +27,14 @@ void fuse_norms(Model& model) {
   const std::vector<int> readers = count_readers(model.layers);
   std::vector<int> moved(model.layers.size());  // old index -> index in `fused`
   std::vector<LayerSpec> fused;
-  std::vector<int> fused_readers;  // of what the fused layer yields
+  std::vector<int> fused_readers;  // readers of the fused layer's output
   const auto new_index = [&moved](int old) { return old < 0 ? old : moved[old]; };
 
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     LayerSpec layer = model.layers[i];
     layer.input = new_index(layer.input);
     layer.residual = new_index(layer.residual);
-    // Of a sum's two terms, the later can take the other up: that one exists when the later is computed.
+    // Fuse into the later term of a sum: the other term exists when it is computed.
     const int at = std::max(layer.input, layer.residual);
     const auto before = static_cast<std::size_t>(std::max(at, 0));
     if (at >= 0 && fused_readers[before] == 1 && fits(layer, fused[before], std::min(layer.input, layer.residual))) {

@@ -20,7 +20,7 @@ std::string entry(const LayerConfig& config, std::size_t i) {
 }
 
 LayerType parse_type(const LayerConfig& config, const std::string& where) {
-  if (config.type == "norm") return LayerType::batch_norm;  // or what else norm.type says: NormRule makes it
+  if (config.type == "norm") return LayerType::batch_norm;  // NormRule makes it the type that norm.type names
   for (const LayerType t : kTypes) {
     if (config.type == name_of(t)) return t;
   }
@@ -41,7 +41,7 @@ class ListBuilder {
   }
 
  private:
-  /// Glorot's for networks that saturate, else He's.
+  /// Glorot's initialization for networks that saturate, otherwise He's.
   WeightInit default_init() const {
     for (const LayerConfig& l : options_.layers)
       if (l.type == "sigmoid" || l.type == "tanh") return {Init::glorot};

@@ -7,7 +7,7 @@
 
 namespace syncbn {
 
-// The ready models. Parameters have torchvision's names wherever torchvision has the model.
+// The predefined models. Parameters have torchvision's names wherever torchvision has the model.
 Model make_mlp(const ModelOptions& options);
 Model make_lenet(const ModelOptions& options);
 /// depth: 11 or 16
@@ -16,26 +16,26 @@ Model make_vgg(const ModelOptions& options, int depth);
 Model make_cifar_resnet(const ModelOptions& options, int depth);
 /// depth: 18, 34 or 50
 Model make_resnet(const ModelOptions& options, int depth);
-/// From options.layers.
+/// Makes a model from options.layers.
 Model make_from_layers(const ModelOptions& options);
 
-/// What ModelOptions::init, ModelOptions::activation and LayerConfig::type may be.
+/// Valid values of ModelOptions::init, ModelOptions::activation and LayerConfig::type.
 std::vector<std::string> init_names();
 std::vector<std::string> activation_names();
 std::vector<std::string> layer_type_names();
 
 std::vector<std::string> names_of(const std::vector<LayerType>& types);
 
-/// options.activation as a layer type. Throws Error(usage).
+/// Returns options.activation as a layer type. Throws Error(usage).
 LayerType activation_of(const ModelOptions& options);
 
-/// The builder of `options`, with its override of the initialization.
+/// Makes a builder for `options`, with their override of the initialization.
 ModelBuilder make_builder(const ModelOptions& options);
 
 constexpr double kLeakySlope = 0.01;                         ///< PyTorch's default
-constexpr WeightInit kClassifierInit{Init::gaussian, 0.01};  ///< torchvision's, of its VGG
+constexpr WeightInit kClassifierInit{Init::gaussian, 0.01};  ///< as in torchvision's VGG
 
-/// Where `options` put the normalizations of a ready model, and what follows from it.
+/// Where `options` place the normalizations of a predefined model, and what depends on it.
 class NormRule {
  public:
   explicit NormRule(const ModelOptions& options)
@@ -48,13 +48,13 @@ class NormRule {
   bool present() const { return has_norm_layers(type_); }
   bool before_activation() const { return present() && !after_; }
   bool after_activation() const { return present() && after_; }
-  /// Whether a convolution or linear layer that an activation follows, perhaps after its normalization, has a bias: one
-  /// that is normalized at once would be idle.
+  /// Whether a convolution or linear layer that is followed by an activation (possibly with a normalization in between)
+  /// has a bias: directly before a normalization it would be redundant.
   bool bias() const { return !before_activation(); }
 
-  /// A normalization whose gamma starts at `gamma`; `x` itself without normalization.
+  /// Appends a normalization whose gamma starts at `gamma`; returns `x` itself without normalization.
   int norm(ModelBuilder& b, int x, const std::string& name, double gamma = 1) const;
-  /// norm -> activation, or activation -> norm, or activation alone.
+  /// Appends norm -> activation, or activation -> norm, or activation alone.
   int norm_and_activation(ModelBuilder& b, int x, const std::string& norm_name, const std::string& activation_name,
                           LayerType activation) const;
 

@@ -5,7 +5,8 @@ namespace syncbn {
 int NormRule::norm(ModelBuilder& b, int x, const std::string& name, double gamma) const {
   if (!present()) return x;
   const Shape& shape = b.shape(x);
-  // Layer and instance normalization as group normalization's two ends (Wu & He 2018, arXiv 1803.08494, section 3).
+  // Layer and instance normalization are the two extremes of group normalization (Wu & He 2018, arXiv 1803.08494,
+  // section 3).
   if (type_ == "group") return b.group_norm(name, x, group_count(groups_, shape), affine_, gamma);
   if (type_ == "layer") return b.group_norm(name, x, 1, affine_, gamma);
   if (type_ == "instance") return b.group_norm(name, x, shape.c(), affine_, gamma);

@@ -8,7 +8,7 @@
 // Residual networks. He et al. 2015 (arXiv 1512.03385): section 4.1 for images of 64 pixels and more, section 4.2 for
 // CIFAR. Names, strides (in the 3x3 convolution of a bottleneck) and initialization as in torchvision.
 //
-// Normalization after the activation: every batch norm moves behind the nonlinearity that follows it, the last one of a
+// With normalization after the activation, every batch norm moves behind the following nonlinearity, the last one of a
 // block behind addition and ReLU: conv1, relu, bn1, conv2, add, relu, bn2. The one on a projected shortcut has no
 // nonlinearity to move behind and stays.
 
@@ -22,7 +22,7 @@ struct Block {
 
 class ResNetBuilder {
  public:
-  /// `blocks`: how many there will be.
+  /// `blocks`: the total number of blocks.
   ResNetBuilder(const ModelOptions& options, int blocks)
       : options_(options), norm_(options), blocks_(blocks), b_(make_builder(options)), x_(b_.input()) {}
 
@@ -32,7 +32,7 @@ class ResNetBuilder {
     if (pool) x_ = b_.pool("maxpool", x_, LayerType::max_pool, {3, 2, 1});
   }
 
-  /// 3x3 -> 3x3, plus the shortcut.
+  /// Appends 3x3 -> 3x3, plus the shortcut.
   void basic_block(const Block& block) {
     const int shortcut = make_shortcut(block);
     x_ = conv_norm_relu(block, "1", block.width, {3, block.stride, 1}, branch_init(2));
@@ -40,7 +40,7 @@ class ResNetBuilder {
     add(block, shortcut, "2");
   }
 
-  /// 1x1 -> 3x3 -> 1x1, plus the shortcut.
+  /// Appends 1x1 -> 3x3 -> 1x1, plus the shortcut.
   void bottleneck(const Block& block) {
     const int shortcut = make_shortcut(block);
     x_ = conv_norm_relu(block, "1", block.width, {1, 1, 0}, branch_init(3));
@@ -57,9 +57,10 @@ class ResNetBuilder {
   }
 
  private:
-  // Nothing but the initialization keeps a residual network without normalization from growing with every block: Fixup
-  // (Zhang, Dauphin & Ma 2019, arXiv 1901.09321), rules 1 and 2, without its learned scalars. A branch of m
-  // convolutions in one of L blocks starts at L^(-1 / (2m - 2)) times the usual weights, and its last convolution at 0.
+  // Without normalization, only the initialization keeps the activations of a residual network from growing with every
+  // block: Fixup (Zhang, Dauphin & Ma 2019, arXiv 1901.09321), rules 1 and 2, without its learned scalars. A branch of
+  // m convolutions in one of L blocks starts at L^(-1 / (2m - 2)) times the usual weights, and its last convolution at
+  // 0.
   WeightInit branch_init(int convolutions) const {
     if (norm_.present()) return {};
     return {Init::he, 0, std::pow(blocks_, -1.0 / (2 * convolutions - 2))};
@@ -71,14 +72,14 @@ class ResNetBuilder {
     return norm_.norm_and_activation(b_, y, block.name + ".bn" + index, block.name + ".relu" + index, LayerType::relu);
   }
 
-  /// The input itself, or projected where the shapes differ ("option B").
+  /// Returns the input itself, or its projection where the shapes differ ("option B").
   int make_shortcut(const Block& block) {
     if (block.stride == 1 && b_.shape(x_).c() == block.out) return x_;
     const int y = b_.conv2d(block.name + ".downsample.0", x_, block.out, {1, block.stride, 0}, !norm_.present(), {});
     return norm_.norm(b_, y, block.name + ".downsample.1");
   }
 
-  /// norm -> add shortcut -> ReLU, or add shortcut -> ReLU -> norm, or without norm.
+  /// Appends norm -> add shortcut -> ReLU, or add shortcut -> ReLU -> norm, or the same without norm.
   void add(const Block& block, int shortcut, const std::string& index) {
     const std::string norm = block.name + ".bn" + index;
     const double gamma = options_.zero_init_residual ? 0 : 1;
@@ -115,9 +116,9 @@ Model make_cifar_resnet(const ModelOptions& options, int depth) {
 
 Model make_resnet(const ModelOptions& options, int depth) {
   constexpr std::array<int, 4> k18 = {2, 2, 2, 2}, k34 = {3, 4, 6, 3};
-  const auto& blocks = depth == 18 ? k18 : k34;  // 50 has the blocks of 34, three convolutions deep
+  const auto& blocks = depth == 18 ? k18 : k34;  // 50 has the blocks of 34, with three convolutions each
   const bool deep = depth == 50;
-  // Small images would be one pixel after a stem made for 224; they get the stem of the CIFAR networks.
+  // A stem made for 224 pixels would reduce small images to one pixel; they get the stem of the CIFAR networks.
   const bool small = std::min(options.input.h(), options.input.w()) < 64;
   ResNetBuilder net(options, std::accumulate(blocks.begin(), blocks.end(), 0));
   net.stem(64, small ? Window{3, 1, 1} : Window{7, 2, 3}, !small);

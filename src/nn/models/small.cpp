@@ -5,7 +5,8 @@
 namespace syncbn {
 namespace {
 
-/// Sigmoid-like activations want the variance kept both ways (Glorot & Bengio 2010); rectifiers lose half of it.
+/// Whether the activation saturates. Sigmoid-like activations need the variance preserved in both directions (Glorot &
+/// Bengio 2010); rectifiers halve it.
 bool saturates(LayerType activation) {
   return activation == LayerType::sigmoid || activation == LayerType::tanh;
 }
@@ -22,14 +23,14 @@ class SmallNetBuilder {
 
   const Shape& shape() const { return b_.shape(x_); }
 
-  /// convolution -> norm -> activation -> 2x2 max pooling
+  /// Appends convolution -> norm -> activation -> 2x2 max pooling.
   void conv_stage(const std::string& index, std::int64_t channels, Window window) {
     x_ = b_.conv2d("conv" + index, x_, channels, window, norm_.bias(), init_);
     x_ = norm_.norm_and_activation(b_, x_, "bn" + index, "act" + index, activation_);
     x_ = b_.pool("pool" + index, x_, LayerType::max_pool, {2, 2, 0});
   }
   void flatten() { x_ = b_.flatten("flatten", x_); }
-  /// linear -> norm -> activation
+  /// Appends linear -> norm -> activation.
   void hidden(const std::string& name, const std::string& norm_index, std::int64_t out) {
     x_ = b_.linear(name, x_, out, norm_.bias(), init_);
     x_ = norm_.norm_and_activation(b_, x_, "bn" + norm_index, "act" + norm_index, activation_);
@@ -62,8 +63,7 @@ Model make_mlp(const ModelOptions& options) {
   return net.classifier("fc" + std::to_string(i + 1));
 }
 
-// LeNet-5 (LeCun et al. 1998) as it is commonly built today: max pooling, full connections, a free choice of
-// activation.
+// LeNet-5 (LeCun et al. 1998) as commonly built today: max pooling, full connections, any activation.
 Model make_lenet(const ModelOptions& options) {
   const bool pad = options.input.h() < 32 || options.input.w() < 32;  // LeCun padded 28x28 digits to 32x32
   SmallNetBuilder net(options);

@@ -6,9 +6,9 @@
 #include "syncbn/core/error.hpp"
 
 // Simonyan & Zisserman 2014 (arXiv 1409.1556), configurations A and D, with batch norm: torchvision's vgg11_bn and
-// vgg16_bn (vgg11 and vgg16 without). Like torchvision's, the convolutions keep a bias even where a normalization
-// makes it idle, so that weights can be exchanged. Images below 64 pixels get a single linear classifier over the
-// averaged features, as is common on CIFAR.
+// vgg16_bn (vgg11 and vgg16 without). As in torchvision, convolutions keep their bias even if a normalization makes it
+// redundant, so that weights can be exchanged. Images below 64 pixels get a single linear classifier over the averaged
+// features, as is common on CIFAR.
 
 namespace syncbn {
 namespace {
@@ -20,7 +20,7 @@ const std::vector<std::int64_t> kVgg16 = {64,    64,  kPool, 128, 128,   kPool, 
 
 int add_features(ModelBuilder& b, const NormRule& norm, const std::vector<std::int64_t>& plan) {
   int x = b.input();
-  int position = 0;  // in torchvision's Sequential
+  int position = 0;  // index in torchvision's Sequential
   const auto name = [](int i) { return "features." + std::to_string(i); };
   for (const std::int64_t width : plan) {
     if (width == kPool) {
@@ -36,7 +36,7 @@ int add_features(ModelBuilder& b, const NormRule& norm, const std::vector<std::i
   return x;
 }
 
-/// torchvision's: 25088 -> 4096 -> 4096 -> classes, dropout of 0.5 unless the options say otherwise.
+/// Appends torchvision's classifier: 25088 -> 4096 -> 4096 -> classes, dropout of 0.5 unless the options say otherwise.
 void add_large_classifier(ModelBuilder& b, int x, const ModelOptions& options) {
   const double p = options.dropout > 0 ? options.dropout : 0.5;
   x = b.flatten("flatten", x);

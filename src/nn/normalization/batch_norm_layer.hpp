@@ -5,7 +5,7 @@
 
 namespace syncbn {
 
-/// Batch normalization inside a network (+ add, + ReLU in the same sweep).
+/// Batch normalization in a network (+ add, + ReLU in the same sweep).
 class BatchNormLayer : public HostNormLayer<BatchNormPass> {
  public:
   BatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors);

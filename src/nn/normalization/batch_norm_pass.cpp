@@ -41,8 +41,9 @@ void BatchNormPass::accumulate(const Tensor& x, ops::Samples samples) {
   local_count_ += values;
 }
 
-// The workers' pivots differ, so what travels is taken about zero: n * mean and sum((x - mean)^2) + n * mean^2. In f64
-// that costs (mean / std)^2 * 2^-53 of the variance: 1e-8 at 1e4 standard deviations. The count is exact up to 2^53.
+// The workers' pivots differ, so sums in the message are about zero: n * mean and sum((x - mean)^2) + n * mean^2. With
+// f64 the relative error of the variance is (mean / std)^2 * 2^-53: 1e-8 at 1e4 standard deviations. The count is exact
+// up to 2^53.
 void BatchNormPass::start(std::int64_t step) {
   const auto n = static_cast<double>(local_count_);
   double* sums = message_.data() + 1;
@@ -54,7 +55,7 @@ void BatchNormPass::start(std::int64_t step) {
     const double mean = pivot_[i] + shift;
     const double m2 = sum_sq_[i] - sum_[i] * shift;
     sums[c] = n * mean;
-    squares[c] = (m2 < 0 ? 0 : m2) + n * mean * mean;  // a NaN stays one
+    squares[c] = (m2 < 0 ? 0 : m2) + n * mean * mean;  // NaN stays NaN
   }
   start_contribution(message_, step);
 }

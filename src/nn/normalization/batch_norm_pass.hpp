@@ -12,8 +12,9 @@
 
 namespace syncbn {
 
-/// The normalization of one batch by one worker, in the phases between which a caller may walk sample by sample or do
-/// other work while a message is under way. BatchNorm runs them in a row; Network spreads them over its stretches.
+/// The normalization of one batch by one worker, split into phases, between which a caller may go through the samples
+/// one by one or do other work while a message is under way. BatchNorm runs them in sequence; Network spreads them over
+/// its stretches.
 ///
 /// Forward, training: begin, accumulate over all samples, start, finish, apply over all samples.
 /// Forward, evaluation: use_statistics, apply.
@@ -29,22 +30,22 @@ class BatchNormPass : public StatisticsPass {
   void begin();
   /// Adds samples of x to this worker's count, sum and squared sum.
   void accumulate(const Tensor& x, ops::Samples samples);
-  /// Sends this worker's partials: one message of 1 + 2C f64 (count, sums, squared sums). Collective.
+  /// Sends this worker's partial sums: one message of 1 + 2C f64 (count, sums, sums of squares). Collective.
   void start(std::int64_t step);
   /// Waits for the group's sums and derives mean, var and the map. Empty spans mean gamma = 1, beta = 0. Collective.
   /// Throws on all members alike when a variance of 0 meets eps = 0. A count of 0 is no error: mean, var and the map
-  /// are zero then. NaN and infinities pass to all members.
-  /// With a `renorm`, the map is that of batch renormalization.
+  /// are then zero. NaN and infinities spread to all members. With a `renorm`, the map is that of batch
+  /// renormalization.
   void finish(std::span<const float> weight, std::span<const float> bias,
               const std::optional<RenormReference>& renorm = std::nullopt);
-  /// Evaluation: normalize with given statistics. No message.
+  /// Evaluation: normalizes with given statistics. No message.
   void use_statistics(std::span<const float> mean, std::span<const float> var, std::span<const float> weight,
                       std::span<const float> bias);
   void apply(const Tensor& x, const Tensor& add, const Tensor& y, ops::Samples samples, ops::FusedRelu relu,
              std::uint8_t* mask) const;
 
   std::span<const double> var() const { return var_; }        ///< [C], biased (/ M), after finish()
-  bool uses_batch_statistics() const { return from_batch_; }  ///< finish() came last, not use_statistics()
+  bool uses_batch_statistics() const { return from_batch_; }  ///< whether finish() came last, not use_statistics()
 
   // ---- backward ----
   void begin_backward();
@@ -53,8 +54,8 @@ class BatchNormPass : public StatisticsPass {
   /// Sends A and B: one message of 2C f64. Collective. Not to be called after use_statistics().
   void start_backward(std::int64_t step);
   void finish_backward();
-  /// d(beta) = A and d(gamma) = B * invstd (renormalized: r * B * invstd + d * A), [C] each: this worker's share, or,
-  /// after finish_backward(), the group's.
+  /// Computes d(beta) = A and d(gamma) = B * invstd (renormalized: r * B * invstd + d * A), [C] each: this worker's
+  /// share or, after finish_backward(), the group's.
   void parameter_gradients(bool of_group, std::span<double> d_weight, std::span<double> d_bias) const;
   void apply_backward(const Tensor& x, const Tensor& dy, const Tensor& dx, const Tensor& d_add, ops::Samples samples,
                       ops::FusedRelu relu, const std::uint8_t* mask, bool accumulate_dx, bool accumulate_add) const;
@@ -64,7 +65,7 @@ class BatchNormPass : public StatisticsPass {
                   const std::optional<RenormReference>& renorm);
 
   const ops::BatchNormKernels* kernels_;
-  bool from_batch_ = false;  // statistics of this batch (else given ones: dx has no statistics terms)
+  bool from_batch_ = false;  // else dx has no statistics terms
   std::vector<RenormCorrection> correction_;
   std::vector<double> pivot_, sum_, sum_sq_, message_, var_, invstd_;
   std::vector<double> sum_dy_, sum_dy_xc_, backward_message_;

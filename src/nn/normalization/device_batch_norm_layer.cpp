@@ -62,7 +62,7 @@ void DeviceBatchNormLayer::accumulate_backward(const Pass&, ops::Samples samples
   norm_->backward_sums(t_.x, t_.dy, samples.count(), relu_, mask_.as<std::uint8_t>(), alone_);
 }
 
-// The weight gradients that are queued next run while the message is under way.
+// Weight gradients queued after this run while the message is under way.
 void DeviceBatchNormLayer::start_exchange_backward(const Pass& pass) {
   if (pass.n == 0) accumulate_backward(pass, {0, 0});
   gradient_sums_ = norm_->backward_message();

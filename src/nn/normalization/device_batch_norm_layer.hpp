@@ -9,8 +9,7 @@
 
 namespace syncbn {
 
-/// BatchNormLayer on a device with memory of its own, where its messages are summed up as well if that can be (see
-/// GroupSums).
+/// BatchNormLayer on a device with memory of its own, where its messages are also summed if possible (see GroupSums).
 class DeviceBatchNormLayer : public NormLayer {
  public:
   DeviceBatchNormLayer(const LayerContext& context, int index, const LayerTensors& tensors);
@@ -32,27 +31,27 @@ class DeviceBatchNormLayer : public NormLayer {
   void backward_parameters(const Pass&) override;
 
   PopulationStatistics& population() override { return population_; }
-  /// Of the last forward alone; waits for the device.
+  /// Looks at the last forward only; waits for the device.
   bool local_finite() const override;
-  /// Waits for the device.
+  /// The group's statistics; waits for the device.
   BatchStatistics statistics() const override;
 
  private:
   const ops::Backend& backend_;
   LayerTensors t_;
   std::string name_;
-  int members_;  // of the group
+  int members_;  // number of members of the group
   GroupSums& sums_;
   bool whole_world_, alone_, exchanges_;  // whether backward sends its message
   LayerParameters parameters_;
   RunningStatistics running_;
   PopulationStatistics population_;
-  ops::Memory population_mean_, population_var_;  // its copies, f32 [C]
+  ops::Memory population_mean_, population_var_;  // copies on the device, f32 [C]
   ops::FusedRelu relu_;
   ops::Memory mask_;
   std::unique_ptr<ops::Normalization> norm_;
-  const double* gradient_sums_ = nullptr;  // of the group, or this worker's own
-  std::int64_t count_ = 0;                 // of the group, in the last training forward
+  const double* gradient_sums_ = nullptr;  // of the group or, if it sends no message, of this worker
+  std::int64_t count_ = 0;                 // values per channel of the group in the last training forward
 };
 
 }  // namespace syncbn

@@ -8,14 +8,14 @@
 
 namespace syncbn {
 
-/// Gamma and beta, [C] each, and their gradients for normalizations that are derived on the processor, wherever the
+/// Gamma and beta, [C] each, and their gradients, for normalizations whose maps are computed on the CPU, wherever the
 /// parameters lie.
 class GammaBeta {
  public:
   GammaBeta(const LayerContext& context, int layer)
       : backend_(context.backend), places_(context, layer), channels_(context.spec(layer).output.c()) {}
 
-  /// Empty without affine parameters. On a device these wait for it.
+  /// These are empty without affine parameters. On a device they wait for it.
   std::span<const float> gamma() const { return values(places_.weight(), gamma_copy_); }
   std::span<const float> beta() const { return values(places_.bias(), beta_copy_); }
   void add_gradients(std::span<const double> d_gamma, std::span<const double> d_beta) const {
@@ -40,13 +40,13 @@ class GammaBeta {
   mutable std::vector<float> gamma_copy_, beta_copy_;
 };
 
-/// The ReLU inside a normalization layer's sweep: with an addition before it, its mask cannot be found again from x.
+/// How the ReLU of a normalization layer is fused: with an addition before it, its mask cannot be recomputed from x.
 inline ops::FusedRelu fused_relu(const LayerSpec& spec) {
   if (!spec.fused_relu) return ops::FusedRelu::none;
   return spec.residual >= 0 ? ops::FusedRelu::bits : ops::FusedRelu::recompute;
 }
 
-/// Room for the mask of `max_samples` samples, if one is needed.
+/// Allocates the mask of `max_samples` samples, if one is needed.
 inline ops::Memory relu_mask(const LayerContext& context, ops::FusedRelu relu, const Tensor& x) {
   if (relu != ops::FusedRelu::bits) return {};
   return context.backend.allocate(

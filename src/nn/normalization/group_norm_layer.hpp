@@ -6,7 +6,7 @@
 
 namespace syncbn {
 
-/// Group, layer or instance normalization inside a network (+ add, + ReLU in the same sweep).
+/// A group, layer or instance normalization in a network (+ add, + ReLU in the same sweep).
 class GroupNormLayer : public Layer {
  public:
   GroupNormLayer(const LayerContext& context, int index, const LayerTensors& tensors)

@@ -9,7 +9,7 @@
 
 namespace syncbn {
 
-/// A normalization by batch statistics on the processor: the layer around a BatchPass (BatchNormPass, WhiteningPass).
+/// A normalization by batch statistics on the CPU: the layer around a BatchPass (BatchNormPass, WhiteningPass).
 template <class BatchPass>
 class HostNormLayer : public NormLayer {
  public:
@@ -54,7 +54,7 @@ class HostNormLayer : public NormLayer {
   bool local_finite() const override { return pass_.local_finite(); }
 
  protected:
-  /// `arguments`: the pass's.
+  /// `arguments`: those of the pass.
   template <class... Arguments>
   HostNormLayer(const LayerContext& context, int index, const LayerTensors& tensors, Arguments&&... arguments)
       : t_(tensors),
@@ -67,9 +67,9 @@ class HostNormLayer : public NormLayer {
         d_gamma_(static_cast<std::size_t>(tensors.x.shape.c())),
         d_beta_(d_gamma_.size()) {}
 
-  /// The pass's finish().
+  /// Calls the pass's finish().
   virtual void finish(const Pass& pass) = 0;
-  /// Of the batch: what running statistics keep beside the mean.
+  /// The batch's second moments, kept in the running statistics beside the mean.
   virtual std::span<const double> moments() const = 0;
 
   LayerTensors t_;

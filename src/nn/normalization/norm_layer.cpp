@@ -19,7 +19,7 @@ std::unique_ptr<NormLayer> make_norm_layer(const LayerContext& context, int inde
   if (context.spec(index).type == LayerType::whitening) {
     return std::make_unique<WhiteningLayer>(context, index, tensors);
   }
-  // Batch renormalization derives its maps on the processor.
+  // Batch renormalization computes its maps on the CPU.
   if (context.backend.device() && !context.state.norm().renorm) {
     return std::make_unique<DeviceBatchNormLayer>(context, index, tensors);
   }

@@ -7,15 +7,15 @@ namespace syncbn {
 RunningStatistics::RunningStatistics(const LayerContext& context, int layer)
     : context_(context),
       state_(context.state.norm_state(layer)),
-      // One worker speaks for its group, so that the sum over workers is the average over groups. What is not
-      // summed, because there is just one group, every worker keeps.
+      // One worker contributes for its group, so that the sum over workers is the average over groups. With a single
+      // group nothing is summed, and every worker contributes to its own copy.
       speaks_(context.state.norm().whole_world || context.group.rank() == 0) {}
 
 void RunningStatistics::begin_update() {
   batches_this_update_ = 0;
   if (!state_) return;
   kept_ = speaks_ ? 1.0f / static_cast<float>(context_.groups) : 0.0f;
-  // On a device it goes with the contribution.
+  // On a device, contribute() writes it.
   if (!context_.backend.device()) context_.gradient[state_->kept.offset] = kept_;
 }
 

@@ -9,24 +9,24 @@
 
 namespace syncbn {
 
-/// What every normalization by batch statistics does: it counts this worker's samples, exchanges messages with its
-/// group and learns how many samples, of which mean, all of them have.
+/// The base of normalizations by batch statistics: counts this worker's samples, exchanges messages with its group and
+/// derives the group's count and mean.
 class StatisticsPass {
  public:
-  /// Contributions are looked at afresh.
+  /// Starts a new check of the contributions, see local_finite().
   void begin_update() { local_finite_ = true; }
   /// Whether this worker's contributions since begin_update() were finite numbers only.
   bool local_finite() const { return local_finite_; }
 
-  // ---- of the group, after finish() ----
+  // ---- statistics of the group, after finish() ----
   std::int64_t count() const { return count_; }           ///< M: values per channel, over the group
   std::span<const double> mean() const { return mean_; }  ///< [C]
   double unbiased_factor() const;                         ///< M / (M - 1)
-  /// Throws, on all members alike, when the group's count is 1: nothing could be learned from it.
+  /// Throws, on all members alike, when the group's count is 1: such a batch has no variance.
   void require_variance() const;
 
  protected:
-  /// `type`: the layer's, for errors.
+  /// `type`: the layer's type, for errors.
   StatisticsPass(const char* type, std::string name, std::int64_t channels, double eps, Communicator group);
   ~StatisticsPass() = default;
 
@@ -51,8 +51,8 @@ class StatisticsPass {
 
 bool all_finite(std::span<const double> values);
 
-/// Throws Error where a group of `workers` workers has `count` = 1 value per channel, which has no variance. `type` and
-/// `name` are the layer's.
+/// Throws Error if a group of `workers` workers has `count` = 1 value per channel, which has no variance. `type` and
+/// `name` are those of the layer.
 void require_variance(const char* type, const std::string& name, std::int64_t step, std::int64_t count, int workers);
 
 }  // namespace syncbn

@@ -5,7 +5,7 @@
 
 namespace syncbn {
 
-/// Decorrelated batch normalization inside a network. Running statistics: mean and covariance.
+/// Decorrelated batch normalization in a network. Its running statistics are mean and covariance.
 class WhiteningLayer : public HostNormLayer<WhiteningPass> {
  public:
   WhiteningLayer(const LayerContext& context, int index, const LayerTensors& tensors);

@@ -58,7 +58,8 @@ void WhiteningPass::accumulate(const Tensor& x, ops::Samples samples) {
   local_count_ += samples.count() * x.shape.spatial();
 }
 
-// What travels is taken about zero, as in batch normalization; of the symmetric products the lower triangle.
+// Sums in the message are about zero, as in batch normalization; of the symmetric products only the lower triangle is
+// sent.
 void WhiteningPass::start(std::int64_t step) {
   const auto n = static_cast<double>(local_count_);
   const auto mean = [&](std::int64_t c) {
@@ -105,12 +106,12 @@ void WhiteningPass::use_statistics(std::span<const float> mean, std::span<const 
   derive_map(gamma, beta);
 }
 
-// Per group, covariance + eps = D L D^T and W = D L^(-1/2) D^T. Sums of rounded numbers may leave a covariance with an
-// eigenvalue just below 0, which is 0.
+// Per group, covariance + eps = D L D^T and W = D L^(-1/2) D^T. Rounding may leave a covariance with an eigenvalue just
+// below 0, which is taken as 0.
 void WhiteningPass::derive_map(std::span<const float> gamma, std::span<const float> beta) {
   for (std::int64_t first = 0; first < channels_; first += width_) {
     const Matrix cov = block(cov_, first, width_);
-    if (!cov.allFinite()) {  // reaches all outputs, as it does in batch normalization
+    if (!cov.allFinite()) {  // spreads to all outputs, as in batch normalization
       const Matrix nan = Matrix::Constant(width_, width_, std::numeric_limits<double>::quiet_NaN());
       for (auto* array : {&basis_, &whitening_}) store(nan, first, *array);
       continue;
@@ -163,10 +164,10 @@ void WhiteningPass::finish_backward() {
   for (std::int64_t first = 0; first < channels_; first += width_) derive_gradient(first);
 }
 
-// With G = gamma * dy, A = sum(G), B = sum(G (x - mean)^T): dL/dW = B, and, as W is a function f(l) = l^(-1/2) of a
+// With G = gamma * dy, A = sum(G), B = sum(G (x - mean)^T), dL/dW = B. Since W is a function f(l) = l^(-1/2) of a
 // symmetric matrix with eigenvalues l and eigenvectors D, dL/d(covariance) = S = D (P o (D^T sym(B) D)) D^T, where P_ij
-// = (f(l_i) - f(l_j)) / (l_i - l_j) = -1 / (sqrt(l_i l_j) (sqrt(l_i) + sqrt(l_j))), which equal eigenvalues do not
-// upset. Then dx = W (G - A / M) + 2 / M S (x - mean).
+// = (f(l_i) - f(l_j)) / (l_i - l_j) = -1 / (sqrt(l_i l_j) (sqrt(l_i) + sqrt(l_j))), which is defined for equal
+// eigenvalues, too. Then dx = W (G - A / M) + 2 / M S (x - mean).
 void WhiteningPass::derive_gradient(std::int64_t first) {
   const auto m = static_cast<double>(count_);
   const Eigen::Map<const Eigen::VectorXd> gamma(gamma_.data() + first, width_);

@@ -12,8 +12,8 @@ namespace syncbn {
 
 /// Decorrelated batch normalization (Huang et al. 2018, arXiv 1804.08450) of one batch by one worker, in the phases of
 /// BatchNormPass. Channels are whitened in groups of `width`: y = gamma * W (x - mean) + beta with the symmetric (ZCA)
-/// W = (covariance + eps)^(-1/2), mean and biased covariance over all samples and positions of all members. A group
-/// of one channel is batch normalization.
+/// matrix W = (covariance + eps)^(-1/2); mean and biased covariance are over all samples and positions of all members.
+/// With groups of one channel this is batch normalization.
 class WhiteningPass : public StatisticsPass {
  public:
   /// `width` divides `channels`. The kernels must outlive the pass.
@@ -26,7 +26,7 @@ class WhiteningPass : public StatisticsPass {
   void start(std::int64_t step);
   /// Derives mean, covariance and W; errors as BatchNormPass::finish(). Collective.
   void finish(std::span<const float> gamma, std::span<const float> beta);
-  /// Evaluation: no message. `cov`: [C / width, width, width].
+  /// Evaluation: normalizes with given statistics; no message. `cov`: [C / width, width, width].
   void use_statistics(std::span<const float> mean, std::span<const float> cov, std::span<const float> gamma,
                       std::span<const float> beta);
   void apply(const Tensor& x, const Tensor& y, ops::Samples samples) const;
@@ -40,7 +40,7 @@ class WhiteningPass : public StatisticsPass {
   void finish_backward();
   void apply_backward(const Tensor& x, const Tensor& dy, const Tensor& dx, ops::Samples samples,
                       bool accumulate_dx) const;
-  /// d(gamma), d(beta) of this worker, or, after finish_backward(), of the group; [C] each.
+  /// Computes d(gamma), d(beta) of this worker or, after finish_backward(), of the group; [C] each.
   void parameter_gradients(bool of_group, std::span<double> d_gamma, std::span<double> d_beta) const;
 
  private:
@@ -52,10 +52,10 @@ class WhiteningPass : public StatisticsPass {
   std::int64_t width_;
   std::vector<double> pivot_, sum_, gamma_, shift_, zero_;   // [C]
   std::vector<double> products_, cov_, whitening_, matrix_;  // [C, width]; matrix = gamma * W
-  std::vector<double> basis_, eigenvalues_;                  // of covariance + eps: [C, width], [C]
+  std::vector<double> basis_, eigenvalues_;                  // eigendecomposition of covariance + eps: [C, width], [C]
   std::vector<double> message_;
-  std::vector<double> backward_message_;                 // sum(dy), then the products; first this worker's, then all
-  std::vector<double> local_sums_;                       // this worker's
+  std::vector<double> backward_message_;                 // sum(dy), products; this worker's, then the group's
+  std::vector<double> local_sums_;                       // sums of this worker alone
   std::vector<double> dy_matrix_, x_matrix_, dx_shift_;  // dx = dy_matrix dy + x_matrix (x - mean) + dx_shift
 };
 
