@@ -5,7 +5,7 @@ namespace syncbn::ops {
 
 namespace {
 
-constexpr std::size_t kWidest = 16;  // channels of a block in the widest layout
+constexpr std::size_t kWidest = 16;  // block size of the widest layout
 
 }  // namespace
 

@@ -7,7 +7,7 @@
 namespace syncbn::ops::cpu {
 namespace {
 
-/// One sample from one layout and type to another.
+/// Converts one sample from one layout and type to another.
 template <class From, class To>
 void convert(const From* from, const Panels& from_panels, To* to, const Panels& to_panels) {
   for (std::int64_t c = 0; c < to_panels.channels; ++c) {
@@ -19,13 +19,13 @@ void convert(const From* from, const Panels& from_panels, To* to, const Panels& 
   }
 }
 
-/// The bits of a sample, where there are any.
+/// The mask bits of a sample, or null.
 template <class Byte>
 Byte* mask_of(Byte* mask, std::int64_t sample, std::int64_t bytes) {
   return mask ? mask + sample * bytes : nullptr;
 }
 
-/// The samples of a tensor in the type and layout of a sweep: in place where they have it, else by way of a buffer.
+/// The samples of a tensor in the type and layout of a sweep: in place if it has them, otherwise through a buffer.
 template <class T>
 class Staged {
  public:
@@ -74,7 +74,7 @@ class Staged {
   Buffer buffer_;
 };
 
-/// Calls sweep(first sample, number of samples): all at once if every tensor is in place, else one by one.
+/// Calls sweep(first sample, number of samples): all at once if every tensor is in place, otherwise one by one.
 template <class Sweep>
 void for_samples(Samples samples, bool in_place, Sweep sweep) {
   if (in_place) {
@@ -84,7 +84,7 @@ void for_samples(Samples samples, bool in_place, Sweep sweep) {
   for (std::int64_t i = samples.begin; i < samples.end; ++i) sweep(i, std::int64_t{1});
 }
 
-/// Calls body with a value of the type that tensors like x are computed in.
+/// Calls body with a value of the type that is used to compute tensors like x.
 template <class Body>
 auto with_type_of(const Tensor& x, Body body) {
   return x.type == DataType::f64 ? body(double{}) : body(float{});

@@ -40,7 +40,7 @@ void apply(const ApplySweep<T>& s) {
   });
 }
 
-/// kOnlyDx: dx is assigned and nothing else is wanted.
+/// kOnlyDx: dx is assigned and is the only output.
 template <FusedRelu kRelu, bool kOnlyDx, class T>
 void backward(const BackwardSweep<T>& s) {
   struct Channels {
@@ -95,7 +95,7 @@ void any_backward(const BackwardSweep<T>& s) {
   }
 }
 
-// Dynamic dispatch wants functions, not templates.
+// Dynamic dispatch needs functions, not templates.
 void apply_f32(const ApplySweep<float>& s) {
   any_apply(s);
 }
@@ -151,7 +151,7 @@ std::int64_t mask_bytes(const Panels& p) {
       sizeof(T) == sizeof(float) ? HWY_DYNAMIC_DISPATCH(lanes_f32)() : HWY_DYNAMIC_DISPATCH(lanes_f64)();
   const std::int64_t vectors = p.width == 1 ? p.count * ((p.positions + lanes - 1) / lanes)
                                             : p.count * ((p.width + lanes - 1) / lanes) * p.positions;
-  constexpr std::int64_t kReadAhead = 8;  // a vector's bits are read from as many bytes
+  constexpr std::int64_t kReadAhead = 8;  // a vector's bits are read from this many bytes
   return vectors * ((lanes + 7) / 8) + kReadAhead;
 }
 

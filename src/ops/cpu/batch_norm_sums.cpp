@@ -61,7 +61,7 @@ void backward_sums(const BackwardSumsSweep<T>& s) {
                           load_channels<T, kWay>(s.scale, run, lane), load_channels<T, kWay>(s.shift, run, lane)};
         },
         [&](std::int64_t lane, const Channels& c) SYNCBN_INLINED {
-          auto error = Wide<T>::promote(c.center);  // of the center's rounding
+          auto error = Wide<T>::promote(c.center);  // rounding error of the center
           error.subtract(c.exact_center);
           return PairOfSums<T, kWay, true>(s.sum_dy, s.sum_dy_xc, run, lane, error);
         },
@@ -95,7 +95,7 @@ void any_backward_sums(const BackwardSumsSweep<T>& s) {
   }
 }
 
-// Dynamic dispatch wants functions, not templates.
+// Dynamic dispatch needs functions, not templates.
 void sums_f32(const SumsSweep<float>& s) {
   sums(s);
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-// The sweeps of batch normalization over samples that lie as Panels, in f32 or f64, compiled for several instruction
-// sets. batch_norm.cpp brings every tensor into this form. Pointers are to the first sample of the extent.
+// The sweeps of batch normalization over samples in the form of Panels, in f32 or f64, compiled for several instruction
+// sets. batch_norm.cpp converts every tensor to this form. Pointers are to the first sample of the extent.
 
 #include <cstdint>
 #include <string>
@@ -63,11 +63,11 @@ void run(const BackwardSumsSweep<double>& s);
 void run(const BackwardSweep<float>& s);
 void run(const BackwardSweep<double>& s);
 
-/// Bytes of the ReLU's mask of one sample of T. Which bit belongs to which value is the sweeps' own affair.
+/// Bytes of the ReLU's mask of one sample of T. Only the sweeps know which bit belongs to which value.
 template <class T>
 std::int64_t mask_bytes(const Panels& panels);
 
-/// "AVX2"
+/// The instruction set in use, such as "AVX2".
 std::string vector_target();
 
 }  // namespace syncbn::ops::cpu

@@ -23,7 +23,7 @@ std::string describe(const Conv2dGeometry& g) {
          s(g.stride) + ", padding " + s(g.padding);
 }
 
-/// oneDNN's vector kernels want blocked activations; images of 1 or 3 channels may be plain when they are only read.
+/// oneDNN's vector kernels need blocked activations; images of 1 or 3 channels may be plain if they are only read.
 Layout kernel_layout(std::int64_t channels, bool only_read) {
   constexpr std::int64_t kBlocked = 8;
   return only_read && (channels == 1 || channels == 3) ? Layout::channels_first
@@ -35,8 +35,8 @@ std::int64_t padded(std::int64_t channels, Layout layout) {
 }
 
 /// Descriptions of the three passes, for any number of samples. The padding of blocked layouts counts as channels
-/// (whose weights are 0): oneDNN has no fast kernels for fewer channels than a block. It chooses the formats of the
-/// weights, which depend on nothing but the geometry.
+/// (whose weights are 0), since oneDNN has no fast kernels for fewer channels than a block. It chooses the formats of
+/// the weights, which depend only on the geometry.
 class Descriptions {
  public:
   explicit Descriptions(const Conv2dGeometry& g)
@@ -44,10 +44,10 @@ class Descriptions {
         source(kernel_layout(g.c_in, true)),
         blocked(kernel_layout(g.c_in, false)),
         target(kernel_layout(g.c_out, false)),
-        // Some plain images have a fast forward pass, but for the weight gradient only the reference code.
+        // For some plain images the forward pass is fast, but the weight gradient only has the reference code.
         gradient_source(is_reference(backward_weights(1, source, weights(source))) ? blocked : source) {}
 
-  /// x or dx; y or dy.
+  /// Describes x or dx; y or dy.
   memory::desc x(std::int64_t n, Layout layout) const {
     return activation_desc(n, padded(geometry.c_in, layout), geometry.h_in, geometry.w_in, layout);
   }
@@ -55,7 +55,7 @@ class Descriptions {
     return activation_desc(n, padded(geometry.c_out, target), geometry.h_out, geometry.w_out, target);
   }
 
-  /// [c_out, c_in, kh, kw] with both channels padded.
+  /// Describes weights [c_out, c_in, kh, kw] with both channels padded.
   memory::desc weights(Layout input, memory::format_tag format = memory::format_tag::any) const {
     const auto& g = geometry;
     return {{padded(g.c_out, target), padded(g.c_in, input), g.kernel_h, g.kernel_w}, memory::data_type::f32, format};
@@ -110,7 +110,7 @@ Task make_reorder(const dnnl::engine& engine, const memory::desc& from, const me
   return {engine, pd, {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}}};
 }
 
-/// Between the weights in canonical order and in a format of oneDNN's.
+/// Converts between weights in canonical order and in a format of oneDNN.
 class Form {
  public:
   Form() = default;
@@ -133,7 +133,7 @@ class Form {
   }
   /// Whether there is no padding, so that both forms have the same number of values.
   bool is_exact() const { return bytes_ == static_cast<std::size_t>(rows_ * row_) * sizeof(float); }
-  /// To canonical order.
+  /// Copies to canonical order.
   void copy_to(const void* values, float* weight) {
     to_plain_.set(DNNL_ARG_FROM, const_cast<void*>(values));
     to_plain_.set(DNNL_ARG_TO, is_exact() ? weight : plain_.as<float>());
@@ -145,7 +145,7 @@ class Form {
  private:
   std::int64_t rows_ = 0, row_ = 0, padded_row_ = 0;
   std::size_t bytes_ = 0;
-  Buffer plain_;  // canonical, padded with zeros; none where there is no padding
+  Buffer plain_;  // canonical, padded with zeros; unused without padding
   Task from_plain_, to_plain_;
 };
 
@@ -184,7 +184,7 @@ class PackedWeights final : public Conv2dWeights {
   std::int64_t count_;
 };
 
-/// Samples in the layout of a kernel: in place where the tensor has it, else in a buffer.
+/// Samples in the layout of a kernel: in place if the tensor has it, otherwise in a buffer.
 class Staging {
  public:
   Tensor read(const Tensor& t, Samples s, Layout layout) {
@@ -192,7 +192,7 @@ class Staging {
     if (t.layout != layout) reorder(window(t, s), staged, {0, s.count()}, false);
     return staged;
   }
-  /// Where a kernel shall write; to be followed by written().
+  /// Where a kernel writes its result; to be followed by written().
   Tensor place(const Tensor& t, Samples s, Layout layout, bool in_place = true) {
     Tensor staged = window(t, s);
     if (t.layout == layout && in_place) return staged;
@@ -216,8 +216,8 @@ class Staging {
   Buffer buffer_;
 };
 
-/// Forward and the gradient of the input run sample by sample, so that a caller can walk over samples in cache and
-/// nothing depends on the size of the batch. The gradient of the weights wants the whole batch at once.
+/// A convolution. Forward and the gradient of the input run sample by sample, so that a caller can go through samples
+/// in cache and nothing depends on the batch size. The gradient of the weights needs the whole batch at once.
 class OneDnnConv2d final : public Conv2d {
  public:
   explicit OneDnnConv2d(const Conv2dGeometry& g) : d_(g), count_(g.c_out * g.c_in * g.kernel_h * g.kernel_w) {
@@ -281,7 +281,7 @@ class OneDnnConv2d final : public Conv2d {
     if (!in_place) take(d_weight, accumulate);
     if (!d_.geometry.bias) return;
     assign_or_add(bias_.as<float>(), d_bias, d_.geometry.c_out, accumulate);
-    std::memset(bias_.data(), 0, bias_.size());  // the padding must be 0 when it holds the bias again
+    std::memset(bias_.data(), 0, bias_.size());  // the padding must be 0 when the bias is copied in again
   }
 
  private:
@@ -292,8 +292,8 @@ class OneDnnConv2d final : public Conv2d {
       std::copy_n(from, count, to);
   }
 
-  /// From the scratch memory to where the caller wants it; padded gradients become canonical here, since they have more
-  /// values than there is room for.
+  /// Moves the gradient from scratch memory to its destination; padded gradients are converted to canonical order,
+  /// since they are larger than the destination.
   void take(float* d_weight, bool accumulate) {
     const float* from = scratch_.as<float>();
     if (!gradient_.is_exact()) {
@@ -331,12 +331,12 @@ class OneDnnConv2d final : public Conv2d {
 
   Descriptions d_;
   Task forward_, backward_data_;
-  std::map<std::int64_t, Task> batch_tasks_;  // by number of samples; few occur
+  std::map<std::int64_t, Task> batch_tasks_;  // by number of samples, of which there are few
   const std::int64_t count_;                  // of the weights
   Form gradient_;
-  Buffer scratch_, canonical_;  // of the weights' gradient
+  Buffer scratch_, canonical_;  // for the weights' gradient
   Staging input_, output_;
-  Buffer bias_;  // of y's padded channels
+  Buffer bias_;  // padded to y's channels
 };
 
 }  // namespace

@@ -13,7 +13,7 @@ std::int64_t values_in(const Tensor& t, Samples s) {
   return s.count() * t.sample_stride();
 }
 
-/// visit(places of a channel's positions: first, step) for each channel that is not padding.
+/// Calls visit(first, step), the places of a channel's positions, for each channel that is not padding.
 template <class Visit>
 void for_each_channel(const Panels& p, Visit visit) {
   for (std::int64_t c = 0; c < p.channels; ++c) visit(c, p.offset(c, 0), p.width);
@@ -24,13 +24,13 @@ void clear_padding(const Tensor& y, Samples s) {
   for (std::int64_t n = s.begin; n < s.end; ++n) clear_padding(p, y.sample(n));
 }
 
-/// The samples of x as if they had the channels and positions of `shape`. [N, F] in any layout is a plain row.
+/// The samples of x seen with the channels and positions of `shape`. [N, F] is a plain row in any layout.
 Panels panels_as(const Tensor& x, const Shape& shape) {
   const Layout layout = x.shape.rank() == 2 && shape.rank() != 2 ? Layout::channels_first : x.layout;
   return {layout, shape.c(), shape.spatial()};
 }
 
-/// Of tensors with the same shape and layout.
+/// Copies samples between tensors of the same shape and layout.
 void copy_samples(const Tensor& x, const Tensor& y, Samples s, bool accumulate) {
   if (accumulate)
     add(y.sample(s.begin), x.sample(s.begin), y.sample(s.begin), values_in(x, s));
@@ -42,7 +42,7 @@ class CpuElementwise final : public Elementwise {
  public:
   void activate(Activation kind, float slope, const Tensor& x, const Tensor& y, Samples s) const override {
     run(ActivationSweep{kind, slope, x.sample(s.begin), y.sample(s.begin), values_in(x, s)});
-    if (kind == Activation::sigmoid) clear_padding(y, s);  // the one whose value at 0 is not 0
+    if (kind == Activation::sigmoid) clear_padding(y, s);  // the only one with f(0) != 0
   }
 
   void activate_backward(Activation kind, float slope, const Tensor& y, const Tensor& dy, const Tensor& dx, Samples s,

@@ -85,7 +85,7 @@ void add_arrays(const float* a, const float* b, float* y, std::int64_t count) {
 }
 
 bool any_nan(const float* x, std::int64_t count) {
-  auto sum = hn::Zero(kF32);  // NaN once one was met
+  auto sum = hn::Zero(kF32);  // NaN once one has been met
   for_vectors(count, [&](const auto& io, std::int64_t i) HWY_ATTR {
     const auto v = io.load(x + i);
     sum = hn::Add(sum, hn::IfThenElseZero(hn::IsNaN(v), v));

@@ -1,7 +1,7 @@
 #pragma once
 
-// Elementwise sweeps over plain runs of f32, compiled for several instruction sets. The value at a place depends on the
-// operands at that place alone.
+// Elementwise sweeps over plain runs of f32, compiled for several instruction sets. Each result depends only on the
+// operands at the same index.
 
 #include <cstdint>
 
@@ -11,7 +11,7 @@ namespace syncbn::ops::cpu {
 
 struct ActivationSweep {
   Activation kind;
-  float slope;  ///< of leaky_relu
+  float slope;  ///< for leaky_relu
   const float* x;
   float* y;
   std::int64_t count;

@@ -1,6 +1,6 @@
 #pragma once
 
-// The parts that make_cpu_backend() puts together.
+// The parts of make_cpu_backend().
 
 #include <memory>
 #include <string>
@@ -12,7 +12,7 @@ namespace syncbn::ops::cpu {
 std::unique_ptr<BatchNormKernels> make_batch_norm_kernels();
 std::unique_ptr<Elementwise> make_elementwise();
 std::unique_ptr<WhiteningKernels> make_whitening_kernels();
-/// The kernels must outlive it.
+/// Makes a group normalization, which the kernels must outlive.
 std::unique_ptr<GroupNormalization> make_group_normalization(const BatchNormKernels& kernels, std::int64_t channels,
                                                              std::int64_t groups, double eps, std::int64_t max_samples);
 std::unique_ptr<Conv2dWeights> make_conv2d_weights(const Conv2dGeometry& g, const Allocate& allocate);

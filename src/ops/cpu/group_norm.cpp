@@ -11,7 +11,7 @@ double at(const float* values, std::int64_t c, double otherwise) {
   return values ? static_cast<double>(values[c]) : otherwise;
 }
 
-/// A sample is normalized by the sweeps of batch normalization, with a map of its own.
+/// Group normalization: normalizes each sample by the sweeps of batch normalization, with a map of its own.
 class CpuGroupNormalization final : public GroupNormalization {
  public:
   CpuGroupNormalization(const BatchNormKernels& kernels, std::int64_t channels, std::int64_t groups, double eps,
@@ -39,7 +39,7 @@ class CpuGroupNormalization final : public GroupNormalization {
   std::vector<Moments> moments_;              // [sample, group]
   std::vector<double> pivot_, sum_, sum_sq_;  // of one sample
   std::vector<double> sum_dy_, sum_dy_xc_;    // of one sample
-  std::vector<double> d_gamma_, d_beta_;      // of all since add_parameter_gradients()
+  std::vector<double> d_gamma_, d_beta_;      // of all samples since add_parameter_gradients()
   ChannelMap map_;
   GradientMap gradient_;
 };
@@ -59,7 +59,7 @@ CpuGroupNormalization::CpuGroupNormalization(const BatchNormKernels& kernels, st
   }
 }
 
-// The moments of a group's channels, each about a pivot of its own, are merged (Chan, Golub & LeVeque 1983).
+// The moments of a group's channels, each about its own pivot, are merged (Chan, Golub & LeVeque 1983).
 void CpuGroupNormalization::measure(const Tensor& x, std::int64_t sample) {
   kernels_.pivot(x, sample, pivot_.data());
   std::fill(sum_.begin(), sum_.end(), 0);
@@ -74,7 +74,7 @@ void CpuGroupNormalization::measure(const Tensor& x, std::int64_t sample) {
     for (std::size_t c = begin; c < end; ++c) {
       const double shift = sum_[c] / n, between = pivot_[c] + shift - mean;
       const double within = sum_sq_[c] - sum_[c] * shift;
-      squares += (within < 0 ? 0 : within) + n * between * between;  // a NaN stays one
+      squares += (within < 0 ? 0 : within) + n * between * between;  // NaN stays NaN
     }
     moments(sample)[g] = {mean, 1 / std::sqrt(squares / (n * width) + eps_)};
   }

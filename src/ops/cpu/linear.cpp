@@ -9,7 +9,8 @@ namespace {
 
 using dnnl::memory;
 
-/// Plain row-major operands, so that the weights need no packing. One set of primitives per number of samples.
+/// A linear layer with plain row-major operands, so that the weights need no packing. One set of primitives per number
+/// of samples.
 class OneDnnLinear final : public Linear {
  public:
   OneDnnLinear(std::int64_t in, std::int64_t out, bool bias)

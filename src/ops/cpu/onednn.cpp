@@ -27,7 +27,7 @@ Layout preferred_layout(std::int64_t channels) {
   constexpr unsigned avx512 = dnnl_cpu_isa_avx512_core;
   const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
   return (isa & avx512) == avx512 ? Layout::blocked16 : Layout::blocked8;
-#else  // convolutions of plain activations are products of matrices, of blocked ones oneDNN's reference code
+#else  // convolutions of plain activations are matrix products, those of blocked ones oneDNN's reference code
   return Layout::channels_first;
 #endif
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-// What the oneDNN kernels share. Everything runs on one thread: a worker computes alone, and results must not depend on
-// how many threads there are.
+// Shared parts of the oneDNN kernels. Everything runs on one thread: a worker computes alone, and results must not
+// depend on the number of threads.
 
 #include <initializer_list>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -14,8 +14,8 @@
 
 namespace syncbn::ops::cpu {
 
-/// One thread for OpenMP's parallel regions while this lives: oneDNN would start some both where a primitive is made,
-/// which fixes the split of its work, and where it runs.
+/// Limits OpenMP's parallel regions to one thread during its lifetime: oneDNN would start several both where a
+/// primitive is made, which fixes how its work is split, and where it runs.
 class OneThread {
  public:
   OneThread();
@@ -28,13 +28,13 @@ class OneThread {
 };
 
 dnnl::memory::format_tag tag_of(Layout layout);
-/// f32 activations [n, c, h, w].
+/// Describes f32 activations [n, c, h, w].
 dnnl::memory::desc activation_desc(std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w, Layout layout);
 /// Throws Error when the tensor is not f32 of this layout.
 void require_layout(const Tensor& t, Layout layout, const char* kernel);
 
-/// A primitive together with its arguments, which are made once and only pointed elsewhere between runs. Uses scratch
-/// memory of its own, because oneDNN's is bound to the thread that made the primitive.
+/// A primitive with its arguments, which are made once; runs only change their pointers. Uses its own scratch memory,
+/// because oneDNN's is bound to the thread that made the primitive.
 class Task {
  public:
   using Argument = std::pair<int, dnnl::memory::desc>;
@@ -65,7 +65,7 @@ class Task {
 /// Attributes of every primitive here.
 dnnl::primitive_attr task_attributes();
 
-/// Describes a forward primitive; `arguments` are those of its kind. oneDNN 2 wants them as an object of their own.
+/// Describes a forward primitive; `arguments` are those of its kind. oneDNN 2 needs them as a separate object.
 template <class Primitive, class... Arguments>
 typename Primitive::primitive_desc describe_forward(const dnnl::engine& engine, const Arguments&... arguments) {
   if constexpr (DNNL_VERSION_MAJOR < 3)

@@ -37,7 +37,7 @@ inline void clear_padding(const Panels& p, float* sample) {
   }
 }
 
-/// Consecutive samples.
+/// A number of consecutive samples.
 struct Extent {
   Panels panels;
   std::int64_t samples;

@@ -14,7 +14,7 @@ namespace {
 
 using dnnl::memory;
 
-/// As oneDNN wants them; version 3 knows dilations, which are 0 for none.
+/// The geometry in oneDNN's form; version 3 also takes dilations, where 0 means none.
 auto windows(const memory::dims& strides, const memory::dims& kernel, const memory::dims& before,
              const memory::dims& after) {
   if constexpr (DNNL_VERSION_MAJOR < 3)
@@ -23,7 +23,7 @@ auto windows(const memory::dims& strides, const memory::dims& kernel, const memo
     return std::tuple(strides, kernel, memory::dims{0, 0}, before, after);
 }
 
-/// Pooling sample by sample.
+/// A pooling that runs sample by sample.
 class OneDnnPool final : public Pool {
  public:
   explicit OneDnnPool(const PoolGeometry& g)
@@ -67,12 +67,12 @@ class OneDnnPool final : public Pool {
   }
 
  private:
-  /// The zeros that pad the channels are pooled with the rest.
+  /// The channels including their padding of zeros, which is pooled with the rest.
   static std::int64_t padded_channels(const PoolGeometry& g) {
     return round_up<std::int64_t>(g.c, block_of(preferred_layout(g.c)));
   }
 
-  /// oneDNN's maximum passes over NaN, which would hide that a computation has gone wrong.
+  /// Copies NaN to the output: oneDNN's maximum ignores NaN, which would hide an error in a computation.
   void spread_nan(const Tensor& x, const Tensor& y, std::int64_t sample) const {
     const auto& g = geometry_;
     const Panels from(x), to(y);

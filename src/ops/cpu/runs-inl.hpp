@@ -1,5 +1,5 @@
-// How the vector kernels walk over samples that lie as Panels. Compiled once per instruction set, hence the guard that
-// lets it in again for each.
+// How the vector kernels go through samples in the form of Panels. Compiled once per instruction set, hence the include
+// guard, which lets it in once for each.
 #if defined(SYNCBN_OPS_CPU_RUNS_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef SYNCBN_OPS_CPU_RUNS_INL
 #undef SYNCBN_OPS_CPU_RUNS_INL
@@ -17,7 +17,7 @@
 #include "ops/backend.hpp"
 #include "ops/cpu/panels.hpp"
 
-// For lambdas within loops over vectors: what they capture must stay in registers.
+// For lambdas within loops over vectors, whose captures must stay in registers.
 #ifndef SYNCBN_INLINED
 #define SYNCBN_INLINED HWY_ATTR __attribute__((always_inline))
 #endif
@@ -37,41 +37,41 @@ constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(Tag<T>())
 template <class T>
 constexpr std::int64_t kMaskBytes = (kLanes<T> + 7) / 8;
 
-/// What the lanes of a run's vectors are.
+/// What the lanes of a run's vectors stand for.
 enum class Way {
-  down,     ///< panels: the same channels in all vectors of a row, a row per panel
-  planes,   ///< positions of one channel, a row per channel
-  across,   ///< a wide panel: neighbouring channels from a row's first vector to its last, a row per position
-  samples,  ///< as across, of sums; a row per sample, whose sums are f64 from the first addition on
+  down,     ///< panels: the same channels in all vectors of a row, one row per panel
+  planes,   ///< positions of one channel, one row per channel
+  across,   ///< a wide panel: neighbouring channels from a row's first vector to its last, one row per position
+  samples,  ///< as across, for sums; one row per sample, whose sums are f64 from the first addition on
 };
 template <Way kWay>
 using WayTag = std::integral_constant<Way, kWay>;
 
-/// Vectors of `lanes` values that a sweep goes along: `rows` rows, in each of them `count` vectors, `step` values
-/// apart, and perhaps one more of `tail` values.
+/// The vectors of `lanes` values that a sweep goes along: `rows` rows of `count` vectors, `step` values apart, possibly
+/// followed by one of `tail` values.
 struct Run {
-  std::int64_t at, step, row_step;              ///< of the values, in values
-  std::int64_t mask, mask_step, mask_row_step;  ///< of a vector's bits, in bytes
+  std::int64_t at, step, row_step;              ///< offset and distances of the values, in values
+  std::int64_t mask, mask_step, mask_row_step;  ///< offset and distances of the vectors' bits, in bytes
   std::int64_t rows, count, lanes, tail;
-  std::int64_t channel;       ///< the first row's first
-  std::int64_t row_channels;  ///< from one row's first to the next one's
-  std::int64_t channels;      ///< of a vector that exist; the others are padding
-  std::int64_t block;         ///< vectors of a row that are summed in T before they are promoted to f64
+  std::int64_t channel;       ///< first channel of the first row
+  std::int64_t row_channels;  ///< channels from one row's start to the next one's
+  std::int64_t channels;      ///< existing channels of a vector; the others are padding
+  std::int64_t block;         ///< vectors of a row that are summed in T before they are converted to f64
 };
 
-/// Vectors in a row of a run across a panel, for sums: as many as their sums have registers.
+/// For sums: vectors per row of a run across a panel, as many as their sums fit in registers.
 template <Way kWay>
 constexpr std::int64_t kColumns = kWay == Way::samples ? 2 : 4;
 
-/// Visits the runs that make up some samples: visit(run, WayTag).
-/// For sums, each channel's values are met in the order of samples and positions, however the batch is cut. For maps,
-/// whose order does not matter: later samples first, since the sweep before has left these in cache.
+/// Calls visit(run, WayTag) for the runs that make up some samples. For sums, the values of each channel are visited in
+/// the order of samples and positions, however the batch is split. For maps, where the order does not matter, later
+/// samples come first, since the previous sweep has left these in cache.
 template <class T, bool kMap, class Visit>
 HWY_INLINE void for_each_run(const Extent& e, std::int64_t mask_bytes, Visit visit) {
   constexpr std::int64_t n = kLanes<T>, kBlock = 64, kTileBytes = 16384, kGroupBytes = 65536;
   const Panels& p = e.panels;
   const bool planes = p.width == 1;
-  // Samples that are a single row of channels are the positions of one wide panel.
+  // Samples that are a single row of channels are treated as the positions of one wide panel.
   const bool rows = !planes && p.positions == 1;
   const std::int64_t samples = rows ? 1 : e.samples, panels = rows ? 1 : p.count;
   const std::int64_t width = rows ? p.size() : p.width, lane_groups = (width + n - 1) / n;
@@ -79,12 +79,12 @@ HWY_INLINE void for_each_run(const Extent& e, std::int64_t mask_bytes, Visit vis
   const std::int64_t tail = planes ? p.positions % n : 0;
   const std::int64_t mask_bytes_of_position = rows ? mask_bytes : kMaskBytes<T>;
   const std::int64_t mask_bytes_of_group = rows ? kMaskBytes<T> : (positions + (tail > 0)) * kMaskBytes<T>;
-  // Walking down a wide panel lane group by lane group would touch each page once per group: do it in cached tiles.
+  // Going down a wide panel lane group by lane group would touch each page once per group: do it in cached tiles.
   const std::int64_t row_bytes = width * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t tile =
       lane_groups == 1 ? std::max<std::int64_t>(1, positions) : std::max<std::int64_t>(8, kTileBytes / row_bytes);
   const std::int64_t tiles = std::max<std::int64_t>(1, (positions + tile - 1) / tile);
-  // Backwards in steps that are long enough for the memory to run ahead in.
+  // Go backwards in steps long enough for memory prefetching within a step.
   const std::int64_t sample_bytes = std::max<std::int64_t>(1, p.size() * static_cast<std::int64_t>(sizeof(T)));
   const std::int64_t group = kMap ? std::max<std::int64_t>(1, kGroupBytes / sample_bytes) : 1;
 
@@ -94,7 +94,7 @@ HWY_INLINE void for_each_run(const Extent& e, std::int64_t mask_bytes, Visit vis
     const std::int64_t first = i / group * group, in_group = std::min(group, samples - first);
     const std::int64_t sample = kMap ? samples - first - in_group + (i - first) : i;
     for (std::int64_t panel = 0; panel < panels;) {
-      // Panels without padding in one run.
+      // Panels without padding form one run.
       const std::int64_t whole = planes ? panels : lane_groups == 1 ? p.channels / n - panel : 1;
       const std::int64_t together = std::clamp<std::int64_t>(whole, 1, panels - panel);
       for (std::int64_t t = 0; t < tiles; ++t) {
@@ -139,12 +139,12 @@ HWY_INLINE void for_each_run(const Extent& e, std::int64_t mask_bytes, Visit vis
   }
 }
 
-/// How a vector of values is read and written: whole ...
+/// Reads and writes a vector of values: whole ...
 template <class T>
 struct Whole {
   HWY_INLINE Vec<T> load(const T* p) const { return hn::LoadU(Tag<T>(), p); }
   HWY_INLINE void store(Vec<T> v, T* p) const {
-    // What is written was last used long ago: fetched into cache ahead of time, large tensors take up to a third less.
+    // Output was last used long ago, so it is fetched into cache ahead of time: large tensors take up to a third less.
     constexpr std::int64_t kAheadBytes = 1024;
     __builtin_prefetch(p + kAheadBytes / static_cast<std::int64_t>(sizeof(T)), 1);
     hn::StoreU(v, Tag<T>(), p);
@@ -183,7 +183,7 @@ struct Part {
   }
 };
 
-/// `values`, or where only `count` of them exist, a copy with as many zeros behind as a vector has lanes.
+/// Returns `values` or, if only `count` of them exist, a copy padded with zeros to the lanes of a vector.
 template <class T, class Value>
 HWY_INLINE const Value* padded(const Value* values, std::int64_t count, Value* copy) {
   if (count == kLanes<T>) return values;
@@ -192,7 +192,7 @@ HWY_INLINE const Value* padded(const Value* values, std::int64_t count, Value* c
   return copy;
 }
 
-/// A coefficient of each lane of a vector that starts `lane` channels behind the run's first.
+/// Loads per-channel coefficients for a vector that starts `lane` channels behind the run's first.
 template <class T, Way kWay>
 HWY_INLINE Vec<T> load_channels(const T* values, const Run& run, std::int64_t lane) {
   values += run.channel + lane;
@@ -202,7 +202,7 @@ HWY_INLINE Vec<T> load_channels(const T* values, const Run& run, std::int64_t la
   return hn::LoadU(Tag<T>(), padded<T>(values, run.channels, copy));
 }
 
-/// Calls visit(io, step, step of the bits) as it fits the run's vectors; for neighbouring ones the steps are constants.
+/// Calls visit(io, step, step of the bits) as the run's vectors require; for adjacent vectors the steps are constants.
 template <class T, Way kWay, class Visit>
 HWY_INLINE void with_steps(const Run& run, Visit visit) {
   using Next = std::integral_constant<std::int64_t, kLanes<T>>;
@@ -220,7 +220,7 @@ HWY_INLINE void with_steps(const Run& run, Visit visit) {
   }
 }
 
-/// The gradient behind the ReLU.
+/// dy where the ReLU passed, else 0.
 template <FusedRelu kRelu, class T>
 HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const std::uint8_t* mask) {
   const Tag<T> d;
@@ -233,12 +233,12 @@ HWY_INLINE Vec<T> gate(Vec<T> dy, Vec<T> xc, Vec<T> scale, Vec<T> shift, const s
   }
 }
 
-/// A mask's bits, in the first kMaskBytes bytes.
+/// The bits of a mask, in the first kMaskBytes bytes.
 template <class T>
 HWY_INLINE std::uint64_t bits_of(hn::Mask<Tag<T>> mask) {
   HWY_ALIGN std::uint8_t bytes[8] = {};
   hn::StoreMaskBits(Tag<T>(), mask, bytes);
-  // Read as they were written, so that nothing goes by way of memory.
+  // Read as they were written, so that nothing goes through memory.
   std::conditional_t<kMaskBytes<T> == 1, std::uint8_t,
                      std::conditional_t<kMaskBytes<T> == 2, std::uint16_t, std::uint64_t>>
       bits;
@@ -246,22 +246,22 @@ HWY_INLINE std::uint64_t bits_of(hn::Mask<Tag<T>> mask) {
   return bits;
 }
 
-/// What belongs to the channels of one vector, for all of some vectors.
+/// Channel data that is the same for several vectors.
 template <class Channels>
 struct Same {
   Channels channels;
   HWY_INLINE const Channels& operator()(std::int64_t) const { return channels; }
 };
 
-/// Calls body(io, offset of the vector, offset of its bits, what load(lane) gives for its channels) along a run. What
-/// it returns, if anything, are the vector's bits_of(), to be kept in `bits`.
+/// Calls body(io, offset of the vector, offset of its bits, result of load(lane) for its channels) along a run. If it
+/// returns anything, these are the vector's bits_of(), which are stored in `bits`.
 template <class T, Way kWay, class Load, class Body>
 HWY_INLINE void sweep(const Run& run, std::uint8_t* bits, Load load, Body body) {
   constexpr std::int64_t n = kLanes<T>;
   using Channels = decltype(load(0));
   constexpr bool kBits = !std::is_void_v<std::invoke_result_t<Body, Whole<T>, std::int64_t, std::int64_t, Channels>>;
-  // Some vectors, channels(i) what belongs to the i-th. Bits that are neighbours go in one store: stores here and there
-  // keep those of the values back.
+  // Visits several vectors; channels(i) is the channel data of the i-th. Adjacent bits are written by one store:
+  // scattered stores delay those of the values.
   const auto visit = [&](auto number, const auto& io, std::int64_t at, auto step, std::int64_t mask, auto mask_step,
                          const auto& channels) SYNCBN_INLINED {
     constexpr bool kFit = decltype(number)::value > 1 && decltype(number)::value * kMaskBytes<T> <= 8;
@@ -296,7 +296,7 @@ HWY_INLINE void sweep(const Run& run, std::uint8_t* bits, Load load, Body body) 
       if (tail > 0) visit(kOne, Part<T>(tail), at, step, mask, mask_step, next);
     };
     if (kWay == Way::across && !(kBits && mask_step == kMaskBytes<T>)) {
-      // A few rows at a time, so that what belongs to the channels is loaded once for all of them.
+      // Handle a few rows at a time, so that channel data is loaded once for all of them.
       const auto rows_at_once = [&](auto height) SYNCBN_INLINED {
         for (; row + height <= rows; row += height, row_at += height * row_step, row_mask += height * mask_row_step) {
           std::int64_t at = row_at, mask = row_mask, lane = 0;

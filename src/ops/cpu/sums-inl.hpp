@@ -1,4 +1,4 @@
-// Sums along the runs of samples: in blocks of T, then in f64. Compiled once per instruction set.
+// Sums along the runs of samples: short blocks in T, then f64. Compiled once per instruction set.
 #if defined(SYNCBN_OPS_CPU_SUMS_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef SYNCBN_OPS_CPU_SUMS_INL
 #undef SYNCBN_OPS_CPU_SUMS_INL
@@ -11,7 +11,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace syncbn::ops::cpu::HWY_NAMESPACE {
 
-/// The lanes of a Vec<T> in f64. Of f64 `high` is not used. (Two members instead of an array, so that the compiler
+/// The lanes of a Vec<T> in f64. `high` is unused if T is f64. (Two members instead of an array, so that the compiler
 /// keeps them in registers.)
 template <class T>
 struct Wide {
@@ -52,7 +52,7 @@ struct Wide {
     low = hn::Sub(low, other.low);
     if constexpr (kTwo) high = hn::Sub(high, other.high);
   }
-  /// Rounded to T.
+  /// The lanes, rounded to T.
   HWY_INLINE Vec<T> narrow() const {
     if constexpr (sizeof(T) == sizeof(double)) {
       return low;
@@ -65,7 +65,7 @@ struct Wide {
 #endif
     }
   }
-  /// += a * b
+  /// Adds a * b.
   HWY_INLINE void add_product(const Wide& a, const Wide& b) {
     low = hn::MulAdd(a.low, b.low, low);
     if constexpr (kTwo) high = hn::MulAdd(a.high, b.high, high);
@@ -75,8 +75,8 @@ struct Wide {
   }
 };
 
-/// Of as many vectors as they have lanes: lane i is the sum of the i-th's lanes. (Together, since the sum over one
-/// vector's lanes is a chain of additions that wait for each other.)
+/// Sums the lanes of several vectors, as many as they have lanes: lane i is the sum of the lanes of vector i. (Summed
+/// together, since the sum over one vector's lanes is a chain of dependent additions.)
 template <class D>
 HWY_INLINE hn::Vec<D> sums_of_lanes(D d, const double* vectors) {
 #if HWY_TARGET == HWY_SCALAR
@@ -84,7 +84,7 @@ HWY_INLINE hn::Vec<D> sums_of_lanes(D d, const double* vectors) {
 #else
   constexpr std::int64_t n = kLanes<double>;
   static_assert(n <= 8);
-  hn::Vec<D> sums[n / 2];  // each block of 128 bits: parts of two neighbours' sums
+  hn::Vec<D> sums[n / 2];  // per 128-bit block: partial sums of two neighbouring vectors
   for (std::int64_t i = 0; i < n / 2; ++i) {
     const auto a = hn::Load(d, vectors + 2 * i * n), b = hn::Load(d, vectors + (2 * i + 1) * n);
     sums[i] = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
@@ -103,7 +103,7 @@ HWY_INLINE hn::Vec<D> sums_of_lanes(D d, const double* vectors) {
 #endif
 }
 
-/// What is known of channels in f64, one per lane, `lane` channels behind the run's first.
+/// Loads per-channel f64 values, one per lane, from `lane` channels behind the run's first.
 template <class T, Way kWay>
 HWY_INLINE Wide<T> load_wide_channels(const double* values, const Run& run, std::int64_t lane) {
   values += run.channel + lane;
@@ -120,12 +120,12 @@ HWY_INLINE Vec<T> load_narrow_channels(const double* values, const Run& run, std
   return load_wide_channels<T, kWay>(values, run, lane).narrow();
 }
 
-/// Two sums per channel, of a and of b, in f64, while a run adds to them. `error`, if kCorrected: per channel, what
-/// times a belongs to b as well.
+/// Two sums per channel, of a and of b, in f64, while a run adds to them. `error`, if kCorrected: a per-channel factor;
+/// error * a is also added to b.
 template <class T, Way kWay, bool kCorrected>
 class PairOfSums {
  public:
-  /// Of the channels `lane` behind the run's first.
+  /// Loads the sums of the channels from `lane` behind the run's first on.
   HWY_INLINE PairOfSums(double* a, double* b, const Run& run, std::int64_t lane, const Wide<T>& error)
       : a_(a + run.channel + lane), b_(b + run.channel + lane), channels_(run.channels), error_(error) {
     if constexpr (kWay == Way::planes) return;
@@ -133,22 +133,22 @@ class PairOfSums {
     sum_a_ = Wide<T>(padded<T>(static_cast<const double*>(a_), channels_, copy));
     sum_b_ = Wide<T>(padded<T>(static_cast<const double*>(b_), channels_, copy));
   }
-  /// Of the same channels.
+  /// Adds vectors of values of the same channels.
   HWY_INLINE void add(Vec<T> a, Vec<T> b) {
     const auto wide = Wide<T>::promote(a);
     sum_a_.add(wide), sum_b_.add(b);
     if constexpr (kCorrected) sum_b_.add_product(error_, wide);
   }
-  /// Of single values; b as it shall be.
+  /// Adds a and left * right, without the correction of b.
   HWY_INLINE void add_one(const Wide<T>& a, const Wide<T>& left, const Wide<T>& right) {
     sum_a_.add(a), sum_b_.add_product(left, right);
   }
   HWY_INLINE void store() const { store(sum_a_, a_), store(sum_b_, b_); }
-  /// Of a plane: vectors whose lanes are still to be added.
+  /// For planes: stores the vectors of sums, whose lanes are still to be added.
   HWY_INLINE void store_lanes(double* a, double* b) const {
     hn::Store(sum_a_.sum(), Tag<double>(), a), hn::Store(sum_b_.sum(), Tag<double>(), b);
   }
-  /// Of `planes` of them, this one's the last: adds up what store_lanes() has left of each.
+  /// For `planes` planes, of which this is the last: adds up the lanes that store_lanes() has stored for each.
   HWY_INLINE void store_planes(const double* lanes_a, const double* lanes_b, std::int64_t planes) const {
     const Tag<double> d;
     HWY_ALIGN double a[kLanes<double>], b[kLanes<double>];
@@ -169,9 +169,9 @@ class PairOfSums {
   Wide<T> error_, sum_a_, sum_b_;
 };
 
-/// Sums term(io, offset, bits, what load(lane) gives for its channels, a, b) - two values at each place - along a run,
-/// short blocks in T before they go to sums_of(lane, load's). Where a block is a single vector, one(io, offset, bits,
-/// load's, sums) adds it.
+/// Sums a and b of term(io, offset, bits, the result of load(lane) for its channels, a, b) along a run, in short blocks
+/// in T before they are added to sums_of(lane, result of load). Where a block is a single vector, one(io, offset, bits,
+/// result of load, sums) adds it.
 template <class T, Way kWay, class Load, class Sums, class Term, class One>
 HWY_INLINE void sum_along(const Run& run, Load load, Sums sums_of, Term term, One one) {
   constexpr std::int64_t n = kLanes<T>;
@@ -202,7 +202,7 @@ HWY_INLINE void sum_along(const Run& run, Load load, Sums sums_of, Term term, On
     }
     for (const auto& s : sums) s.store();
   } else {
-    // Of a plane, the sums over the lanes wait until there are those of several planes.
+    // For planes, the sums over lanes are computed together for several planes.
     constexpr std::int64_t planes = kLanes<double>;
     HWY_ALIGN double lanes_a[planes * planes], lanes_b[planes * planes];
     // Local copies, since the compiler must assume that stores change what `run` refers to.

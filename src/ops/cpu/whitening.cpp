@@ -8,7 +8,7 @@
 namespace syncbn::ops::cpu {
 namespace {
 
-/// Channels [first, first + width) of one sample as rows of f64, centered. What is behind their ends stays as it is: 0.
+/// Copies channels [first, first + width) of one sample to rows of f64, centered. The padding of the rows stays 0.
 void gather(const Tensor& x, std::int64_t sample, std::int64_t first, std::int64_t width, const double* center,
             double* rows) {
   const Panels p(x);

@@ -14,7 +14,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr hn::CappedTag<double, 8> kF64;
 using F64 = hn::Vec<decltype(kF64)>;
 
-/// Calls body.template operator()<rows>(first) for tiles of kMost rows, then for single ones.
+/// Calls body.template operator()<rows>(first) for tiles of kMost rows, then for single rows.
 template <int kMost, class Body>
 HWY_INLINE void for_tiles(std::int64_t rows, Body body) {
   std::int64_t i = 0;
@@ -22,7 +22,7 @@ HWY_INLINE void for_tiles(std::int64_t rows, Body body) {
   for (; i < rows; ++i) body.template operator()<1>(i);
 }
 
-/// The sums stay in registers: kRows * kColumns of them.
+/// Computes a tile of kRows * kColumns sums, which stay in registers.
 template <int kRows, int kColumns>
 HWY_INLINE void product_tile(const double* a, const double* b, std::int64_t stride, double* out, std::int64_t width) {
   F64 sums[kRows][kColumns];
@@ -52,7 +52,7 @@ void row_products(const double* a, const double* b, std::int64_t width, std::int
     sum[i] += hn::GetLane(hn::SumOfLanes(kF64, total));
   }
   for_tiles<4>(width, [&]<int kRows>(std::int64_t i) HWY_ATTR {
-    // Of symmetric products those at and below the diagonal.
+    // Of symmetric products only those at and below the diagonal.
     for_tiles<2>(a == b ? i + kRows : width, [&]<int kColumns>(std::int64_t j) HWY_ATTR {
       product_tile<kRows, kColumns>(a + i * stride, b + j * stride, stride, products + i * width + j, width);
     });
@@ -62,7 +62,7 @@ void row_products(const double* a, const double* b, std::int64_t width, std::int
   }
 }
 
-/// Two vectors of each row at a time, so that each value of the matrix is broadcast for both.
+/// Handles two vectors of each row at a time, so that each value of the matrix is broadcast once for both.
 template <int kRows>
 HWY_INLINE void matrix_tile(const double* matrix, const double* in, std::int64_t width, std::int64_t stride,
                             double* out) {

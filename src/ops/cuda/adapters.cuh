@@ -1,6 +1,6 @@
 #pragma once
 
-// The parts that the CUDA backend puts together: the kernels of this folder behind the interfaces of ops/backend.hpp.
+// The parts of the CUDA backend: the kernels of this folder behind the interfaces of ops/backend.hpp.
 
 #include <memory>
 
@@ -23,14 +23,14 @@ std::unique_ptr<Conv2dWeights> make_conv2d_weights(Queue& queue, const Conv2dGeo
 std::unique_ptr<ops::Conv2d> make_conv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision);
 std::unique_ptr<ops::Linear> make_linear(Libraries& libraries, std::int64_t in, std::int64_t out, Precision precision);
 
-/// The samples from `begin` on.
+/// The tensor's samples from `begin` on.
 inline Tensor from_sample(const Tensor& t, std::int64_t begin) {
   Tensor part = t;
   if (part) part.data = t.as<std::byte>() + begin * t.sample_stride() * static_cast<std::int64_t>(size_of(t.type));
   return part;
 }
 
-/// Room in device memory for `count` values, kept from call to call.
+/// Device memory for `count` values, kept from call to call.
 template <class T>
 class Staging {
  public:
@@ -39,7 +39,7 @@ class Staging {
     if (count * sizeof(T) > memory_.size()) memory_ = DeviceMemory(queue_, count * sizeof(T));
     return memory_.as<T>();
   }
-  /// The processor's values, on the device. They have been taken when the call returns.
+  /// Copies values from CPU memory to the device. They may be changed on return.
   const T* upload(const T* values, std::size_t count) {
     T* to = room(count);
     queue_.upload(to, values, count * sizeof(T));

@@ -1,4 +1,4 @@
-// The backend's interface on a device.
+// The backend interface, implemented on a device.
 
 #include <fmt/format.h>
 
@@ -34,7 +34,7 @@ class CudaBackend final : public Backend {
   }
   Memory allocate(std::size_t bytes) const override {
     auto memory = std::make_shared<DeviceMemory>(queue_, bytes);
-    queue_.synchronize();  // other queues may use it
+    queue_.synchronize();  // other queues may use the memory
     return {std::shared_ptr<std::byte>(memory, memory->as<std::byte>()), bytes};
   }
   void upload(const void* from, void* to, std::size_t bytes) const override { queue_.upload(to, from, bytes); }

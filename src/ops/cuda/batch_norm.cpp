@@ -10,7 +10,7 @@ namespace syncbn::ops::cuda {
 
 namespace {
 
-/// One after the other, each at a multiple of 256 bytes; without memory it only counts.
+/// Carves arrays out of a block of memory, each at a multiple of 256 bytes; without memory it only counts bytes.
 class Carver {
  public:
   explicit Carver(std::byte* base) : base_(base) {}

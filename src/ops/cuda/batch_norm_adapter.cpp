@@ -9,13 +9,13 @@ namespace syncbn::ops::cuda {
 
 namespace {
 
-/// The sweeps behind the interface that hands sums and maps through the processor's memory. One set of channel arrays
-/// for each number of channels serves all layers, because every call brings its map along.
+/// The sweeps behind the interface that passes sums and maps in CPU memory. One set of channel arrays per number of
+/// channels serves all layers, because every call passes its map.
 class CudaBatchNormKernels final : public BatchNormKernels {
  public:
   explicit CudaBatchNormKernels(Queue& queue) : queue_(queue) {}
 
-  /// Zero: the device's sums find pivots of their own, and say what they have found about zero.
+  /// Returns zeros: the device chooses pivots of its own, and reports sums about zero.
   void pivot(const Tensor& x, std::int64_t, double* pivot) const override { std::fill_n(pivot, x.shape.c(), 0.0); }
 
   void sums(const Tensor& x, Samples samples, const double* pivot, double* sum, double* sum_sq) const override {

@@ -1,16 +1,16 @@
 #pragma once
 
-// What batch normalization computes once per channel, in f64. Formulas: Ioffe & Szegedy 2015, algorithms 1 and 2.
+// The per-channel computations of batch normalization, in f64. Formulas: Ioffe & Szegedy 2015, algorithms 1 and 2.
 
 #include "ops/cuda/batch_norm.cuh"
 
 namespace syncbn::ops::cuda {
 
-/// Relative rounding of the two sums whose difference is the variance; below it a variance is that of a constant
+/// Relative rounding error of the two sums whose difference is the variance; a smaller variance is that of a constant
 /// channel, and exactly zero. As on the CPU.
 constexpr double kVarianceRounding = 8 * 2.220446049250313e-16;
 
-/// This worker's share of the message: n * mean and sum((x - mean)^2) + n * mean^2, from sums about a pivot.
+/// Writes this worker's share of the message, n * mean and sum((x - mean)^2) + n * mean^2, from sums about a pivot.
 __device__ inline void write_message(const ChannelArrays& a, unsigned channels, unsigned c, double n, double pivot,
                                      double sum, double sum_sq) {
   const double shift = sum / n;
@@ -18,10 +18,10 @@ __device__ inline void write_message(const ChannelArrays& a, unsigned channels, 
   const double m2 = sum_sq - sum * shift;
   if (c == 0) a.message[0] = n;
   a.message[1 + c] = n * mean;
-  a.message[1 + channels + c] = (m2 < 0 ? 0 : m2) + n * mean * mean;  // a NaN stays one
+  a.message[1 + channels + c] = (m2 < 0 ? 0 : m2) + n * mean * mean;  // NaN stays NaN
 }
 
-/// y = (x - mean) * gamma * invstd + beta, with the rounding of the center made good in the shift.
+/// y = (x - mean) * gamma * invstd + beta; the shift compensates for the rounding of the center.
 __device__ inline void derive_map(const ChannelArrays& a, unsigned c, double mean, double var, double eps,
                                   const Affine& affine) {
   const double invstd = 1 / sqrt(var + eps > 0 ? var + eps : -1.0);
@@ -37,7 +37,7 @@ __device__ inline void derive_map(const ChannelArrays& a, unsigned c, double mea
   a.shift[c] = static_cast<float>(shift + (center - mean) * gain);
 }
 
-/// The group's statistics and map from its sums and its count `m`.
+/// Derives the group's statistics and map from its sums and its count `m`.
 __device__ inline void finish_channel(const ChannelArrays& a, unsigned channels, unsigned c, double m,
                                       const double* group, double eps, const Affine& affine) {
   if (c == 0) *a.count = m;

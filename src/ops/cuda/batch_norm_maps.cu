@@ -1,7 +1,7 @@
-// The two sweeps that write, and the per-channel steps between the sweeps.
+// The two sweeps that apply maps, and the per-channel steps between the sweeps.
 //
-// Floor: x read and y written forward (+ the residual read, + 1 byte written for each 16 read where bits are kept);
-// backward x and dy read and dx written (+ the residual's gradient written).
+// Minimum: x read and y written forward (+ the residual read, + 1 byte of mask written per 16 bytes read if bits are
+// kept); backward x and dy read and dx written (+ the residual's gradient written).
 
 #include "ops/cuda/batch_norm_channels.cuh"
 #include "ops/cuda/channel_walk.cuh"
@@ -11,27 +11,27 @@ namespace syncbn::ops::cuda {
 
 namespace {
 
-/// From the last position to the first: what the sweep before has read last is still in the cache.
+/// Goes from the last position to the first: what the previous sweep read last is still in the cache.
 template <bool kLast, int kWidth>
 __device__ std::size_t reversed(const Walk<kLast, kWidth>& walk, unsigned position) {
   return walk.offset(walk.extent.positions - 1 - position);
 }
 
-/// What a sweep does besides the map, decided at run time...
+/// The options of a sweep besides the map, decided at run time...
 struct AnyMode {
   FusedRelu relu;
-  bool with_add;  ///< a residual is added; backward, its gradient is wanted
+  bool with_add;  ///< adds a residual; in backward, writes its gradient
   bool with_dx = true, accumulate_dx = false, accumulate_add = false;
 };
-/// ... or by the compiler: the gradient of bf16 takes 94 to 114 registers instead of 130 then (nvcc 13.0, sm_90), so
-/// that two blocks have room on a multiprocessor.
+/// ... or at compile time: the bf16 gradient then uses 94 to 114 registers instead of 130 (nvcc 13.0, sm_90), so that
+/// two blocks fit on a multiprocessor.
 template <FusedRelu kRelu, bool kWithAdd>
 struct Mode {
   static constexpr FusedRelu relu = kRelu;
   static constexpr bool with_add = kWithAdd, with_dx = true, accumulate_dx = false, accumulate_add = false;
 };
 
-/// run(mode), with the common modes of fast sweeps as types.
+/// Calls run(mode), with the common modes of fast sweeps as types.
 template <bool kFast, class Run>
 void visit_mode(const AnyMode& mode, Run run) {
   if constexpr (kFast) {

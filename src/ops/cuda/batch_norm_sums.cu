@@ -1,9 +1,9 @@
-// The two sweeps that read, and what follows from their sums.
+// The two sweeps that compute sums, and what is derived from the sums.
 //
-// Floor: one read of x forward, of x and dy backward, at the bandwidth of the device's memory. A block adds a sixteenth
-// (f32) or an eighth (f16, bf16) of what it has read to the second-level cache, at most, and these partial sums are
-// read once, by a block for each 16 of them. One block that reads all of them would take longer than the sweep, by the
-// bytes that a multiprocessor can load (not measured).
+// Minimum: one read of x forward, of x and dy backward, at the bandwidth of the device's memory. A block writes at most
+// a sixteenth (f32) or an eighth (f16, bf16) of what it has read to the second-level cache, and these partial sums are
+// read once, by one block per 16 of them. A single block that reads all of them would take longer than the sweep, given
+// how many bytes a multiprocessor can load (not measured).
 
 #include "ops/cuda/batch_norm_channels.cuh"
 #include "ops/cuda/channel_walk.cuh"
@@ -13,11 +13,12 @@ namespace syncbn::ops::cuda {
 
 namespace {
 
-/// Values of a channel that are added in f32 before they go into an f64 sum.
+/// Values of a channel that are summed in f32 before they are added to an f64 sum.
 constexpr unsigned kRun = 64;
 constexpr unsigned kPivotPositions = 4;
 
-/// The mean of a few values of the thread's channels, spread over the batch: within the data's range, and exact.
+/// The mean of a few values of each of the thread's channels, spread over the batch: within the data's range, and
+/// exact.
 template <class T, bool kLast, int kWidth>
 __device__ void find_pivot(const Walk<kLast, kWidth>& walk, const T* x,
                            float (&pivot)[Walk<kLast, kWidth>::kChannels]) {
@@ -31,7 +32,7 @@ __device__ void find_pivot(const Walk<kLast, kWidth>& walk, const T* x,
   }
 }
 
-/// Moves short sums to the long ones.
+/// Adds the f32 sums to the f64 sums, and clears them.
 template <int kChannels>
 __device__ void promote(float (&a)[kChannels], float (&b)[kChannels], double (&sum)[2][kChannels]) {
   for (int k = 0; k < kChannels; ++k) {
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kThreads)
   arrays = arrays.of(blockIdx.z);
   x += blockIdx.z * extent.next;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
-  constexpr unsigned kPerTurn = kUnroll * (kLast ? 1 : kWidth);  // values of a channel in one turn of the loop
+  constexpr unsigned kPerTurn = kUnroll * (kLast ? 1 : kWidth);  // values of a channel per turn of the loop
   using Vector = Pack<T, kWidth>;
   __shared__ BlockSums<2, kChannels> sums;
   __shared__ float pivots[kChannels][32];
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// `relu`: a FusedRelu or a type that stands for one.
+/// `relu`: a FusedRelu, or a type that stands for one.
 template <class T, bool kLast, int kWidth, class Relu>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_sums_kernel(Extent extent, const T* __restrict__ x, const T* __restrict__ dy, ChannelArrays arrays,
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   dy += blockIdx.z * extent.next;
   mask = mask ? mask + blockIdx.z * extent.next / kWidth : nullptr;
   constexpr int kChannels = Walk<kLast, kWidth>::kChannels;
-  constexpr unsigned kTogether = kUnroll / 2;  // two tensors are read; of four vectors each, registers would spill
+  constexpr unsigned kTogether = kUnroll / 2;  // for two tensors; with four vectors each, registers would spill
   constexpr unsigned kPerTurn = kTogether * (kLast ? 1 : kWidth);
   using Vector = Pack<T, kWidth>;
   __shared__ BlockSums<2, kChannels> sums;
@@ -157,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int k = 0; k < kChannels; ++k) {
     const unsigned c = walk.channel + k;
     const double sum_g = sums.total[0][k][threadIdx.x];
-    // About the mean itself, not its rounding.
+    // Convert to a sum about the mean itself instead of its rounded value.
     const double sum_g_xc = sums.total[1][k][threadIdx.x] + (arrays.center[c] - arrays.mean[c]) * sum_g;
     arrays.backward_message[c] = sum_g;
     arrays.backward_message[extent.channels + c] = sum_g_xc;

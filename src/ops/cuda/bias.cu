@@ -1,6 +1,6 @@
-// Biases, one per channel, and the sums that are their gradients.
+// Biases, one per channel, and the sums that give their gradients.
 //
-// Floor: y read and written; dy read.
+// Minimum: y read and written; dy read.
 
 #include "ops/cuda/channel_walk.cuh"
 #include "ops/cuda/kernels.cuh"
@@ -46,13 +46,13 @@ __global__ void __launch_bounds__(kThreads)
   double sum[1][kChannels] = {};
   if (walk.active()) {
     for (unsigned position = walk.first; position < extent.positions; position += kUnroll * walk.step) {
-      Vector vector[kUnroll] = {};  // behind the last position: zeros, which add nothing
+      Vector vector[kUnroll] = {};  // past the last position: zeros, which add nothing
 #pragma unroll
       for (unsigned u = 0; u < kUnroll; ++u) {
         const unsigned at = position + u * walk.step;
         if (at < extent.positions) vector[u] = Vector::load(dy + walk.offset(at));
       }
-      float few[kChannels] = {};  // at once, in f32: per value there is no f64 arithmetic
+      float few[kChannels] = {};  // short sums in f32: no f64 arithmetic per value
 #pragma unroll
       for (unsigned u = 0; u < kUnroll; ++u) {
 #pragma unroll

@@ -1,13 +1,13 @@
 #pragma once
 
-// How a grid goes through a tensor channel by channel, and how its threads' sums are put together. The order of every
-// sum follows from the shape alone, never from the device or from which block comes first.
+// How a grid goes through a tensor channel by channel, and how the sums of its threads are combined. The order of every
+// sum depends on the shape alone, never on the device or on the order in which blocks run.
 //
-// A block has 8 warps in blockDim.y rows of blockDim.x threads. With channels last, the threads of a row stand on
-// neighbouring vectors of channels and walk down the positions (n, h, w); each keeps the sums of its own channels. With
-// channels first, a block belongs to one channel and its threads walk along the vectors of the channel's planes.
-// blockIdx.x is the tile of channels, blockIdx.y the share of the positions, blockIdx.z the tensor, where a grid goes
-// through several.
+// A block has 8 warps in blockDim.y rows of blockDim.x threads. With channels last, the threads of a row handle
+// neighbouring vectors of channels and go through the positions (n, h, w); each keeps the sums of its own channels.
+// With channels first, a block belongs to one channel and its threads go through the vectors of the channel's planes.
+// blockIdx.x is the tile of channels, blockIdx.y the share of the positions, blockIdx.z the tensor, if a grid handles
+// several.
 
 #include <algorithm>
 #include <stdexcept>
@@ -19,27 +19,27 @@ namespace syncbn::ops::cuda {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-/// Loads that a thread has under way before it uses the first.
+/// Loads that a thread issues before it uses the first.
 constexpr unsigned kUnroll = 4;
-/// Blocks in all for one tensor whose sums are wanted: 2 to 4 on each multiprocessor of a large device, and few enough
-/// to add up quickly; each thread takes kTurns * kUnroll vectors at least, so that what its block adds to memory stays
-/// small beside what it reads. Of sweeps that sum up nothing, as many as a large device takes at a time, twice.
+/// Total blocks for one tensor whose sums are computed: 2 to 4 on each multiprocessor of a large device, and few enough
+/// to combine quickly; each thread takes at least kTurns * kUnroll vectors, so that a block writes little compared to
+/// what it reads. For sweeps without sums, twice as many as a large device runs at a time.
 constexpr unsigned kBlocks = 512, kTurns = 2, kMapBlocks = 2048;
-/// Blocks whose sums are added up together, before those of all such groups are.
+/// Blocks whose sums are combined first; then the sums of these groups are combined.
 constexpr unsigned kGroup = 16;
 
 struct Extent {
   unsigned channels = 0;
   unsigned positions = 0;  ///< channels last: samples * spatial; first: vectors of one channel in all samples
   unsigned plane = 1;      ///< channels first: vectors of one channel in one sample
-  std::size_t next = 0;    ///< values from one tensor's first to the next one's
+  std::size_t next = 0;    ///< values from one tensor's start to the next one's
 };
 
-/// A tensor's extent, and the grids that go through it: one for sums, one for what treats every value alone.
+/// A tensor's extent, and the grids that go through it: one for sums, one for per-value work.
 struct Sweep {
   Extent extent;
   bool channels_last = false;
-  bool full_width = false;  ///< 16 bytes at a time, else single values
+  bool full_width = false;  ///< 16 bytes at a time, otherwise single values
   dim3 grid, map_grid, block;
 
   Sweep(const Tensor& x, std::int64_t samples) {
@@ -66,30 +66,30 @@ struct Sweep {
     grid.y = shares(kBlocks, kTurns);
     map_grid.y = shares(kMapBlocks, 1);
   }
-  /// Goes through every sample by itself. Throws where a grid has no room for so many.
+  /// Handles every sample as a tensor of its own. Throws if a grid cannot have that many.
   static Sweep of_each(const Tensor& x, std::int64_t samples) {
     Sweep sweep(x, 1);
     constexpr std::int64_t kMost = 65535;
     if (samples > kMost) throw std::length_error("more than 65,535 samples on one worker");
     sweep.extent.next = static_cast<std::size_t>(x.sample_stride());
     sweep.grid.z = sweep.map_grid.z = static_cast<unsigned>(samples);
-    // Few shares of each, and not fewer where there are more samples: their sums must not depend on each other.
+    // Few shares per sample, and the same number for any batch: a sample's sums must not depend on the other samples.
     sweep.grid.y = std::min(sweep.grid.y, kGroup);
     sweep.map_grid.y = sweep.grid.y;
     return sweep;
   }
-  /// Values that add_up_blocks() wants room for, with so many sums of each channel.
+  /// Number of values of scratch memory that add_up_blocks() needs for `sums` sums of each channel.
   std::size_t partials(unsigned sums, DataType type) const {
     const std::size_t slots = channels_last && full_width ? 16 / size_of(type) : 1;
     return static_cast<std::size_t>(grid.z) * grid.x * grid.y * sums * slots * block.x;
   }
-  /// Of add_up_blocks() for one tensor, at most, whatever its extent.
+  /// Upper limit of add_up_blocks()'s counters for one tensor of any extent.
   static std::size_t counters(std::int64_t channels) {
     return 2 * static_cast<std::size_t>(channels) + kBlocks / kGroup;
   }
 };
 
-/// run(a value of the tensor's type, kLast, kWidth) with those that the sweep asks for.
+/// Calls run(a value of the tensor's type, kLast, kWidth) with the constants that the sweep needs.
 template <class Run>
 void visit_sweep(DataType type, const Sweep& sweep, Run run) {
   visit_type(type, [&](auto value) {
@@ -103,10 +103,10 @@ void visit_sweep(DataType type, const Sweep& sweep, Run run) {
   });
 }
 
-/// A thread's way.
+/// The path of one thread through a tensor.
 template <bool kLast, int kWidth>
 struct Walk {
-  static constexpr int kChannels = kLast ? kWidth : 1;  ///< channels of this thread
+  static constexpr int kChannels = kLast ? kWidth : 1;  ///< channels per thread
   const Extent& extent;
   unsigned channel, first, step;
 
@@ -117,19 +117,19 @@ struct Walk {
         step(gridDim.y * blockDim.y) {}
 
   __device__ bool active() const { return channel < extent.channels; }
-  /// Of a position's first value, in the tensor.
+  /// Offset of a position's first value in the tensor.
   __device__ std::size_t offset(unsigned position) const {
     if constexpr (kLast) return static_cast<std::size_t>(position) * extent.channels + channel;
     const unsigned sample = position / extent.plane, inside = position % extent.plane;
     const std::size_t plane = static_cast<std::size_t>(sample) * extent.channels + channel;
     return (plane * extent.plane + inside) * kWidth;
   }
-  /// Which of the thread's channels value i of a vector belongs to.
+  /// The index, among the thread's channels, of the channel that value i of a vector belongs to.
   __device__ static constexpr int slot(int i) { return kLast ? i : 0; }
 };
 
-/// kSums sums over the rows of a block: total[s][k][x] of value s, slot k, column x. All threads of the block take
-/// part.
+/// kSums sums over the rows of a block: total[s][k][x] is sum s of slot k in column x. All threads of the block must
+/// call it.
 template <int kSums, int kChannels>
 struct BlockSums {
   double of_warps[kWarps][kSums][kChannels][32];
@@ -157,14 +157,14 @@ struct BlockSums {
   }
 };
 
-/// Leaves what `sums.total` holds at a block's own place. The last of `members` blocks to arrive adds up the places
-/// first, first + step, ... of all of them, whoever that block is; it returns true there, with the totals in
-/// `sums.total`. `arrived` is zero before and after.
+/// Stores `sums.total` at a block's own place. The last of `members` blocks to arrive, whichever it is, adds up the
+/// places first, first + step, ... of all of them; it returns true there, with the totals in `sums.total`. `arrived` is
+/// zero before and after.
 template <int kSums, int kChannels>
 __device__ bool add_up_places(BlockSums<kSums, kChannels>& sums, double* places, unsigned own, unsigned first,
                               unsigned step, unsigned members, unsigned* arrived) {
   constexpr unsigned kValues = kSums * kChannels;
-  const unsigned across = blockDim.x;  // whose values lie side by side
+  const unsigned across = blockDim.x;  // number of columns, whose values are adjacent
   for (unsigned i = threadIdx.y; i < kValues; i += blockDim.y) {
     places[(static_cast<std::size_t>(own) * kValues + i) * across + threadIdx.x] =
         sums.total[i / kChannels][i % kChannels][threadIdx.x];
@@ -190,9 +190,10 @@ __device__ bool add_up_places(BlockSums<kSums, kChannels>& sums, double* places,
   return true;
 }
 
-/// Adds up what the blocks of a tile of channels hold in `sums.total`, in two steps, so that no block reads much: the
-/// last of each kGroup shares to arrive adds those, the last of these all. It returns true there, with the totals in
-/// `sums.total`. `partials`, `arrived`: the tensor's, see Sweep; counters are zero before and after.
+/// Adds up `sums.total` over the blocks of a tile of channels in two steps, so that no block reads much: the last of
+/// each kGroup shares to arrive adds those, and the last of these adds all. It returns true there, with the totals in
+/// `sums.total`. `partials`, `arrived`: scratch memory and counters of the tensor, see Sweep; counters are zero before
+/// and after.
 template <int kSums, int kChannels>
 __device__ bool add_up_blocks(BlockSums<kSums, kChannels>& sums, double* partials, unsigned* arrived) {
   if (gridDim.y == 1) return true;

@@ -28,7 +28,7 @@ cudnnDataType_t cudnn_type(DataType type) {
   }
 }
 
-/// f32 by default means TF32 to cuDNN, where the device has it.
+/// cuDNN's default arithmetic for f32 is TF32, where the device has it.
 cudnnMathType_t math_type(Precision precision) {
   if (precision.type != DataType::f32) return CUDNN_TENSOR_OP_MATH;
   return precision.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH;
@@ -39,7 +39,7 @@ std::string describe(const Conv2dGeometry& g) {
                      g.h_out, g.w_out, g.kernel_h, g.kernel_w, g.stride);
 }
 
-/// cuDNN's text, and from version 9 on what it has against it.
+/// cuDNN's text, and from version 9 on the reason that it gives.
 std::string text_of(cudnnStatus_t code) {
   std::string text = cudnnGetErrorString(code);
 #if CUDNN_MAJOR >= 9
@@ -65,8 +65,8 @@ class TensorDescriptor {
   Handle<cudnnTensorDescriptor_t, cudnnDestroyTensorDescriptor> descriptor_;
 };
 
-/// One direction of a convolution, with the algorithms that may compute it. They are looked for at the first run: many
-/// a convolution never needs the gradient of its input, nor some number of samples any gradient.
+/// One direction of a convolution, with the algorithms that can compute it. They are searched for at the first run:
+/// many convolutions never need the gradient of their input, and some numbers of samples need no gradient.
 template <class Candidate, std::size_t kMost>
 class Direction {
  public:
@@ -84,9 +84,9 @@ class Direction {
 
   cudnnConvolutionDescriptor_t descriptor() const { return descriptor_; }
 
-  /// Runs the fastest algorithm, by cuDNN's own estimate, of those that give the same result in every run and that
-  /// cuDNN then does not refuse. `find` fills an array with candidates and says how many there are; `workspace` asks
-  /// how much memory one wants; `execute` starts it.
+  /// Runs the fastest algorithm, by cuDNN's own estimate, of those that are deterministic and that cuDNN does not
+  /// refuse to run. `find` fills an array with candidates and returns their number; `workspace` asks how much memory
+  /// one needs; `execute` starts it.
   template <class Find, class Workspace, class Execute>
   void run(Queue& queue, Find find, Workspace workspace, Execute execute) {
     if (choices_.empty()) list(find);
@@ -119,7 +119,7 @@ class Direction {
     Algorithm algorithm;
     cudnnMathType_t math;
   };
-  /// The same for all devices, whatever memory they have left: the choice decides on the last bits of the result.
+  /// The same for all devices, whatever memory is free: the algorithm affects the last bits of the result.
   static constexpr std::size_t kLargestWorkspace = std::size_t{1} << 30;
 
   template <class Find>
@@ -129,10 +129,10 @@ class Direction {
     check(find(&count, found.data()), name_);
     for (const Candidate& c : std::span(found).first(static_cast<std::size_t>(count))) {
       if (c.determinism != CUDNN_DETERMINISTIC || c.status != CUDNN_STATUS_SUCCESS) continue;
-      // An algorithm is meant with its own kind of arithmetic; of f32 that is the user's choice.
+      // An algorithm is reported with its kind of arithmetic; for f32 the user chooses it.
       choices_.push_back({c.algo, precision_.type == DataType::f32 ? math_type(precision_) : c.mathType});
     }
-    // IMPLICIT_PRECOMP_GEMM, BWD_DATA_ALGO_1, BWD_FILTER_ALGO_1: not among those that cuDNN's header calls
+    // IMPLICIT_PRECOMP_GEMM, BWD_DATA_ALGO_1, BWD_FILTER_ALGO_1: cuDNN's header does not list them as
     // non-deterministic.
     const auto plain = static_cast<Algorithm>(1);
     if (std::none_of(choices_.begin(), choices_.end(), [&](const Choice& c) { return c.algorithm == plain; }))
@@ -144,14 +144,14 @@ class Direction {
   Handle<cudnnConvolutionDescriptor_t, cudnnDestroyConvolutionDescriptor> descriptor_;
   std::vector<Choice> choices_;  // fastest first
   std::size_t next_ = 0;
-  bool works_ = false;  // choices_[next_] has run
+  bool works_ = false;  // whether choices_[next_] has run
   std::size_t workspace_bytes_ = 0;
   cudnnStatus_t last_ = CUDNN_STATUS_SUCCESS;
 };
 
 constexpr float kOne = 1, kZero = 0;
 
-/// For one number of samples.
+/// Descriptors and algorithms for one number of samples.
 struct Plan {
   TensorDescriptor x, y;
   Direction<cudnnConvolutionFwdAlgoPerf_t, CUDNN_CONVOLUTION_FWD_ALGO_COUNT> forward;
@@ -182,7 +182,7 @@ class CudaConv2dWeights final : public Conv2dWeights {
     const Tensor from{const_cast<float*>(weight), shape_, DataType::f32, Layout::channels_first};
     reorder(queue_, from, {packed_.as<void>(), shape_, type_, Layout::channels_last}, shape_.n(), false);
   }
-  /// Gradients come in canonical order already.
+  /// Copies: the kernels' gradients already have the canonical order.
   void unpack_gradient(const float* packed, float* canonical) override {
     queue_.copy(canonical, packed, static_cast<std::size_t>(shape_.elements()) * sizeof(float),
                 cudaMemcpyDeviceToDevice);
@@ -196,15 +196,15 @@ class CudaConv2dWeights final : public Conv2dWeights {
   DeviceMemory packed_;
 };
 
-/// Channels last, of the precision's type. One set of descriptors and algorithms for each number of samples; only
-/// algorithms whose results are the same in every run.
+/// A convolution, channels last, in the precision's type. One set of descriptors and algorithms per number of samples;
+/// only algorithms whose results are the same in every run.
 class CudaConv2d final : public ops::Conv2d {
  public:
   CudaConv2d(Libraries& libraries, const Conv2dGeometry& g, Precision precision);
   void forward(const Tensor& x, const Conv2dWeights& weight, const float* bias, const Tensor& y, Samples s) override;
   void backward_data(const Tensor& dy, const Conv2dWeights& weight, const Tensor& dx, Samples s,
                      bool accumulate) override;
-  /// cuDNN gives the gradient of the weights in the precision's type, rounded once.
+  /// cuDNN computes the weight gradient in the precision's type, rounded once.
   void backward_weights(const Tensor& x, const Tensor& dy, std::int64_t n, float* d_weight, float* d_bias,
                         bool accumulate) override;
 
@@ -220,7 +220,7 @@ class CudaConv2d final : public ops::Conv2d {
 
   Libraries& libraries_;
   Conv2dGeometry geometry_;
-  Shape shape_;  // of the weights
+  Shape shape_;  // shape of the weights
   Precision precision_;
   Handle<cudnnFilterDescriptor_t, cudnnDestroyFilterDescriptor> filter_;
   DeviceMemory weight_gradient_;

@@ -21,10 +21,10 @@ class CudaMark final : public Mark {
   Event event;
 };
 
-/// Graphs take memory of the device, when they are made and when they are started.
+/// Graphs allocate device memory when they are made and when they are started.
 void check_graph(cudaError_t code, std::string_view what) {
   if (code != cudaErrorMemoryAllocation) return check(code, what);
-  static_cast<void>(cudaGetLastError());  // it stays set otherwise
+  static_cast<void>(cudaGetLastError());  // clears the error, which would otherwise remain set
   int device = -1;
   cudaGetDevice(&device);
   throw DeviceError(
@@ -34,9 +34,9 @@ void check_graph(cudaError_t code, std::string_view what) {
 
 class CudaGraph final : public Graph {
  public:
-  /// Captured while scratch memory had moved so often.
+  /// `scratch_moves`: Queue::scratch_moves() when the capture began.
   CudaGraph(cudaGraph_t captured, std::uint64_t scratch_moves) : scratch_moves_(scratch_moves) {
-    // Messages between workers go before what computes, as in their queues.
+    // Messages between workers go before computations, as in their queues.
     check_graph(cudaGraphInstantiateWithFlags(exec_.place(), captured, cudaGraphInstantiateFlagUseNodePriority),
                 "making a graph of what was captured");
   }
@@ -79,7 +79,7 @@ class CudaDevice final : public Device {
 
   void finish() const override { queue_.synchronize(); }
 
-  // Relaxed: other threads may allocate memory, or wait for what is not captured.
+  // Relaxed mode: other threads may allocate memory, or wait for work that is not captured.
   void begin_capture() const override {
     scratch_moves_ = Queue::scratch_moves();
     Turn::capture(true);
@@ -87,7 +87,7 @@ class CudaDevice final : public Device {
   }
   std::unique_ptr<Graph> end_capture() const override {
     Handle<cudaGraph_t, cudaGraphDestroy> captured;
-    Turn::capture(false);  // all have come together
+    Turn::capture(false);  // all queues have joined again
     check(cudaStreamEndCapture(queue_.stream(), captured.place()), "ending a capture");
     return std::make_unique<CudaGraph>(captured, scratch_moves_);
   }
@@ -95,7 +95,7 @@ class CudaDevice final : public Device {
     check_graph(cudaGraphLaunch(static_cast<const CudaGraph&>(graph).get(), queue_.stream()), "starting a graph");
   }
 
-  // Not nested ones (nvtxRangePush), because workers may take turns on a thread within one.
+  // Not nested ranges (nvtxRangePush), because workers may alternate on a thread within one.
   std::uint64_t open_range(const char* name) const override { return nvtxRangeStartA(name); }
   void close_range(std::uint64_t range) const override { nvtxRangeEnd(range); }
 
@@ -173,7 +173,7 @@ class CudaDevice final : public Device {
   mutable Staging<double> values_;
   DeviceMemory loss_;
   PinnedMemory loss_here_;
-  Event loss_arrived_{Event::Wait::asleep};  // for most of a step
+  Event loss_arrived_{Event::Wait::asleep};  // the wait takes most of a step
   mutable std::uint64_t scratch_moves_ = 0;  // when the capture began
 };
 

@@ -1,4 +1,4 @@
-// Kernels that treat every value alone. Floor: each input read and each output written once.
+// Elementwise kernels. Minimum: each input read and each output written once.
 
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/philox.cuh"
@@ -93,7 +93,7 @@ Rule rule_of(Activation kind, bool backward) {
   return backward ? Rule::relu_back : Rule::relu;
 }
 
-/// One thread for four neighbours in channels_first order, which share a block of random numbers.
+/// One thread per four neighbours in channels_first order, which share a block of random numbers.
 template <class T>
 __global__ void dropout_kernel(const T* x, T* y, std::int64_t quads, std::int64_t per_sample, std::int64_t channels,
                                bool channels_last, float p, float scale, std::uint64_t seed, std::uint64_t step,
@@ -115,7 +115,7 @@ __global__ void dropout_kernel(const T* x, T* y, std::int64_t quads, std::int64_
   }
 }
 
-/// One thread for a position of an image: its byte of each channel is read in step with the neighbours'.
+/// One thread per position of an image: neighbouring threads read neighbouring bytes of each channel.
 template <class T>
 __global__ void look_up_kernel(const std::uint8_t* bytes, const float* values, T* y, std::int64_t positions,
                                std::int64_t spatial, std::int64_t channels, bool channels_last) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// Where a ReLU behind a normalization let a value pass.
+// The ReLU behind a normalization: where it let a value pass.
 
 #include <type_traits>
 
@@ -8,11 +8,12 @@
 
 namespace syncbn::ops::cuda {
 
-/// Sweeps that the compiler writes for one kind of ReLU each: 16 bytes at a time in the convolutions' layout.
+/// Whether a sweep is compiled separately for each kind of ReLU: those with 16 bytes at a time in the convolutions'
+/// layout.
 template <bool kLast, int kWidth>
 constexpr bool kFast = kLast&& kWidth > 1;
 
-/// run(the kind), as a type if wanted.
+/// Calls run() with the kind of ReLU, as a type if wanted.
 template <bool kAsType, class Run>
 void visit_relu(FusedRelu relu, Run run) {
   if constexpr (kAsType) {
@@ -29,7 +30,7 @@ void visit_relu(FusedRelu relu, Run run) {
   }
 }
 
-/// The map of a thread's channels, and the mask that follows from it: both passes compute the very same number.
+/// The map of a thread's channels, and the mask derived from it: forward and backward compute exactly the same number.
 template <int kChannels>
 struct Gate {
   float center[kChannels], scale[kChannels], shift[kChannels];
@@ -42,7 +43,7 @@ struct Gate {
     }
   }
   __device__ float map(float xc, int k) const { return fmaf(xc, scale[k], shift[k]); }
-  /// dy where the ReLU passed, else 0. `bit`: the mask's, in the lowest bit.
+  /// dy where the ReLU passed, else 0. `bit`: the mask's bit, in the lowest bit.
   __device__ float pass(FusedRelu relu, float dy, float xc, int k, unsigned bit) const {
     if (relu == FusedRelu::none) return dy;
     const bool open = relu == FusedRelu::bits ? (bit & 1U) != 0 : map(xc, k) > 0;

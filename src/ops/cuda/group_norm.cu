@@ -1,7 +1,7 @@
 // Group normalization (Wu & He 2018, arXiv 1803.08494): the sweeps of batch normalization with every sample as a batch
-// of its own, and between them what joins the channels of a group.
+// of its own; the kernels here combine the channels of a group between the sweeps.
 //
-// Floor: as batch normalization. The steps between the sweeps read and write some 100 bytes a channel and sample.
+// Minimum: as batch normalization. The steps between the sweeps access about 100 bytes per channel and sample.
 
 #include "ops/cuda/adapters.cuh"
 #include "ops/cuda/batch_norm_channels.cuh"
@@ -19,7 +19,7 @@ __device__ double sum_of_warp(double value) {
   return value;
 }
 
-/// A warp for each group (x) of each sample (y): its statistics, and the map of its channels.
+/// One warp for each group (x) of each sample (y): computes its statistics, and the map of its channels.
 __global__ void group_map_kernel(ChannelArrays all, unsigned channels, double eps, Affine affine) {
   const ChannelArrays arrays = all.of(blockIdx.y);
   const unsigned width = channels / gridDim.x, first = blockIdx.x * width;
@@ -35,7 +35,8 @@ __global__ void group_map_kernel(ChannelArrays all, unsigned channels, double ep
     derive_map(arrays, c, mean, var < square * kVarianceRounding ? 0 : var, eps, affine);
 }
 
-/// The coefficients of its gradient: with g = gamma * dy, dx = invstd * (g - A / M - (x - mean) * invstd^2 * B / M).
+/// Computes the coefficients of the gradient: with g = gamma * dy, dx = invstd * (g - A / M - (x - mean) * invstd^2 * B
+/// / M).
 __global__ void group_gradient_kernel(ChannelArrays all, unsigned channels, double positions, Affine affine) {
   const ChannelArrays arrays = all.of(blockIdx.y);
   const unsigned width = channels / gridDim.x, first = blockIdx.x * width;
@@ -56,7 +57,7 @@ __global__ void group_gradient_kernel(ChannelArrays all, unsigned channels, doub
   }
 }
 
-/// d(gamma) and d(beta) of a channel; a thread of its column adds up every kRows-th sample.
+/// Computes d(gamma) and d(beta) of a channel; each thread of its column adds up every kRows-th sample.
 constexpr unsigned kRows = 16;
 __global__ void __launch_bounds__(kWarp* kRows)
     add_kernel(ChannelArrays all, unsigned channels, unsigned samples, float* d_gamma, float* d_beta) {
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kWarp* kRows)
   if (d_beta) d_beta[c] += static_cast<float>(beta);
 }
 
-/// Every call is for the whole batch.
+/// Group normalization on the device; every call processes the whole batch.
 class CudaGroupNormalization final : public GroupNormalization {
  public:
   CudaGroupNormalization(Queue& queue, std::int64_t channels, std::int64_t groups, double eps, std::int64_t max_samples)

@@ -1,8 +1,8 @@
 #pragma once
 
-// Kernels without state. Tensors are in device memory, channels first or last, f32, f16 or bf16, all alike in one call
-// unless it says otherwise; n is the number of samples, of which 0 are allowed. Results are the same to the bit in
-// every run. All calls are asynchronous on the queue.
+// Kernels without state. Tensors are in device memory, channels first or last, f32, f16 or bf16, the same for all in
+// one call unless it says otherwise; n is the number of samples and may be 0. Results are the same to the bit in every
+// run. All calls are asynchronous on the queue.
 
 #include <cstdint>
 #include <span>
@@ -15,16 +15,16 @@
 
 namespace syncbn::ops::cuda {
 
-// ---- value by value; x and y of the same layout ----
+// ---- elementwise; x and y of the same layout ----
 
-/// y = f(x), and dx (+)= dy * f'(x), expressed through y. A NaN stays one.
+/// y = f(x), and dx (+)= dy * f'(x), expressed through y. NaN stays NaN.
 void activate(Queue& queue, Activation kind, float slope, const Tensor& x, const Tensor& y, std::int64_t n);
 void activate_backward(Queue& queue, Activation kind, float slope, const Tensor& y, const Tensor& dy, const Tensor& dx,
                        std::int64_t n, bool accumulate);
 void add(Queue& queue, const Tensor& a, const Tensor& b, const Tensor& y, std::int64_t n);
 /// y (+)= x
 void copy(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, bool accumulate);
-/// As Elementwise::dropout: the same values fall away as on the CPU. `sample_ids`: [n] in device memory.
+/// As Elementwise::dropout: the same values are dropped as on the CPU. `sample_ids`: [n] in device memory.
 void dropout(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, float p, std::uint64_t seed,
              std::uint64_t step, std::uint64_t layer_key, const std::int64_t* sample_ids, bool accumulate);
 
@@ -42,7 +42,7 @@ void reorder(Queue& queue, const Tensor& x, const Tensor& y, std::int64_t n, boo
 void add_bias(Queue& queue, const float* bias, const Tensor& y, std::int64_t n);
 void add_bias_gradient(Queue& queue, const Tensor& dy, std::int64_t n, float* d_bias);
 
-/// `places`: one byte for each output of max, the window's position that won; unused for average.
+/// `places`: one byte for each output of max, the position of the maximum in the window; unused for average.
 void pool(Queue& queue, const PoolGeometry& g, const Tensor& x, const Tensor& y, std::uint8_t* places, std::int64_t n);
 void pool_backward(Queue& queue, const PoolGeometry& g, const Tensor& dy, const Tensor& dx, const std::uint8_t* places,
                    std::int64_t n, bool accumulate);
@@ -56,7 +56,7 @@ void softmax_loss(Queue& queue, const Tensor& logits, const int* labels, std::in
 
 // ---- flat buffers of f32 ----
 
-/// Sum of the same range of several workers' gradients in the order of a tree over them: to = left + right.
+/// to = left + right: one addition of the tree-ordered sum of several workers' gradients.
 void add_flat(Queue& queue, const float* left, const float* right, float* to, std::int64_t count);
 /// As ops::Device::add_rows().
 void add_rows(Queue& queue, double* rows, std::int64_t stride, std::span<const std::pair<int, int>> pairs,

@@ -33,7 +33,7 @@ class CudaElementwise final : public Elementwise {
                std::uint64_t layer_key, const std::int64_t* sample_ids, bool accumulate) const override {
     if (s.count() == 0) return;
     const std::span given(sample_ids + s.begin, static_cast<std::size_t>(s.count()));
-    if (!std::equal(given.begin(), given.end(), sent_.begin(), sent_.end())) {  // those of the batch, for every layer
+    if (!std::equal(given.begin(), given.end(), sent_.begin(), sent_.end())) {  // the same for every layer of a batch
       sent_.assign(given.begin(), given.end());
       ids_.upload(sent_.data(), sent_.size());
     }
@@ -64,7 +64,7 @@ class CudaElementwise final : public Elementwise {
 class CudaPool final : public Pool {
  public:
   CudaPool(Queue& queue, const PoolGeometry& g) : queue_(queue), geometry_(g) {
-    constexpr std::int64_t kLargest = 16;  // the places of a window fit into a byte
+    constexpr std::int64_t kLargest = 16;  // so that a place in a window fits a byte
     if (g.kind == PoolKind::max && g.kernel > kLargest)
       throw Error(fmt::format("device: cuda: max pooling with a kernel of {0}x{0}: at most {1}x{1} are possible; use a "
                               "smaller kernel, or device: cpu",

@@ -1,6 +1,6 @@
 #pragma once
 
-// cuDNN and cuBLASLt, as the layers use them.
+// The use of cuDNN and cuBLASLt by the layers.
 
 #include <cublasLt.h>
 #include <cudnn.h>
@@ -11,7 +11,7 @@
 
 namespace syncbn::ops::cuda {
 
-/// Throw DeviceError unless `code` is success: "cuDNN: <what>: <its own text> (device 0)".
+/// These throw DeviceError unless `code` is success: "cuDNN: <what>: <its own text> (device 0)".
 void check(cudnnStatus_t code, const std::string& what);
 void check(cublasStatus_t code, const std::string& what);
 

@@ -12,7 +12,7 @@ namespace syncbn::ops::cuda {
 namespace {
 
 constexpr std::size_t kWorkspace = std::size_t{32} << 20;
-/// What every pointer is a multiple of: parameters lie at multiples of 16 elements.
+/// Alignment of all pointers, in bytes: parameters lie at multiples of 16 elements.
 constexpr std::uint32_t kAlignment = 16;
 
 cudaDataType_t cuda_type(DataType type) {
@@ -28,15 +28,15 @@ cudaDataType_t cuda_type(DataType type) {
 
 enum Which { kForward, kBackwardData, kBackwardWeights };
 
-/// A matrix product of one shape. cuBLASLt counts by columns, so what lies row by row is the transpose to it: it
-/// computes the transpose of the wanted product, with the operands exchanged.
+/// A matrix product of one shape. cuBLASLt is column-major, so it sees row-major matrices as transposed: it computes
+/// the transpose of the wanted product, with the operands exchanged.
 struct Product {
   Handle<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation;
   Handle<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> a, b, c;
   cublasLtMatmulAlgo_t algorithm{};
   std::size_t workspace_bytes = 0;
 
-  /// op(a): m x k, op(b): k x n, c: m x n, by columns; lda, ldb, ldc: elements from one column to the next.
+  /// op(a): m x k, op(b): k x n, c: m x n, column-major; lda, ldb, ldc: elements from one column to the next.
   struct Form {
     cublasOperation_t op_a, op_b;
     std::int64_t m, n, k, lda, ldb, ldc;
@@ -72,7 +72,7 @@ struct Product {
       check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), what);
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspace});
-    // Partial products are added up in memory in a fixed order, never in place by whichever comes first.
+    // Partial products must be added in memory in a fixed order, never in place in order of arrival.
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, kAlignment);
@@ -97,7 +97,7 @@ class CudaLinear final : public ops::Linear {
                         bool accumulate) override;
 
  private:
-  /// c[rows, columns] = (or +=) op(a) op(b), row by row.
+  /// c[rows, columns] = (or +=) op(a) op(b), row-major.
   void multiply(const char* what, int key, std::int64_t n, const void* a, const void* b, void* c, bool accumulate);
   Product& product(int key, std::int64_t n);
 
@@ -114,7 +114,7 @@ Product& CudaLinear::product(int key, std::int64_t n) {
   std::unique_ptr<Product>& slot = products_[{key, n}];
   if (slot) return *slot;
   const auto N = CUBLAS_OP_N, T = CUBLAS_OP_T;
-  // By columns x is [in, n], the weight [in, out] and y [out, n].
+  // Column-major, x is [in, n], the weight [in, out] and y [out, n].
   const Product::Form form = key == kForward        ? Product::Form{T, N, out_, n, in_, in_, in_, out_, precision_.type}
                              : key == kBackwardData ? Product::Form{N, N, in_, n, out_, in_, out_, in_, precision_.type}
                                                     : Product::Form{N, T, in_, out_, n, in_, out_, in_, DataType::f32};

@@ -17,7 +17,7 @@ std::string visible_devices() {
   return value ? fmt::format(" (CUDA_VISIBLE_DEVICES is '{}')", value) : "";
 }
 
-/// Why CUDA cannot be used at all; empty if it can. Sets the number of devices.
+/// Returns why CUDA cannot be used at all; empty if it can. Sets the number of devices.
 std::string missing(int& devices) {
   const cudaError_t code = cudaGetDeviceCount(&devices);
   switch (code) {
@@ -46,7 +46,7 @@ namespace syncbn::ops::cuda {
 
 std::string cudnn_version() {
   const std::size_t v = cudnnGetVersion();
-  const std::size_t major = v < 90000 ? 1000 : 10000;  // of a version's number; cuDNN 9 widened it
+  const std::size_t major = v < 90000 ? 1000 : 10000;  // cuDNN 9 widened the major version's factor
   return fmt::format("cuDNN {}.{}.{}", v / major, v % major / 100, v % 100);
 }
 
@@ -58,7 +58,7 @@ const char* syncbn_cuda_version() {
 
 int syncbn_cuda_probe(char* text, std::size_t size) {
   int devices = 0;
-  // Queues of more workers than these would wait for each other.
+  // Queues beyond this number (one per worker) would wait for each other.
   ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   std::string found = missing(devices);
   cudaDeviceProp first{};

@@ -1,7 +1,7 @@
 #pragma once
 
 // The C interface between the program and its CUDA backend, libsyncbn_cuda.so. Both come from one build: the version is
-// compared before anything else is called.
+// compared before any other function is called.
 
 #include <cstddef>
 #include <string>
@@ -9,9 +9,9 @@
 #include "ops/backend.hpp"
 
 namespace syncbn::ops::cuda {
-/// Major number of the oldest compute capability: Ampere has bf16, stream-ordered memory and asynchronous copies.
+/// Minimum major compute capability: Ampere has bf16, stream-ordered memory and asynchronous copies.
 constexpr int kOldestMajor = 8;
-/// Within the backend: "cuDNN 9.1.0".
+/// The version of cuDNN, such as "cuDNN 9.1.0"; used within the backend.
 std::string cudnn_version();
 }  // namespace syncbn::ops::cuda
 
@@ -19,8 +19,8 @@ extern "C" {
 
 /// Version of the program that this backend belongs to.
 const char* syncbn_cuda_version();
-/// 0: there is a device that can be used, `text` describes it. Else `text` says what is missing. Never throws.
+/// Returns 0 if there is a usable device, described in `text`; otherwise `text` says what is missing. Never throws.
 int syncbn_cuda_probe(char* text, std::size_t size);
-/// Kernels on a device of this host; the caller deletes them. Throws Error.
+/// Makes kernels on a device of this host; the caller deletes them. Throws Error.
 syncbn::ops::Backend* syncbn_cuda_backend(int local_rank, syncbn::ops::Precision precision);
 }

@@ -24,7 +24,7 @@ class Philox {
   __device__ Block block(std::uint32_t position) const {
     return encrypt({{position, folded_.word[0], folded_.word[1], folded_.word[2] ^ folded_.word[3]}}, key_[0], key_[1]);
   }
-  /// In [0, 1), 24 bits.
+  /// Uniform in [0, 1), 24 bits.
   __device__ static float uniform(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1.0p-24f; }
 
  private:

@@ -1,6 +1,6 @@
 #pragma once
 
-// Where the values of a tensor lie, in any layout, for kernels with a thread for each value or vector of channels.
+// Where the values of a tensor lie, in any layout, for kernels with one thread per value or per vector of channels.
 
 #include <cstdint>
 #include <string>
@@ -11,13 +11,13 @@
 
 namespace syncbn::ops::cuda {
 
-/// Where a value (n, c, i) of a tensor lies.
+/// The offset of a value (n, c, i) of a tensor.
 struct Places {
   unsigned channels, spatial;
   bool channels_last;
 
   explicit Places(const Tensor& t) : Places(t, t.shape) {}
-  /// The same values seen as another shape; a row [N, F] has one order only.
+  /// The same values seen as another shape; rows [N, F] have the same order in every layout.
   Places(const Tensor& t, const Shape& shape)
       : channels(static_cast<unsigned>(shape.c())),
         spatial(static_cast<unsigned>(shape.spatial())),
@@ -27,11 +27,12 @@ struct Places {
     return channels_last ? (sample * spatial + i) * channels + c : (sample * channels + c) * spatial + i;
   }
   bool operator==(const Places&) const = default;
-  /// From a position to the next.
+  /// Distance from a position to the next.
   __device__ unsigned stride() const { return channels_last ? channels : 1; }
 };
 
-/// (n, c, i) of the first value of vector k of a tensor. Vectors are kWidth neighbouring channels; channels first, 1.
+/// (n, c, i) of the first value of vector k of a tensor. Vectors are kWidth neighbouring channels; with channels first,
+/// 1.
 template <int kWidth>
 struct Spot {
   unsigned n, c, i;
@@ -52,7 +53,7 @@ __device__ inline unsigned this_thread() {
   return blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-/// As many threads, whose numbers have 32 bits.
+/// Checks that `count` threads can be numbered with 32 bits, and returns their number.
 inline unsigned threads_for(std::int64_t count) {
   constexpr std::int64_t kMost = (std::int64_t{1} << 31) - 1;
   if (count > kMost)

@@ -21,7 +21,7 @@ double mebibytes(std::size_t bytes) {
 }
 
 [[noreturn]] void report_full(int device, std::size_t wanted) {
-  static_cast<void>(cudaGetLastError());  // it stays set otherwise
+  static_cast<void>(cudaGetLastError());  // clears the error, which would otherwise remain set
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "asking for the free memory");
   throw DeviceError(fmt::format("CUDA: device {} cannot give {:.1f} MiB ({:.1f} of {:.1f} MiB are free)", device,
@@ -29,7 +29,7 @@ double mebibytes(std::size_t bytes) {
                     "use smaller batches or fewer workers on it", ExitCode::unavailable);
 }
 
-/// Whether the device fails while it works, so that whoever calls it next is told.
+/// Whether this is an error of running work, which a later call may report.
 bool comes_late(cudaError_t code) {
   switch (code) {
     case cudaErrorECCUncorrectable:
@@ -133,7 +133,7 @@ Queue::Queue(int device, bool urgent) : device_((check(cudaSetDevice(device), "c
   check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for priorities");
   check(cudaStreamCreateWithPriority(stream_.place(), cudaStreamNonBlocking, urgent ? highest : lowest),
         "making a stream");
-  // What has been given back is kept for the next request, instead of returning it to the driver at each wait.
+  // Keep freed memory for the next request, instead of returning it to the driver at each wait.
   cudaMemPool_t pool{};
   check(cudaDeviceGetDefaultMemPool(&pool, device), "looking for the memory pool");
   std::uint64_t keep = UINT64_MAX;
@@ -161,7 +161,7 @@ void Queue::clear(void* data, std::size_t bytes) {
 }
 
 void Queue::upload(void* to, const void* from, std::size_t bytes) {
-  // 256 images of 224x224 have room: they are copied while the device still computes the step before.
+  // Enough for 256 images of 224x224, which are copied while the device still computes the previous step.
   constexpr std::size_t kLargestStage = std::size_t{256} << 20;
   if (bytes > kLargestStage) {
     copy(to, from, bytes, cudaMemcpyHostToDevice);
@@ -197,7 +197,7 @@ std::uint64_t Queue::scratch_moves() {
 void* Queue::scratch_bytes(std::size_t bytes) {
   if (bytes > scratch_.size()) {
     if (scratch_.size() > 0) ++times_scratch_moved;
-    scratch_ = DeviceMemory();  // given back first: both would not always fit
+    scratch_ = DeviceMemory();  // freed first: both might not fit
     scratch_ = DeviceMemory(*this, bytes);
   }
   return scratch_.as<void>();

@@ -1,6 +1,6 @@
 #pragma once
 
-// The device under the kernels: return codes, a worker's queue, memory.
+// The CUDA runtime for the kernels: return codes, a worker's queue, memory.
 
 #include <cuda_runtime.h>
 
@@ -19,10 +19,10 @@ namespace syncbn::ops::cuda {
 inline void check(cudaError_t code, std::string_view what) {
   if (code != cudaSuccess) throw_error(code, what);
 }
-/// Throws the DeviceError of a library: "<library>: <what>: <its own text> (device 0)", and what CUDA says behind it.
+/// Throws a library's DeviceError: "<library>: <what>: <its own text> (device 0)", followed by CUDA's error, if any.
 [[noreturn]] void throw_library_error(const char* library, const std::string& what, const char* text);
 
-/// Owner of what a library made for *place(), and destroys.
+/// Owner of an object that a library creates in *place() and destroys.
 template <class T, auto kDestroy>
 class Handle {
  public:
@@ -41,19 +41,20 @@ class Handle {
 
 class Queue;
 
-/// Held by whoever queues something. While a capture is open, those who add to it take turns, because CUDA does not
-/// keep a graph's parts from being added at the same time; otherwise it costs a look at a flag.
+/// Held while something is queued. While a capture is open, threads that add to it take turns, because CUDA does not
+/// serialize additions to a graph; otherwise it only checks a flag.
 class Turn {
  public:
   Turn();
-  /// Between the beginning of a capture and its end, of one at a time.
+  /// Marks the beginning and end of a capture; one at a time.
   static void capture(bool open);
 
  private:
   std::unique_lock<std::recursive_mutex> lock_;
 };
 
-/// Owner of memory that belongs to a queue, which must outlive it. Place::take() and Place::give_back() say which.
+/// Owner of memory that belongs to a queue, which must outlive it. Place::take() and Place::give_back() define its
+/// kind.
 template <class Place>
 class QueueMemory {
  public:
@@ -84,13 +85,14 @@ class QueueMemory {
   std::size_t size_ = 0;
 };
 
-/// Zeroed, aligned to 256 bytes. Taken and given back in the order of the queue, so that neither stops the device.
+/// Device memory, zeroed, aligned to 256 bytes. Allocated and freed in the order of the queue, so that neither stalls
+/// the device.
 struct OnDevice {
   static void* take(Queue& queue, std::size_t bytes);
   static void give_back(Queue& queue, void* data) noexcept;
 };
-/// The processor's, page-locked: the device can copy to and from it while the processor does other work. Given back
-/// once the queue has come to an end, because a copy may be under way.
+/// Page-locked CPU memory: the device can copy to and from it while the CPU does other work. Freed after waiting for
+/// the queue, because a copy may be under way.
 struct Pinned {
   static void* take(Queue& queue, std::size_t bytes);
   static void give_back(Queue& queue, void* data) noexcept;
@@ -98,10 +100,10 @@ struct Pinned {
 using DeviceMemory = QueueMemory<OnDevice>;
 using PinnedMemory = QueueMemory<Pinned>;
 
-/// A place in a queue. Until it is recorded it has been passed.
+/// A position in a queue. An event that has not been recorded counts as passed.
 class Event {
  public:
-  /// What the thread does in wait(): keep its core, and go on soonest, or leave the core to others.
+  /// What the thread does in wait(): spin, for the shortest latency, or sleep, to free its core.
   enum class Wait : unsigned { spinning = 0, asleep = cudaEventBlockingSync };
   explicit Event(Wait wait = Wait::spinning);  ///< on the device in use
   cudaEvent_t get() const { return event_; }
@@ -112,11 +114,11 @@ class Event {
   Handle<cudaEvent_t, cudaEventDestroy> event_;
 };
 
-/// The work of one worker, done by the device in the order of the calls; queues of one device run side by side. Calls
-/// return at once, except synchronize(). Used by one thread at a time, follow() by any.
+/// One worker's queue of work, which the device executes in the order of the calls; queues of one device run
+/// concurrently. Calls return at once, except synchronize(). To be used by one thread at a time, except follow().
 class Queue {
  public:
-  /// `urgent`: its kernels go before those of other queues that are ready as well.
+  /// `urgent`: its kernels run before those of other queues that are ready as well.
   explicit Queue(int device, bool urgent = false);
   ~Queue();
   Queue(const Queue&) = delete;
@@ -125,26 +127,27 @@ class Queue {
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
 
-  /// Host memory must be page-locked to make it asynchronous.
+  /// Asynchronous if host memory is page-locked.
   void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
   void clear(void* data, std::size_t bytes);
-  /// Copies from any of the processor's memory, which may be changed on return.
+  /// Copies from any CPU memory, which may be changed on return.
   void upload(void* to, const void* from, std::size_t bytes);
   void record(const Event& event);
-  /// What comes from now on is done after the event.
+  /// Makes all further work wait for the event.
   void follow(const Event& event);
-  /// Waits until everything is done, and throws what went wrong since, naming the last thing that was launched.
+  /// Waits until everything is done, and throws errors that occurred since, naming the last launch.
   void synchronize();
 
-  /// Memory for the next launch alone: whatever is launched afterwards may overwrite it. Grows to the largest request.
+  /// Returns memory for the next launch only: any later launch may overwrite it. Grows to the largest request.
   template <class T>
   T* scratch(std::size_t count) {
     return static_cast<T*>(scratch_bytes(count * sizeof(T)));
   }
-  /// How often that of any queue has been given back for larger, so that graphs captured before must not run again.
+  /// How often scratch memory of any queue has been replaced by larger memory; graphs captured before must not run
+  /// again.
   static std::uint64_t scratch_moves();
 
-  /// Starts a kernel; an empty grid is nothing to do. `what` names it in errors and must live on: a literal.
+  /// Launches a kernel; an empty grid does nothing. `what` names it in errors and must be a literal.
   template <class... Parameters, class... Arguments>
   void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments&&... arguments) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
@@ -169,7 +172,7 @@ class Queue {
   const char* last_launch_ = "nothing yet";
   DeviceMemory scratch_;
 
-  /// On the way of an upload; several, so that one need not wait for the one before.
+  /// Page-locked memory for uploads; several, so that one need not wait for the previous one.
   struct Stage {
     PinnedMemory memory;
     Event done;
@@ -178,7 +181,7 @@ class Queue {
   std::size_t next_stage_ = 0;
 };
 
-/// As many blocks of this size as cover `count`.
+/// Number of blocks of this size that cover `count`.
 inline unsigned blocks_for(std::int64_t count, std::int64_t per_block) {
   return static_cast<unsigned>((count + per_block - 1) / per_block);
 }

@@ -1,8 +1,8 @@
-// Kernels that go over positions or between layouts: global average, pooling, reordering. One thread per output value
-// (per vector of channels for pooling), so that no two write to the same place.
+// Kernels that go over positions or convert layouts: global average, pooling, reordering. One thread per output value
+// (per vector of channels for pooling), so that no two threads write to the same place.
 //
-// Floor: each input read and each output written once. That leaves time for few instructions, so threads are numbered
-// with 32 bits, whose divisions are shorter, and pooling divides once for a vector.
+// Minimum: each input read and each output written once. That leaves little time for instructions, so threads are
+// numbered with 32 bits, whose divisions are shorter, and pooling divides once per vector.
 
 #include <algorithm>
 
@@ -45,7 +45,7 @@ __global__ void reorder_kernel(const From* x, To* y, Places from, Places to, uns
   y[k] = from_float<To>(accumulate ? to_float(y[k]) + value : value);
 }
 
-/// The geometry of a pooling in the numbers that its kernels use.
+/// The geometry of a pooling in the types that its kernels use.
 struct Window {
   int h_in, w_in, h_out, w_out, kernel, stride, padding;
   bool max;
@@ -59,7 +59,7 @@ struct Window {
         stride(static_cast<int>(g.stride)),
         padding(static_cast<int>(g.padding)),
         max(g.kind == PoolKind::max) {}
-  /// The first window that holds a row, or column, of the padded input; and the last, of so many.
+  /// The first and the last window that contain a row (or column) of the padded input.
   __device__ int first(int row) const { return row < kernel ? 0 : (row - kernel) / stride + 1; }
   __device__ int last(int row, int windows) const { return std::min(row / stride, windows - 1); }
 };
@@ -73,7 +73,7 @@ __global__ void pool_kernel(Window g, Places in, Places out, const T* x, T* y, s
   const int top = row * g.stride - g.padding, left = column * g.stride - g.padding;
   const int bottom = std::min(top + g.kernel, g.h_in), right = std::min(left + g.kernel, g.w_in);
   const T* plane = x + in.at(spot.n, spot.c, 0);
-  float result[kWidth];  // the largest or the sum
+  float result[kWidth];  // maximum or sum
   int place[kWidth];
 #pragma unroll
   for (int v = 0; v < kWidth; ++v) result[v] = g.max ? -INFINITY : 0, place[v] = -1;
@@ -87,7 +87,7 @@ __global__ void pool_kernel(Window g, Places in, Places out, const T* x, T* y, s
         if (!g.max) {
           result[v] += value;
         } else if (place[v] < 0 || value > result[v] || (isnan(value) && !isnan(result[v]))) {
-          result[v] = value, place[v] = here;  // the first of equals; a NaN wins
+          result[v] = value, place[v] = here;  // the first of equal values; NaN wins
         }
       }
     }
@@ -104,7 +104,7 @@ __global__ void pool_kernel(Window g, Places in, Places out, const T* x, T* y, s
   if (g.max) won.store(places + at);
 }
 
-/// Each input gathers from the windows that it is in, from the last to the first.
+/// Each input adds up the gradients of the windows that contain it, from the last to the first.
 template <class T, int kWidth>
 __global__ void pool_backward_kernel(Window g, Places in, Places out, const T* dy, T* dx, const std::uint8_t* places,
                                      unsigned count, bool accumulate) {
@@ -139,7 +139,7 @@ __global__ void pool_backward_kernel(Window g, Places in, Places out, const T* d
   values.store(dx + at);
 }
 
-/// visit(a value of the tensor's type, kWidth): the channels of a thread, 16 bytes where so many lie side by side.
+/// Calls visit(a value of the tensor's type, kWidth): the channels per thread, 16 bytes where that many are adjacent.
 template <class Visit>
 void visit_vectors(const Tensor& t, Visit visit) {
   visit_type(t.type, [&](auto value) {

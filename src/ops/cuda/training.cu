@@ -24,14 +24,14 @@ __device__ double warp_sum(double value) {
   return value;
 }
 
-/// One warp per sample; per_sample[2 * n] gets its loss and whether the prediction was right.
+/// One warp per sample; per_sample[2 * n] receives its loss and whether the prediction was right.
 template <class T>
 __global__ void loss_kernel(const T* logits, const int* labels, int classes, double smoothing, double scale,
                             T* d_logits, double* per_sample) {
   const std::int64_t n = blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x), label = labels[n];
   const T* z = logits + n * classes;
-  // The largest, and of equals the first; a NaN is the largest only where it comes first of a lane.
+  // The maximum, the first of equal values; NaN is the maximum only if it is a lane's first value.
   float top = -INFINITY;
   int best = classes;
   for (int k = lane; k < classes; k += kWarp) {
@@ -66,7 +66,7 @@ __global__ void loss_kernel(const T* logits, const int* labels, int classes, dou
   }
 }
 
-/// One warp adds up pairs of values.
+/// Adds up pairs of values with one warp.
 __global__ void add_pairs_kernel(const double* pairs, std::int64_t n, double* result) {
   double first = 0, second = 0;
   for (std::int64_t i = threadIdx.x; i < n; i += kWarp) first += pairs[2 * i], second += pairs[2 * i + 1];
@@ -80,15 +80,15 @@ __global__ void add_flat_kernel(const float* left, const float* right, float* to
   if (i < count) to[i] = left[i] + right[i];
 }
 
-/// What one launch of add_rows_kernel does, in the parameters of the launch.
+/// Arguments of one launch of add_rows_kernel, passed by value.
 struct RowPairs {
   static constexpr std::size_t kMost = 120;
   int count;
   std::int32_t into[kMost], from[kMost];
 };
 
-/// Floor: a launch. Rows are short and mostly few, and one thread takes a column; hundreds of them would want a kernel
-/// that adds pairs side by side.
+/// Minimum: the time of a launch. Rows are short and usually few, so one thread handles a column; hundreds of rows
+/// would need a kernel that adds pairs in parallel.
 __global__ void add_rows_kernel(double* rows, std::int64_t stride, RowPairs pairs, std::int64_t count) {
   const std::int64_t i = this_thread();
   if (i >= count) return;
@@ -101,13 +101,13 @@ __global__ void blend_kernel(const double* values, double keep, double share, fl
   if (i < count) to[i] = static_cast<float>(keep * to[i] + share * values[i]);
 }
 
-/// What one launch of running_kernel does, in the parameters of the launch.
+/// Arguments of one launch of running_kernel, passed by value.
 struct RunningTable {
   static constexpr std::size_t kMost = 120;
   Device::Running entry[kMost];
 };
 
-/// A row of blocks for each entry.
+/// One row of blocks per entry.
 __global__ void running_kernel(RunningTable table) {
   const Device::Running& e = table.entry[blockIdx.y];
   const std::int64_t i = this_thread();

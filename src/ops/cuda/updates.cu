@@ -1,7 +1,7 @@
-// New parameters from gradients, over whole flat buffers in one launch.
+// Parameter updates from gradients, over whole flat buffers in one launch.
 //
-// Floor: SGD with momentum reads the gradient and reads and writes parameters and momentum, Adam one buffer more. A
-// table that says which slot each 16 elements belong to adds a sixteenth of a read.
+// Minimum: SGD with momentum reads the gradient and reads and writes parameters and momentum; Adam has one buffer more.
+// The table of the slot that each 16 elements belong to adds a sixteenth of a read.
 
 #include <algorithm>
 
@@ -13,17 +13,17 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 constexpr unsigned kWarp = 32;
-constexpr int kUnit = 16;  // slots begin at multiples of so many elements
+constexpr int kUnit = 16;  // slots begin at multiples of this many elements
 constexpr unsigned kShares = 32;
 
-/// In device memory; by unit, and by slot.
+/// The slots, in device memory; arrays by unit and by slot.
 struct Slots {
   const int* of_unit;  ///< -1: none
   const std::int64_t *begin, *end;
   const double* weight_decay;
 };
 
-/// The element of this thread, and its slot.
+/// This thread's element and its slot.
 struct Element {
   std::int64_t i;
   int slot;
@@ -113,7 +113,8 @@ __device__ double warp_sum(double value) {
   return value;
 }
 
-/// shares[slot * kShares + b]: of values b * kThreads + thread of the slot, and so on in strides of all shares.
+/// shares[slot * kShares + b] is the sum over values b * kThreads + thread of the slot, in strides of kShares *
+/// kThreads.
 __global__ void __launch_bounds__(kThreads) squares_kernel(Slots slots, const float* values, double* shares) {
   __shared__ double of_warps[kThreads / kWarp];
   const std::int64_t end = slots.end[blockIdx.y];

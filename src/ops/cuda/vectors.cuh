@@ -1,6 +1,6 @@
 #pragma once
 
-// Values of a tensor as kernels take them: 16 bytes at a time, computed with in f32.
+// Access to a tensor's values in kernels: 16 bytes at a time, converted to f32.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -29,7 +29,7 @@ __device__ inline T from_float(float x) {
   if constexpr (std::is_same_v<T, float>) return x;
 }
 
-/// kWidth values side by side, read and written at once; its address must be a multiple of its size.
+/// kWidth neighbouring values, read and written at once; the address must be a multiple of the size.
 template <class T, int kWidth>
 struct alignas(sizeof(T) * kWidth) Pack {
   T value[kWidth];
@@ -40,11 +40,11 @@ struct alignas(sizeof(T) * kWidth) Pack {
   __device__ void set(int i, float x) { value[i] = from_float<T>(x); }
 };
 
-/// Values in 16 bytes.
+/// Number of values in 16 bytes.
 template <class T>
 constexpr int kFullWidth = 16 / static_cast<int>(sizeof(T));
 
-/// visit(a value of the type's C++ type).
+/// Calls visit() with a value of the type's C++ type.
 template <class Visit>
 void visit_type(DataType type, Visit visit) {
   switch (type) {

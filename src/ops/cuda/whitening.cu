@@ -1,8 +1,8 @@
-// Whitening (Huang et al. 2018, arXiv 1804.08450): sums of products of neighbouring channels, and small matrices
-// applied to them, all in f64, as on the processor. What becomes of the sums is worked out there, so each call waits.
+// Whitening (Huang et al. 2018, arXiv 1804.08450): sums of products of neighbouring channels, and products of small
+// matrices with them, all in f64, as on the CPU. The CPU processes the sums, so each call waits.
 //
-// Floor: f64 multiplications, `width` for each value and matrix. A block of products holds 16 x 16 of them and reads
-// its positions once for each; with widths of 16 or less, that is once in all.
+// Minimum: f64 multiplications, `width` for each value and matrix. A block computes 16 x 16 products and reads its
+// positions once for them; with widths of up to 16, each value is read once in all.
 
 #include <algorithm>
 #include <vector>
@@ -17,12 +17,12 @@ namespace {
 
 constexpr unsigned kTile = 16;
 constexpr unsigned kThreads = kTile * kTile;
-/// Positions of one block of products at least, and blocks at most that share those of one tile.
+/// Minimum number of positions per block of products, and maximum number of blocks that share those of one tile.
 constexpr std::int64_t kPositions = 1024;
 constexpr std::int64_t kShares = 64;
 
-/// One tile of the products of a group of channels (x), over a share of the positions of all samples (y). of_shares[y]
-/// gets C sums of a - a_center, written by the first tile of a row, then C * width products.
+/// Computes one tile of the products of a group of channels (x), over a share of the positions of all samples (y).
+/// of_shares[y] receives C sums of a - a_center, written by the first tile of a row, then C * width products.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     products_kernel(const T* a, const double* a_center, const T* b, const double* b_center, Places of_a, Places of_b,
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
   const unsigned tiles = (width + kTile - 1) / kTile, tile = blockIdx.x % (tiles * tiles);
   const unsigned first = blockIdx.x / (tiles * tiles) * width;
   const unsigned row = tile / tiles * kTile, column = tile % tiles * kTile;
-  // Channels first, neighbouring threads read neighbouring positions; last, neighbouring channels.
+  // With channels first, neighbouring threads read neighbouring positions; with channels last, neighbouring channels.
   const unsigned in_tile = of_a.channels_last ? threadIdx.x : threadIdx.y;
   const unsigned ahead = of_a.channels_last ? threadIdx.y : threadIdx.x;
   const std::uint64_t all = positions;
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
   if (j < width) mine[channels + static_cast<std::size_t>(first + i) * width + j] = product;
 }
 
-/// The first share becomes the sum of all, in their order.
+/// Adds all shares to the first one, in order.
 __global__ void add_shares_kernel(double* of_shares, unsigned shares, unsigned count) {
   const unsigned k = this_thread();
   if (k >= count) return;
@@ -70,7 +70,7 @@ __global__ void add_shares_kernel(double* of_shares, unsigned shares, unsigned c
   of_shares[k] = sum;
 }
 
-/// A matrix of each group, applied to x - center.
+/// One matrix per group, applied to x - center.
 template <class T>
 struct TermOnDevice {
   const T* x = nullptr;
@@ -154,12 +154,12 @@ class CudaWhitening final : public WhiteningKernels {
   }
 
  private:
-  /// So many values.
+  /// `count` values, to be copied one part after the other.
   struct Part {
     const double* values;
     std::int64_t count;
   };
-  /// One after the other, on the device.
+  /// Copies the parts to the device, one after the other.
   const double* upload(const std::vector<Part>& parts) const {
     std::vector<double> joined;
     for (const Part& part : parts) joined.insert(joined.end(), part.values, part.values + part.count);
