@@ -6,21 +6,22 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <exception>
 #include <filesystem>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
 
+#include "comm/rank_context.hpp"
 #include "core/console.hpp"
-#include "train/compute.hpp"
-#include "train/copies.hpp"
-#include "train/device_optimizer.hpp"
 #include "train/reporting/summary.hpp"
 #include "train/storage/class_names.hpp"
 #include "train/storage/durable_file.hpp"
 #include "train/storage/manifest.hpp"
 #include "train/storage/rank_zero.hpp"
 #include "train/storage/state_io.hpp"
+#include "train/worker_loop.hpp"
 
 namespace syncbn {
 
@@ -35,45 +36,22 @@ std::int64_t peak_rss_bytes() {
 }  // namespace
 
 TrainingRun::TrainingRun(World& world, const TrainRequest& request, const ops::Backend& backend, MachineMemory& memory)
-    : world_(world),
-      backend_(backend),
-      memory_(memory),
-      request_(request),
-      experiment_(make_experiment(world, request.config, backend)),
-      state_(experiment_.model, experiment_.norm, backend),
-      slots_(parameter_slots(state_)),
-      optimizer_(make_optimizer(experiment_.optimizer, slots_, state_.flat_size(), backend)),
-      buckets_(plan_buckets(state_, bucket_bytes(request.config))),
-      for_gradients_(backend.device() ? std::make_shared<RankDevice>(backend, world.local_workers()) : nullptr),
-      updated_(backend.device() ? backend.device()->make_mark() : nullptr),
-      // Batch renormalization has its sums on the processor.
-      messenger_(backend.device() && norm_group_size(world.workers(), request.config.norm) != 1 &&
-                         !experiment_.norm.renorm
-                     ? backend.for_worker(/*urgent=*/true)
-                     : nullptr),
-      for_statistics_(messenger_ ? std::make_shared<RankDevice>(*messenger_, world.local_workers()) : nullptr),
-      sums_(messenger_ ? DeviceSums::make(world, norm_group_size(world.workers(), request.config.norm), for_statistics_,
-                                          longest_message(experiment_.model))
-                       : nullptr),
-      exchange_(world, buckets_.buckets, state_.flat_size(),
-                request.config.overlap && !(sums_ && sums_->between_ranks()), for_gradients_),
-      forward_("forward graph", backend.device(), world.local_workers()),
-      backward_("backward graph", backend.device(), world.local_workers()),
-      total_gradient_(backend.allocate(static_cast<std::size_t>(state_.flat_size()) * sizeof(float))),
-      squares_(reinterpret_cast<double*>(memory.take(slots_.size() * sizeof(double))), slots_.size()),
-      loss_scale_(precision_of(request.config).type == DataType::f16),
-      loader_(experiment_.train_set, loader_options(world, experiment_)),
-      evaluator_(world, experiment_, [this](const std::string& line) { reporter_->message(line); }) {
-  memory_.commit();
+    : request_(request),
+      shared_(world, request.config, backend, memory),
+      world_(world),
+      experiment_(shared_.experiment),
+      state_(shared_.state),
+      progress_(shared_.progress) {
+  memory.commit();
   require_variance(world, experiment_);
-  // Of ranks that have the weights in common, the others come to a broadcast before they need them.
-  if (memory_.first_worker() == world.first_worker()) state_.initialize(experiment_.config.seed);
+  // One rank per machine initializes shared weights. The others see them after the next broadcast.
+  if (memory.first_worker() == world.first_worker()) state_.initialize(experiment_.config.seed);
   if (!request.resume) start_from_weights();  // a file that cannot be read leaves no directory behind
   open_directory(request);
   begin();
   state_.send();
-  const std::int64_t position = first_step_ * experiment_.config.train.accumulate;
-  loader_.seek(position / experiment_.batches_per_epoch, position % experiment_.batches_per_epoch);
+  const std::int64_t position = shared_.first_step * experiment_.config.train.accumulate;
+  shared_.loader.seek(position / experiment_.batches_per_epoch, position % experiment_.batches_per_epoch);
 }
 
 void TrainingRun::open_directory(const TrainRequest& request) {
@@ -116,7 +94,7 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
     std::vector<std::string> refused;
     saved = checkpoints_->store().load_newest(&refused, [this](const TrainingState& state) {
       RunProgress::of(state, experiment_.eval_statistics());
-      LossScale(loss_scale_).restore(state.scalars);
+      LossScale(shared_.loss_scale).restore(state.scalars);
       Reporter::saved(state.scalars);
     });
     if (!saved && !refused.empty())  // starting anew would remove what may only need another disk or program
@@ -165,9 +143,9 @@ void TrainingRun::go_on_from(const TrainingState& saved) {
   RunProgress progress = RunProgress::of(saved, experiment_.eval_statistics());
   require_same_surroundings(progress);
   load_model(state_, saved.model);
-  load_optimizer(state_, *optimizer_, saved.optimizer);
-  optimizer_->set_updates(progress.updates);
-  loss_scale_.restore(saved.scalars);
+  load_optimizer(state_, *shared_.optimizer, saved.optimizer);
+  shared_.optimizer->set_updates(progress.updates);
+  shared_.loss_scale.restore(saved.scalars);
   if (progress.kernels != progress_.kernels && !progress.kernels.empty())
     other_kernels_ = fmt::format(
         "warning: the checkpoint was made with {}; here it is {}: from here on, results may differ in their last bits "
@@ -181,9 +159,11 @@ void TrainingRun::go_on_from(const TrainingState& saved) {
 /// On the rank of worker 0: makes the reporter, and says where the training begins. `saved`: null at a start from the
 /// beginning.
 void TrainingRun::start_reporting(const TrainingState* saved) {
-  const std::int64_t recorded = request_.resume ? directory_->truncate_metrics(first_step_) : 0;
-  reporter_ = std::make_unique<Reporter>(experiment_, *directory_, first_step_, request_);
-  if (memory_.lacks_room() || exchange_.lacks_room())
+  const std::int64_t recorded = request_.resume ? directory_->truncate_metrics(shared_.first_step) : 0;
+  reporter_ = std::make_unique<Reporter>(experiment_, *directory_, shared_.first_step, request_);
+  shared_.reporter = reporter_.get();
+  shared_.save = [this](bool is_best, bool last) { save(is_best, last); };
+  if (shared_.memory.lacks_room() || shared_.exchange.lacks_room())
     reporter_->message(
         "the ranks of a machine could not share their memory (too little room in /dev/shm?): slower, with the same "
         "result");
@@ -200,7 +180,7 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
   if (!about_weights_.empty()) reporter_->message(about_weights_);
   if (saved) {
     reporter_->restore(saved->scalars);
-    reporter_->message(fmt::format("resumed at step {} of {}", first_step_, experiment_.total_steps));
+    reporter_->message(fmt::format("resumed at step {} of {}", shared_.first_step, experiment_.total_steps));
     if (!other_kernels_.empty()) reporter_->message(other_kernels_);
     const std::int64_t wanted = std::max(reporter_->recorded_to(), progress_.last_evaluation);
     if (recorded < wanted)
@@ -215,7 +195,7 @@ void TrainingRun::start_reporting(const TrainingState* saved) {
 void TrainingRun::begin() {
   progress_.seed = experiment_.config.seed;
   progress_.data = experiment_.data_fingerprint;
-  progress_.kernels = backend_.description();
+  progress_.kernels = shared_.backend.description();
   Config config = experiment_.config;
   config.data.path.clear();  // the data are known by their fingerprint
   const std::string changes = changes_yaml(config);
@@ -228,15 +208,8 @@ void TrainingRun::begin() {
   } else if (request_.resume) {
     start_from_weights();
   }
-  first_step_ = progress_.steps_done;
+  shared_.first_step = progress_.steps_done;
   if (directory_) start_reporting(saved ? &*saved : nullptr);
-}
-
-void TrainingRun::compare_copies(const Worker& worker, const Communicator& all, std::int64_t steps_done) {
-  // Sums of MPI's or NCCL's own need not be the same everywhere.
-  if (memory_.workers() == world_.workers() || experiment_.config.reduction == "native") return;
-  const bool has_copy = worker.index() == memory_.first_worker();
-  require_same_copies(worker, all, has_copy ? hash_state(state_, *optimizer_) : 0, steps_done);
 }
 
 SafetensorsFile TrainingRun::weights() {
@@ -246,13 +219,13 @@ SafetensorsFile TrainingRun::weights() {
 }
 
 TrainingState TrainingRun::snapshot() {
-  progress_.updates = optimizer_->updates();
+  progress_.updates = shared_.optimizer->updates();
   TrainingState state;
   state.step = progress_.steps_done;
   state.model = weights();
-  state.optimizer = store_optimizer(state_, *optimizer_);
+  state.optimizer = store_optimizer(state_, *shared_.optimizer);
   state.scalars = progress_.scalars();
-  state.scalars.merge(loss_scale_.scalars());
+  state.scalars.merge(shared_.loss_scale.scalars());
   state.scalars.merge(reporter_->scalars());
   return state;
 }
@@ -265,9 +238,41 @@ void TrainingRun::save(bool is_best, bool last) {
                   progress_.steps_done));
 }
 
+void TrainingRun::work(Worker& worker) {
+  std::optional<WorkerLoop> loop;
+  const auto here = [&] {
+    return fmt::format("rank {}, worker {}, step {}", world_.rank(), worker.index(),
+                       loop ? loop->step() : shared_.first_step);
+  };
+  std::exception_ptr failure;
+  try {
+    shared_.backend.prepare_thread();
+    loop.emplace(shared_, worker).run();
+    return;
+  } catch (const DeviceError& e) {
+    failure = std::make_exception_ptr(e.at(here()));
+  } catch (const Error&) {
+    failure = std::current_exception();  // says where by itself
+  } catch (const std::bad_alloc&) {
+    failure = std::make_exception_ptr(
+        Error(fmt::format("out of memory ({}); use a smaller batch_per_worker, fewer workers, more hosts, or fewer "
+                          "trials at once",
+                          here())));
+  } catch (const std::exception& e) {
+    failure = std::make_exception_ptr(Error(fmt::format("{} ({})", e.what(), here())));
+  }
+  // Record the failure before destroying this worker's parts: that may wait for the device, and spoil what others have
+  // under way on it.
+  if (shared_.device.sums)
+    shared_.device.sums->give_up(failure);
+  else
+    world_.context()->fail(failure);
+  std::rethrow_exception(failure);
+}
+
 TrainResult TrainingRun::finish() {
   TrainResult result;
-  result.stopped = stopping_;
+  result.stopped = shared_.stopping;
   result.evaluations = progress_.evaluations;
   result.best_accuracy = std::max(0.0, progress_.best_accuracy);
   if (!result.evaluations.empty()) {
@@ -284,8 +289,8 @@ TrainResult TrainingRun::finish() {
   if (result.stopped) return result;
   directory_->write_weights(weights().serialize());
   // Of a run that had ended before, the summary tells more than what this start has seen.
-  if (first_step_ == experiment_.total_steps && path_exists(directory_->file("summary.json"))) return result;
-  directory_->write_summary(summary_json(result, experiment_, world_, backend_, request_.command));
+  if (shared_.first_step == experiment_.total_steps && path_exists(directory_->file("summary.json"))) return result;
+  directory_->write_summary(summary_json(result, experiment_, world_, shared_.backend, request_.command));
   return result;
 }
 

@@ -317,7 +317,8 @@ void Coordinator::show() {
 TrialRow Coordinator::row_of(const Trial& trial, const std::string& folder) const {
   const Point& point = point_of(trial);
   const Config config = config_of(point, trial);
-  TrialRow row{trial};
+  TrialRow row;
+  static_cast<Trial&>(row) = trial;
   row.folder = folder;
   row.label = point.label;
   row.values = point.values;
