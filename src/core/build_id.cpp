@@ -14,7 +14,7 @@ namespace syncbn {
 
 namespace {
 
-/// That of a note segment; empty if it holds none.
+/// Returns the build ID in a note segment; empty if it contains none.
 std::string id_in(const std::byte* notes, std::size_t bytes) {
   while (bytes >= sizeof(ElfW(Nhdr))) {
     ElfW(Nhdr) note;
@@ -35,7 +35,8 @@ std::string id_in(const std::byte* notes, std::size_t bytes) {
   return "";
 }
 
-/// Of dl_iterate_phdr(): ends with the object that this function is in.
+/// A callback of dl_iterate_phdr() that stops at the object that contains this function, and returns its build ID in
+/// `id`.
 int visit(dl_phdr_info* object, std::size_t, void* id) {
   const auto here = reinterpret_cast<std::uintptr_t>(&visit);
   bool is_own = false;

@@ -4,8 +4,8 @@
 
 namespace syncbn {
 
-/// Tells this build of the library from every other: the hash that the linker gave it (GNU build ID), in hexadecimal;
-/// empty where there is none.
+/// Returns an identifier of this build of the library: the hash that the linker gave it (GNU build ID), in hexadecimal;
+/// empty if it has none.
 std::string build_id();
 
 }  // namespace syncbn

@@ -4,7 +4,7 @@
 
 namespace syncbn {
 
-/// Of this machine; "unknown" where the system does not say.
+/// The name of this machine; "unknown" if the system does not tell it.
 std::string host_name();
 
 }  // namespace syncbn

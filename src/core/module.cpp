@@ -8,7 +8,7 @@
 namespace syncbn {
 namespace {
 
-/// Beside the library that this function is in.
+/// The path of the module, by default beside the library that contains this function.
 std::filesystem::path path_of(const ModuleOptions& options) {
   if (const char* given = std::getenv(options.variable)) return given;
   Dl_info here{};

@@ -6,13 +6,13 @@
 
 namespace syncbn {
 
-/// A library of this build that the program opens where it is there, so that one program serves machines with and
+/// An optional library of this build that the program loads if it exists, so that one program runs on machines with and
 /// without what it needs. It stays open until the process ends, because threads and exit handlers live in it.
 struct Module {
   void* handle = nullptr;
-  std::string problem;  ///< why there is none
+  std::string problem;  ///< why it is not available
 
-  /// The function of this name, as its declaration says it is.
+  /// Returns the function of this name, with the type of its declaration.
   template <class Function>
   Function* find(const char* name) const {
     return reinterpret_cast<Function*>(::dlsym(handle, name));
@@ -21,12 +21,12 @@ struct Module {
 
 struct ModuleOptions {
   std::string file;                     ///< beside libsyncbn
-  const char* variable;                 ///< of the environment, names another file
+  const char* variable;                 ///< environment variable that names another file
   const char* version;                  ///< function in it that returns its version
   std::string article, name;            ///< in messages: "the ", "CUDA backend"
   std::string if_missing, if_unusable;  ///< what to do: the end of a message, or empty
 };
-/// Whatever stands in its way is the module's problem, never thrown.
+/// Opens a module. Never throws for what prevents this: it becomes the module's `problem`.
 Module open_module(const ModuleOptions& options);
 
 }  // namespace syncbn

@@ -11,8 +11,8 @@ namespace syncbn {
 
 Random::Random(std::uint64_t seed, Purpose purpose, std::uint64_t a, std::uint64_t b)
     : key_{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)} {
-  // 128 bits of counter: 32 for the position in the stream, 96 for what the stream is for. a and b are folded by a
-  // Philox of their own so that all their 64 bits count.
+  // 128 bits of counter: 32 for the position in the stream, 96 for its key. a and b are hashed by a Philox of their own
+  // so that all their 64 bits count.
   const r123::Philox4x32::ctr_type ab{{static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(a >> 32),
                                        static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(b >> 32)}};
   const r123::Philox4x32::key_type purpose_key{{static_cast<std::uint32_t>(purpose), 0x5eedu}};
@@ -33,7 +33,7 @@ std::uint32_t Random::next() {
 }
 
 std::uint64_t Random::below(std::uint64_t bound) {
-  // Rejection keeps it unbiased; at most one draw in two is thrown away.
+  // Rejection keeps the result unbiased; at most one draw in two is discarded.
   const std::uint64_t limit = bound * (~std::uint64_t{0} / bound);
   for (;;) {
     const std::uint64_t high = next();

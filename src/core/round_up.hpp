@@ -2,7 +2,7 @@
 
 namespace syncbn {
 
-/// The least multiple of `unit` that is not below `n`; n >= 0, unit >= 1.
+/// Returns the smallest multiple of `unit` that is at least `n`; n >= 0, unit >= 1.
 template <class Integer>
 constexpr Integer round_up(Integer n, Integer unit) {
   return (n + unit - 1) / unit * unit;

@@ -2,7 +2,8 @@
 
 namespace syncbn {
 
-/// Takes from a product of fractions what it may be too large by: 1.1 x 100 is a little more than 110.
+/// Applied to products of fractions before ceil() or a comparison: cancels rounding such as 1.1 x 100 =
+/// 110.00000000000001.
 inline constexpr double kRounding = 1 - 1e-12;
 
 }  // namespace syncbn

@@ -16,7 +16,7 @@ std::string lower(std::string text) {
   return text;
 }
 
-// Optimal string alignment distance; three rows of the usual table suffice.
+// Optimal string alignment distance; only three rows of the usual table are kept.
 std::size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<std::size_t> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);
   for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
@@ -67,7 +67,7 @@ std::string write_exact(double value) {
 }
 
 double read_exact(const std::string& text) {
-  // Not by std::stod, which refuses the tiniest numbers and goes by the program's locale.
+  // Not std::stod, which refuses the smallest numbers and depends on the program's locale.
   const bool negative = text.starts_with('-');
   std::string_view digits = std::string_view(text).substr(negative ? 1 : 0);
   if (digits.starts_with("0x")) digits.remove_prefix(2);

@@ -10,7 +10,7 @@ namespace syncbn {
 
 enum class Split { train, test };
 
-/// The bytes of one image, [C, height, width]: lent by a data set, or its own.
+/// The bytes of one image, [C, height, width]: borrowed from a data set, or owned.
 class Image {
  public:
   Image(std::int64_t height, std::int64_t width, std::span<const std::uint8_t> lent);
@@ -28,8 +28,8 @@ class Image {
   std::span<const std::uint8_t> pixels_;
 };
 
-/// Where the images of a data set are: in memory, or in files that are read whenever one is asked for. Immutable; safe
-/// to use from any thread.
+/// The source of a data set's images: memory, or files that are read on each request. Immutable; safe to use from any
+/// thread.
 class ImageSource {
  public:
   virtual ~ImageSource() = default;
@@ -42,7 +42,7 @@ class ImageSource {
 /// Images with labels. Immutable; copies share the images; safe to read from any thread.
 class Dataset {
  public:
-  /// Images of different sizes if height and width are 0. Throws Error(bad_data) for a label that is no class.
+  /// height and width 0: images of different sizes. Throws Error(bad_data) for a label that is not a class.
   Dataset(std::string name, std::int64_t channels, std::int64_t height, std::int64_t width, int classes,
           std::vector<std::uint16_t> labels, std::shared_ptr<const ImageSource> images,
           std::vector<std::string> class_names = {}, std::string note = {});
@@ -50,18 +50,18 @@ class Dataset {
   const std::string& name() const { return name_; }
   std::int64_t size() const { return static_cast<std::int64_t>(labels_.size()); }
   std::int64_t channels() const { return channels_; }
-  std::int64_t height() const { return height_; }  ///< of all images; 0: each has its own
+  std::int64_t height() const { return height_; }  ///< of all images; 0: sizes differ
   std::int64_t width() const { return width_; }    ///< likewise
   int classes() const { return classes_; }
-  const std::vector<std::string>& class_names() const { return class_names_; }  ///< by label; empty: not known
+  const std::vector<std::string>& class_names() const { return class_names_; }  ///< by label; empty: unknown
   /// Names of classes that no image is of, as far as names are known.
   std::vector<std::string> classes_without_images() const;
   const std::string& note() const { return note_; }  ///< for the user: what was left out; usually empty
   Image image(std::int64_t i) const { return images_->image(i); }
   int label(std::int64_t i) const { return labels_[i]; }
-  /// A 64-bit hash that tells the data from others, so that ranks can compare what they read, see ImageSource::hash().
+  /// A 64-bit hash of the data, so that ranks can compare what they have read, see ImageSource::hash().
   std::uint64_t fingerprint() const;
-  /// The first n images (all if n <= 0 or n >= size()).
+  /// Returns the first n images (all if n <= 0 or n >= size()).
   Dataset first(std::int64_t n) const;
 
  private:
@@ -87,8 +87,8 @@ class Dataset {
 Dataset open_dataset(const std::string& kind, const std::string& path, Split split, std::uint64_t seed = 0,
                      const std::vector<std::string>& classes = {});
 
-/// The built-in generated images: 3x32x32, 10 classes; hard enough that a poor normalizer shows. A pure function of
-/// (seed, split, index).
+/// Makes the built-in generated images: 3x32x32, 10 classes; hard enough to reveal a poor normalizer. A pure function
+/// of (seed, split, index).
 Dataset make_builtin_dataset(Split split, std::uint64_t seed, std::int64_t size);
 
 }  // namespace syncbn

@@ -34,7 +34,7 @@ Dataset open_cifar(const DatasetFacts& facts, const std::vector<fs::path>& files
   std::vector<CifarFile> read(files.size());
   std::vector<std::exception_ptr> errors(files.size());
   {
-    std::vector<std::jthread> readers;  // unpacking is what takes the time
+    std::vector<std::jthread> readers;  // unpacking takes most of the time
     for (std::size_t f = 0; f < files.size(); ++f)
       readers.emplace_back([&, f] {
         try {

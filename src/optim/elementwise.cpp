@@ -1,4 +1,4 @@
-// Update rules that treat every element alone: SGD, Adagrad, Adam, AdamW.
+// Elementwise update rules: SGD, Adagrad, Adam, AdamW.
 
 #include <algorithm>
 
@@ -7,10 +7,10 @@
 namespace syncbn {
 namespace {
 
-// A rule sweeps over its operands more than once; blocks of this many elements stay in the first-level cache.
+// A rule goes over its operands more than once; blocks of this many elements stay in the first-level cache.
 constexpr std::int64_t kBlock = 2048;
 using Block = Eigen::Array<float, Eigen::Dynamic, 1, Eigen::ColMajor, kBlock, 1>;
-/// What gradient_scale * gradient is before it is computed: rules with one use for it need no array for it.
+/// The unevaluated product gradient_scale * gradient: rules that use it once need no array for it.
 using ScaledGradient = decltype(1.0f * std::declval<const ConstFloatMap&>());
 
 class Elementwise : public FlatOptimizer {
@@ -18,7 +18,7 @@ class Elementwise : public FlatOptimizer {
   using FlatOptimizer::FlatOptimizer;
 
  protected:
-  /// Updates p in place; g is without weight decay.
+  /// Updates p in place; g does not include weight decay.
   virtual void update_block(const Segment& block, FloatMap p, const ScaledGradient& g, double lr) = 0;
 
   FloatMap state_of(std::size_t i, const Segment& block) const {
@@ -26,7 +26,7 @@ class Elementwise : public FlatOptimizer {
   }
 
  private:
-  // Cut anywhere at multiples of 16 elements; what no slot covers (padding) stays untouched.
+  // Parts may begin at any multiple of 16 elements; what no slot covers (padding) stays untouched.
   std::vector<Segment> segments(int part, int parts) const final {
     const std::int64_t units = slots().empty() ? 0 : (slots().back().offset + slots().back().count + 15) / 16;
     const std::int64_t begin = units * part / parts * 16;
@@ -60,7 +60,7 @@ class Sgd final : public Elementwise {
                     options.momentum != 0 ? std::vector<std::string>{"momentum"} : std::vector<std::string>{}) {}
 
  private:
-  // The buffer starts at zero, so the first step leaves it at g, as PyTorch's does (dampening 0).
+  // The buffer starts at zero, so after the first step it is g, as in PyTorch (dampening 0).
   void update_block(const Segment& block, FloatMap p, const ScaledGradient& g, double lr) override {
     const auto decayed = g + static_cast<float>(block.weight_decay) * p;
     const auto rate = static_cast<float>(lr), m = static_cast<float>(options().momentum);

@@ -31,7 +31,7 @@ std::vector<int> slots_of_part(const std::vector<ParameterSlot>& slots, int part
 }
 
 double sum_of_squares(std::span<const float> values) {
-  // Eight running sums, whatever the vector width, so that the order of additions is the source's.
+  // Eight running sums for any vector width, so that the source determines the order of additions.
   constexpr std::size_t kLanes = 8;
   using Lanes = Eigen::Array<double, kLanes, 1>;
   Lanes sums = Lanes::Zero();

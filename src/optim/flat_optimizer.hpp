@@ -15,25 +15,26 @@ namespace syncbn {
 using FloatMap = Eigen::Map<Eigen::ArrayXf>;
 using ConstFloatMap = Eigen::Map<const Eigen::ArrayXf>;
 
-/// What one update passes to every segment.
+/// The arguments of one update that are the same for every segment.
 struct Step {
   double lr = 0;
   float gradient_scale = 1;
 };
 
-/// Slots whose middle lies in the part's share of all elements: whole slots, each in exactly one part.
+/// Returns the slots whose middle lies in the part's share of all elements: whole slots, each in exactly one part.
 std::vector<int> slots_of_part(const std::vector<ParameterSlot>& slots, int part, int parts);
 
-/// Sum of squares in f64 in one fixed order.
+/// Sum of squares in f64 in a fixed order.
 double sum_of_squares(std::span<const float> values);
 
-/// Flat state buffers, the count of updates and the cut in parts; derived classes hold the formulas.
+/// The base of optimizers: flat state buffers, the count of updates and the split into parts; derived classes hold the
+/// formulas.
 class FlatOptimizer : public Optimizer {
  public:
   FlatOptimizer(const OptimizerOptions& options, std::vector<ParameterSlot> slots, std::int64_t flat_size,
                 std::vector<std::string> state_names);
 
-  /// Before anything else.
+  /// Allocates the state; to be called before anything else.
   void allocate(const StateMemory& memory);
   std::vector<std::string> state_names() const override { return state_names_; }
   std::span<float> state(int i) override;
@@ -47,7 +48,7 @@ class FlatOptimizer : public Optimizer {
   }
 
  protected:
-  /// The parameters of a part, in order.
+  /// Returns the parameters of a part, in order.
   virtual std::vector<Segment> segments(int part, int parts) const = 0;
   virtual void update_segment(const Segment& segment, float* parameters, const float* gradient, const Step& step) = 0;
 

@@ -14,7 +14,7 @@ constexpr struct Rule {
 } kRules[] = {{"sgd", make_sgd},     {"adagrad", make_adagrad}, {"adam", make_adam},
               {"adamw", make_adamw}, {"lars", make_lars},       {"lamb", make_lamb}};
 
-/// Throws Error(usage) if there is none.
+/// Returns the rule of this name. Throws Error(usage) if there is none.
 const Rule& rule_of(const std::string& name) {
   for (const Rule& rule : kRules)
     if (rule.name == name) return rule;

@@ -7,10 +7,10 @@
 
 namespace syncbn {
 
-/// What OptimizerOptions::name may be.
+/// Valid values of OptimizerOptions::name.
 std::vector<std::string> optimizer_names();
 
-/// Throws Error(usage): the value of this key is none of the names.
+/// Throws Error(usage): the value of this key is not one of the names.
 [[noreturn]] void refuse_name(const std::string& key, const std::string& value, const std::vector<std::string>& names);
 
 /// Throws Error(usage) unless the value of this key lies in the range.

@@ -2,7 +2,7 @@
 
 #include "core/range.hpp"
 
-/// What the numbers in OptimizerOptions and ScheduleOptions may be: for validate() and for keys of a configuration.
+/// Valid ranges of the numbers in OptimizerOptions and ScheduleOptions, for validate() and for configuration keys.
 namespace syncbn::ranges {
 
 inline constexpr Range kMomentum{.min = 0, .max = 1, .below_max = true};

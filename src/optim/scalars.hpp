@@ -1,6 +1,6 @@
 #pragma once
 
-// What the update rules compute once for a parameter or an update, wherever its elements are updated.
+// Scalars that the update rules compute once per parameter or update, wherever its elements are updated.
 
 #include <cmath>
 
@@ -8,7 +8,7 @@
 
 namespace syncbn {
 
-/// A stretch of one parameter in the flat buffers.
+/// A consecutive part of one parameter in the flat buffers.
 struct Segment {
   std::int64_t offset = 0;
   std::int64_t count = 0;
@@ -16,13 +16,13 @@ struct Segment {
   bool adapt = false;  ///< whether LARS and LAMB scale its update
 };
 
-/// All of a parameter.
+/// Returns the segment of a whole parameter.
 inline Segment segment_of(const ParameterSlot& slot, const OptimizerOptions& options) {
   const bool covered = !slot.norm_or_bias || options.decay_norm_and_bias;
   return {slot.offset, slot.count, covered ? options.weight_decay : 0.0, covered};
 }
 
-/// Of Adam's and LAMB's averages, which start at 0: what the mean, and the root of the mean square, are divided by.
+/// Divisors of the mean and of the root of the mean square in Adam and LAMB, whose averages start at 0.
 struct BiasCorrection {
   double mean, root;
 };
@@ -31,14 +31,14 @@ inline BiasCorrection bias_correction(const OptimizerOptions& options, std::int6
   return {1 - std::pow(options.beta1, t), std::sqrt(1 - std::pow(options.beta2, t))};
 }
 
-// Trust ratios. A parameter that is still all zero, or gets no gradient, has none; it takes the plain step.
+// Trust ratios. A parameter that is still all zero, or has a zero gradient, has none and takes the plain step.
 
 inline double lars_ratio(const Segment& segment, double p_norm, double g_norm, const OptimizerOptions& options) {
   if (!segment.adapt || !(p_norm > 0 && g_norm > 0)) return 1;
   return options.trust_coefficient * p_norm / (g_norm + segment.weight_decay * p_norm + options.eps);
 }
 
-/// `u_norm`: of Adam's direction with the weight decay.
+/// `u_norm`: norm of Adam's direction with the weight decay.
 inline double lamb_ratio(const Segment& segment, double p_norm, double u_norm) {
   return segment.adapt && p_norm > 0 && u_norm > 0 ? p_norm / u_norm : 1;
 }

@@ -27,7 +27,7 @@ double step_factor(const ScheduleOptions& options, double step, double total) {
   return factor;
 }
 
-// `step` and `total` of the part after the warm-up. The last step of all is total - 1, and the phases end on steps.
+// `step` and `total` count the part after the warm-up. The last step is total - 1, and the phases end on whole steps.
 double one_cycle_factor(const ScheduleOptions& options, double step, double total) {
   const double low = 1 / options.one_cycle_div, end = low / options.one_cycle_final_div;
   const double peak = options.one_cycle_start * total - 1, last = total - 1;

@@ -26,22 +26,22 @@ class Error : public std::runtime_error {
   ExitCode code_;
 };
 
-/// A device, or one of its libraries, has refused or failed: what was asked of it, where, and what to do. Those who
-/// know a layer, a worker or a step name it on the error's way up.
+/// A device, or one of its libraries, has refused or failed; the message says what was asked of it, where, and what to
+/// do. Callers that know the layer, worker or step add it as the error passes.
 class DeviceError : public Error {
  public:
-  /// `advice` is what to do, or empty.
+  /// `advice`: what to do, or empty.
   explicit DeviceError(const std::string& problem, const std::string& advice = "", ExitCode code = ExitCode::failure)
       : Error(advice.empty() ? problem : problem + "; " + advice, code), problem_(problem), advice_(advice) {}
-  /// The same, at a place; the first one is the innermost.
+  /// Returns the same error with a place added; the first place added is the innermost.
   DeviceError at(const std::string& place) const { return DeviceError(problem_ + ", " + place, advice_, code()); }
 
  private:
   std::string problem_, advice_;
 };
 
-/// Thrown in workers that were interrupted because another worker or rank failed first. Never the cause; the
-/// cause is reported once, by whoever met it.
+/// Thrown in workers that were interrupted because another worker or rank failed first. Never the cause itself, which
+/// is reported once, where it occurred.
 class Aborted : public Error {
  public:
   Aborted() : Error("stopped because another worker failed") {}

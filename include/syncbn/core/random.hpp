@@ -7,7 +7,7 @@
 
 namespace syncbn {
 
-/// What a stream of random numbers is for. Part of the key, so that streams never overlap.
+/// The purpose of a stream of random numbers. Part of the key, so that streams never overlap.
 enum class Purpose : std::uint32_t {
   shuffle = 1,
   augment = 2,
@@ -40,7 +40,7 @@ class Random {
   bool has_spare_ = false;
 };
 
-/// 64-bit FNV-1a, to turn names into stream keys.
+/// 64-bit FNV-1a hash, which turns names into stream keys.
 std::uint64_t hash_name(std::string_view name);
 
 /// A permutation of 0..n-1 that depends on (seed, purpose, a) alone (Fisher-Yates).

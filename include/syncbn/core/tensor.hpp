@@ -15,12 +15,12 @@ enum class DataType { f32, f64, f16, bf16 };
 std::size_t size_of(DataType type);
 const char* name_of(DataType type);
 
-/// How [N, C, spatial...] lies in memory.
+/// The order of [N, C, spatial...] in memory.
 enum class Layout {
   channels_first,  ///< N, C, spatial (NCHW)
   channels_last,   ///< N, spatial, C (NHWC)
-  blocked8,        ///< N, ceil(C/8), spatial, 8 (nChw8c); channels beyond C hold zeros
-  blocked16,       ///< N, ceil(C/16), spatial, 16 (nChw16c); channels beyond C hold zeros
+  blocked8,        ///< N, ceil(C/8), spatial, 8 (nChw8c); padding channels hold zeros
+  blocked16,       ///< N, ceil(C/16), spatial, 16 (nChw16c); padding channels hold zeros
 };
 
 const char* name_of(Layout layout);
@@ -53,8 +53,8 @@ class Shape {
   int rank_ = 0;
 };
 
-/// A view of a tensor somebody else owns. Copying copies the view. In blocked layouts the channel padding
-/// belongs to the tensor.
+/// A view of a tensor owned elsewhere. Copying copies the view. In blocked layouts the channel padding is part of the
+/// tensor.
 struct Tensor {
   void* data = nullptr;
   Shape shape;
@@ -79,8 +79,8 @@ struct Tensor {
 class Buffer {
  public:
   Buffer() = default;
-  /// `alignment`: a power of two. Nothing else lies in the last stretch of so many bytes: with that of a page, which
-  /// devices pin as a whole, memory can be pinned.
+  /// `alignment`: a power of two. The allocation is padded to a multiple of it; page alignment therefore makes it safe
+  /// to page-lock.
   explicit Buffer(std::size_t bytes, std::size_t alignment = 64);
   std::byte* data() const { return data_.get(); }
   std::size_t size() const { return size_; }

@@ -77,7 +77,7 @@ const std::vector<DatasetFacts>& dataset_facts() {
                 {"cifar-100", "cifar100", "cifar-100-binary"}, {"train.bin"}, "test.bin",
                 "photographs of 100 classes, 60,000 of 3x32x32, 169 MB (Krizhevsky; no formal licence)",
                 file(kCifar, "cifar-100-binary.tar.gz", 168'513'733, "03b5dce01913d631647c71ecec9e9cb8")),
-      // Mean and deviation of ImageNet, which weights trained elsewhere expect.
+      // ImageNet's mean and standard deviation, which weights trained elsewhere expect.
       {"image-folder", Format::other, 3, 0, {}, 0, 0, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}},
   };
   return all;

@@ -45,7 +45,7 @@ std::string without_gz(const std::string& name) {
   return name.ends_with(".gz") ? name.substr(0, name.size() - 3) : name;
 }
 
-/// The answer of `check` and, unless it is ok, the reason.
+/// The result of `check` and, unless it is ok, the reason.
 struct Verdict {
   FileState state;
   std::string reason;
@@ -88,7 +88,7 @@ Verdict check_all(const DatasetFacts& facts, const std::string& folder, const Re
 
 void download(const RemoteFile& file, const std::string& folder,
               const std::function<void(std::uint64_t done, std::uint64_t total)>& progress) {
-  static const CURLcode started = curl_global_init(CURL_GLOBAL_DEFAULT);  // not safe in two threads at once
+  static const CURLcode started = curl_global_init(CURL_GLOBAL_DEFAULT);  // not thread-safe, so called once
   if (started != CURLE_OK) throw Error("libcurl cannot be started", ExitCode::unavailable);
   std::error_code error;
   fs::create_directories(folder, error);

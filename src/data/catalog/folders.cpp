@@ -15,13 +15,13 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// $SYNCBN_DATA; empty if there is none.
+/// Returns $SYNCBN_DATA; empty if it is not set.
 std::string given_root() {
   const char* root = std::getenv("SYNCBN_DATA");
   return root ? root : "";
 }
 
-/// All files of the set in `folder`, or the name of the first that is not there.
+/// All files of the set in `folder`, or the name of the first missing one.
 struct Found {
   std::vector<fs::path> files;
   std::string missing;

@@ -26,7 +26,7 @@ class Reader {
     check(archive_read_open_filename(archive_.get(), path.c_str(), kBlock));
   }
 
-  /// The next entry, null at the end.
+  /// Returns the next entry, null at the end.
   archive_entry* next() {
     archive_entry* entry = nullptr;
     const int status = archive_read_next_header(archive_.get(), &entry);

@@ -8,9 +8,9 @@
 
 namespace syncbn {
 
-/// Unpacks `members` of a .tar.gz into `folder`, each under its bare name whatever folder it has in the archive; skips
-/// the rest. Throws Error(bad_data) if one is missing, is no plain file or has another size; nothing half-written
-/// stays.
+/// Unpacks `members` of a .tar.gz into `folder`, each under its bare name whatever its folder in the archive; skips the
+/// rest. Throws Error(bad_data) if one is missing, is not a plain file or has another size; leaves no partially written
+/// file.
 void unpack(const std::filesystem::path& archive, const std::vector<ArchiveMember>& members,
             const std::filesystem::path& folder);
 

@@ -21,17 +21,17 @@ namespace {
 constexpr std::size_t kChunk = 64 * 1024;
 constexpr std::size_t kMaxStep = 1u << 20;            // so that the ratio is checked often
 constexpr std::uint64_t kMaxDictionary = 128u << 20;  // `xz -9` needs 65 MiB
-/// No image file packs better than this; what does is a decompression bomb.
+/// No image file compresses better than this; a higher ratio is a decompression bomb.
 constexpr std::uint64_t kMaxRatio = 256;
 constexpr std::uint64_t kRatioSlack = 16u << 20;
-constexpr std::uint64_t kLeastCopied = 1u << 20;  // less is unpacked in no time
+constexpr std::uint64_t kLeastCopied = 1u << 20;  // smaller files are unpacked quickly
 
 struct CloseFile {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 using OwnedFile = std::unique_ptr<std::FILE, CloseFile>;
 
-/// A file's bytes from `begin` to its end at `end`; nothing if it has another size or cannot be mapped.
+/// Maps a file's bytes from `begin` to its end at `end`; returns nothing if it has another size or cannot be mapped.
 std::optional<SharedBytes> map_file(int fd, std::uint64_t begin, std::uint64_t end) {
   struct stat status {};
   if (fstat(fd, &status) != 0 || static_cast<std::uint64_t>(status.st_size) != end) return {};
@@ -54,7 +54,7 @@ class RawSource final : public ByteSource {
     return n;
   }
 
-  /// A file of another size is left to reading, which says what is wrong with it.
+  /// Returns nothing for a file of another size: reading it reports what is wrong.
   std::optional<SharedBytes> map_rest(std::uint64_t bytes) override {
     return map_file(fileno(file_.get()), position(), position() + bytes);
   }
@@ -63,7 +63,7 @@ class RawSource final : public ByteSource {
   OwnedFile file_;
 };
 
-/// What .gz and .xz have in common: packed bytes in, unpacked bytes out, a limit on the ratio of the two.
+/// Common part of .gz and .xz: packed bytes in, unpacked bytes out, a limit on the ratio of the two.
 class PackedSource : public ByteSource {
  public:
   PackedSource(const std::filesystem::path& path, const std::string& remedy)
@@ -78,7 +78,7 @@ class PackedSource : public ByteSource {
   }
 
  protected:
-  /// Refills the (empty) input; false at the end of the file.
+  /// Refills the (empty) input; returns false at the end of the file.
   bool refill() {
     input_ = std::span(buffer_).first(packed_.read(buffer_));
     return !input_.empty();
@@ -99,7 +99,7 @@ class PackedSource : public ByteSource {
  private:
   RawSource packed_;
   const std::filesystem::path packed_path_;
-  std::optional<UnpackedCopy> copy_;  // of what rest() gives
+  std::optional<UnpackedCopy> copy_;  // copy of the result of rest()
   std::array<std::uint8_t, kChunk> buffer_;
 };
 
@@ -121,7 +121,7 @@ class GzipSource final : public PackedSource {
         if (inside_member_) fail_truncated();
         return 0;
       }
-      if (!inside_member_) inflateReset(&stream_);  // a .gz may hold several members, one after the other
+      if (!inside_member_) inflateReset(&stream_);  // a .gz may consist of several members
       inside_member_ = true;
       inflate_once();
     }
@@ -141,7 +141,7 @@ class GzipSource final : public PackedSource {
   }
 
   z_stream stream_{};
-  bool inside_member_ = true;  // also before the first: an empty file is a truncated one
+  bool inside_member_ = true;  // also before the first member: an empty file is a truncated one
 };
 
 class XzSource final : public PackedSource {

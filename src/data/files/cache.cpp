@@ -17,7 +17,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// With somebody who unpacks, or has been stopped; batch systems kill what does not end 30 s after SIGTERM.
+// Limits of waiting for a process that unpacks, or has been stopped: it is reported after kSilence, given up after
+// kPatience. Batch systems kill what does not end 30 s after SIGTERM.
 constexpr auto kPatience = std::chrono::seconds(20), kSilence = std::chrono::seconds(10);
 constexpr auto kNap = std::chrono::milliseconds(10);
 
@@ -30,7 +31,7 @@ fs::path part_of(const fs::path& path) {
   return path.string() + ".part";
 }
 
-/// Differs from that of any other content; empty if the file cannot be looked at.
+/// Returns a name that differs from that of any other content; empty if the file cannot be examined.
 std::string name_of_copy(const fs::path& packed, std::uint64_t begin, std::uint64_t bytes) {
   struct stat info {};
   std::error_code failed;
@@ -45,7 +46,7 @@ XXH64_hash_t checksum_of(std::span<const std::uint8_t> bytes) {
   return XXH3_64bits(bytes.data(), bytes.size());
 }
 
-/// Nothing if there is none. A damaged one is removed.
+/// Maps a copy; returns nothing if there is none. A damaged one is removed.
 std::optional<SharedBytes> map_copy(const fs::path& path, std::uint64_t bytes) {
   XXH64_hash_t checksum = 0;
   std::optional<SharedBytes> copy = map_file(path, bytes + sizeof checksum);
@@ -84,7 +85,7 @@ UnpackedCopy::UnpackedCopy(const fs::path& packed, std::uint64_t begin, std::uin
         silent = false;
       }
     }
-  } catch (const std::exception&) {  // no place for copies, such as a file system that may only be read
+  } catch (const std::exception&) {  // copies cannot be written, for example on a read-only file system
   }
 }
 

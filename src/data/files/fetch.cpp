@@ -18,7 +18,7 @@ constexpr long kRangeNotSatisfiable = 416;
 
 enum class Outcome { done, retry, start_over, give_up };
 
-/// One file under way.
+/// One transfer of a file.
 class Transfer {
  public:
   Transfer(const std::string& url, PartFile& part, std::uint64_t bytes,
@@ -32,7 +32,7 @@ class Transfer {
     set(CURLOPT_URL, url.c_str());
     set(CURLOPT_FOLLOWLOCATION, 1L);
     set(CURLOPT_MAXREDIRS, 5L);
-    set(CURLOPT_FAILONERROR, 1L);  // the text of an error page is no data
+    set(CURLOPT_FAILONERROR, 1L);  // an error page is not data
     set(CURLOPT_NOSIGNAL, 1L);
     set(CURLOPT_USERAGENT, "syncbn");
     set(CURLOPT_CONNECTTIMEOUT, policy.connect_timeout_s);
@@ -43,7 +43,7 @@ class Transfer {
     set(CURLOPT_WRITEDATA, this);
   }
 
-  /// Appends to the part file. Throws what writing it threw.
+  /// Appends to the part file. Rethrows errors of writing it.
   Outcome attempt() {
     message_[0] = 0;
     set(CURLOPT_RESUME_FROM_LARGE, static_cast<curl_off_t>(part_.size()));
@@ -102,7 +102,7 @@ class Transfer {
     try {
       transfer.take(data, n);
       return n;
-    } catch (...) {  // must not fly through libcurl
+    } catch (...) {  // must not propagate through libcurl
       transfer.error_ = std::current_exception();
       return 0;
     }

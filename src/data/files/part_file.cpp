@@ -27,13 +27,13 @@ std::unique_ptr<PartFile> PartFile::open(const std::filesystem::path& path) {
     if (part->fd_ < 0) part->fail("be opened");
     const bool locked = ::flock(part->fd_, LOCK_EX | LOCK_NB) == 0;
     if (!locked && errno == EWOULDBLOCK) return nullptr;
-    const bool named = part->has_its_name();  // else whoever had it before has completed or removed it
+    const bool named = part->has_its_name();  // otherwise its previous owner has completed or removed it
     part->locked_ = locked && named;
     if (named || attempt == kAttempts) return part;
   }
 }
 
-/// Whether the name is still that of the open file.
+/// Whether the name still refers to the open file.
 bool PartFile::has_its_name() const {
   struct stat mine {
   }, named{};

@@ -6,17 +6,17 @@
 
 namespace syncbn {
 
-/// A file that is being filled, until it gets its name; locked against other processes, and threads, that fill the
-/// same. What it holds stays if it is never completed.
+/// A file that is being filled until it receives its final name; locked against other processes and threads that fill
+/// the same file. Its contents remain if it is never completed.
 class PartFile {
  public:
-  /// Opens or creates it. Null if another one has it. Throws Error where it cannot be opened.
+  /// Opens or creates it. Returns null if another owner has it. Throws Error if it cannot be opened.
   static std::unique_ptr<PartFile> open(const std::filesystem::path& path);
   ~PartFile();
   PartFile(const PartFile&) = delete;
   PartFile& operator=(const PartFile&) = delete;
 
-  /// False on file systems without locks: nothing keeps others away.
+  /// False on file systems without locks: nothing prevents other writers.
   bool is_locked() const { return locked_; }
   /// These throw Error(failure) naming the file.
   std::uint64_t size() const;

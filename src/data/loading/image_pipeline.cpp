@@ -10,7 +10,7 @@
 namespace syncbn {
 namespace {
 
-/// The value for channel c of a list that is empty (`otherwise`), one for all or one per channel.
+/// Returns the value for channel c of a list that is empty (`otherwise`), or has one value for all or one per channel.
 double per_channel(const std::vector<float>& values, std::int64_t c, double otherwise) {
   if (values.empty()) return otherwise;
   return values[values.size() == 1 ? 0 : static_cast<std::size_t>(c)];
@@ -79,7 +79,7 @@ void ImagePipeline::augmented(std::int64_t id, std::uint64_t seed, std::int64_t 
     return static_cast<std::int64_t>(random.below(2 * static_cast<std::uint64_t>(options_.crop_padding) + 1)) -
            options_.crop_padding;
   };
-  // Drawn whether used or not, so that switching one change on or off leaves the others as they were.
+  // Always drawn, so that switching one augmentation on or off does not change the others.
   const std::int64_t dy = offset(), dx = offset();
   const bool heads = random.next() >> 31, flip = options_.horizontal_flip && heads;
   const Image image = dataset_.image(id);

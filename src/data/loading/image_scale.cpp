@@ -12,7 +12,7 @@ double uniform(Random& random, double low, double high) {
   return low + (high - low) * static_cast<double>(random.uniform());
 }
 
-/// At least one pixel.
+/// Rounds to whole pixels, at least one.
 std::int64_t whole(double pixels) {
   return std::max<std::int64_t>(1, std::llround(pixels));
 }
@@ -21,8 +21,8 @@ Box in_the_middle(const Image& image, std::int64_t height, std::int64_t width) {
   return {(image.height() - height) / 2, (image.width() - width) / 2, height, width};
 }
 
-/// For each place of a result, the weights of the places that it is made of: triangles as wide as the reduction, cut
-/// off at the ends.
+/// The weights of source pixels for each pixel of a result: triangles as wide as the reduction factor, cut off at the
+/// edges.
 class Triangles {
  public:
   Triangles(std::int64_t from, std::int64_t to) {
@@ -41,7 +41,7 @@ class Triangles {
     }
   }
 
-  /// row = place i of each column of [.., stride] bytes.
+  /// Computes row = place i of each column of [.., stride] bytes.
   void mix(std::int64_t i, const std::uint8_t* bytes, std::int64_t stride, std::span<float> row) const {
     const Place& place = places_[i];
     std::fill(row.begin(), row.end(), 0.0f);
@@ -52,7 +52,7 @@ class Triangles {
     }
   }
 
-  /// All places of a row, rounded to bytes.
+  /// Computes all places of a row, rounded to bytes.
   void apply(std::span<const float> row, std::uint8_t* out) const {
     for (const Place& place : places_) {
       const float* from = row.data() + place.first;
@@ -75,7 +75,7 @@ class Triangles {
 
 Box center_box(const Image& image, std::int64_t height, std::int64_t width, double fraction) {
   const auto out_h = static_cast<double>(height), out_w = static_cast<double>(width);
-  // Of the result, in pixels of the image.
+  // Places in the result, in pixels of the image.
   const double pixel =
       fraction * std::min(static_cast<double>(image.height()) / out_h, static_cast<double>(image.width()) / out_w);
   return in_the_middle(image, whole(pixel * out_h), whole(pixel * out_w));
@@ -98,8 +98,8 @@ Box random_box(const Image& image, Random& random) {
                        std::min(w, whole(static_cast<double>(h) * kProportion)));
 }
 
-// Of the packaged libraries one aborts at some proportions and another scales down without a filter as wide as the
-// reduction.
+// Own code, since of the packaged libraries one aborts at some proportions and another reduces without a filter as wide
+// as the reduction.
 void scale(const Image& image, const Box& box, std::int64_t height, std::int64_t width, std::span<std::uint8_t> out) {
   const Triangles rows(box.height, height), columns(box.width, width);
   const std::int64_t plane = image.height() * image.width();

@@ -65,7 +65,7 @@ struct Loader::Impl {
   std::int64_t batches_per_epoch() const { return batch_count(dataset->size(), global_batch(), options.drop_last); }
 
   void start(std::int64_t epoch, std::int64_t index) {
-    prefetcher.reset();  // first: its threads read what changes below
+    prefetcher.reset();  // first, since its threads read what changes below
     first_round = epoch * batches_per_epoch() + index;
     prefetcher.emplace(
         options.local_workers, options.prefetch, options.threads,
@@ -92,7 +92,7 @@ struct Loader::Impl {
     }
   }
 
-  /// So that short last batches never lead to an allocation later on.
+  /// Reserves memory, so that short last batches never cause a later allocation.
   void reserve(Batch& batch, std::int64_t bytes) const {
     const auto n = static_cast<std::size_t>(options.batch_per_worker);
     batch.images.reserve(n * static_cast<std::size_t>(bytes));
@@ -102,7 +102,7 @@ struct Loader::Impl {
 
   using Order = std::shared_ptr<const std::vector<std::uint32_t>>;
 
-  /// Ids of the epoch's samples. At the turn of an epoch some threads are still busy with the one before.
+  /// Returns the ids of the epoch's samples. When a new epoch begins some threads still work on the previous one.
   Order order_of(std::int64_t epoch) {
     const std::lock_guard lock(orders_mutex);
     for (const auto& [of, order] : orders) {
@@ -127,7 +127,7 @@ struct Loader::Impl {
   std::once_flag started;
   std::int64_t first_round = 0;
   std::mutex orders_mutex;
-  std::array<std::pair<std::int64_t, Order>, 2> orders{{{-1, nullptr}, {-1, nullptr}}};  ///< of the latest epochs
+  std::array<std::pair<std::int64_t, Order>, 2> orders{{{-1, nullptr}, {-1, nullptr}}};  ///< of the two latest epochs
   std::optional<Prefetcher> prefetcher;
 };
 
@@ -148,7 +148,7 @@ void Loader::seek(std::int64_t epoch, std::int64_t index) {
 }
 
 const Batch& Loader::next(int local_worker) {
-  std::call_once(impl_->started, [this] {  // not before: a seek() would throw away what has been loaded
+  std::call_once(impl_->started, [this] {  // not earlier: a seek() would discard what has been loaded
     if (!impl_->prefetcher) impl_->start(0, 0);
   });
   return impl_->prefetcher->next(local_worker);
@@ -179,7 +179,7 @@ struct PlainLoader::Impl {
   const Slice slice;
   const std::int64_t batches;
   std::int64_t next = 0;
-  Batch own;  ///< without threads
+  Batch own;  ///< used without threads
   std::optional<Prefetcher> prefetcher;
 };
 

@@ -4,7 +4,7 @@ namespace syncbn {
 
 Prefetcher::Prefetcher(int consumers, int depth, int threads, Fill fill)
     : fill_(std::move(fill)), rings_(static_cast<std::size_t>(consumers)) {
-  for (auto& ring : rings_) ring.slots.resize(static_cast<std::size_t>(depth) + 1);  // one is in use
+  for (auto& ring : rings_) ring.slots.resize(static_cast<std::size_t>(depth) + 1);  // one of them is in use
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
 }
 
@@ -17,7 +17,7 @@ void Prefetcher::run(const std::stop_token& stop) {
   for (;;) {
     std::int64_t round = 0;
     std::size_t consumer = 0;
-    const bool free = changed_.wait(lock, stop, [&] {  // another thread may have begun the batch in the meantime
+    const bool free = changed_.wait(lock, stop, [&] {  // another thread may have begun the batch meanwhile
       round = next_ticket_ / static_cast<std::int64_t>(rings_.size());
       consumer = static_cast<std::size_t>(next_ticket_) % rings_.size();
       const Ring& ring = rings_[consumer];

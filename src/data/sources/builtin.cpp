@@ -13,10 +13,10 @@
 #include "data/dataset.hpp"
 #include "syncbn/core/random.hpp"
 
-// Discs or rings, few to many of them: two shapes in five numbers make ten classes. The shape is told by local
-// contrasts, which any normalization keeps. The number is told by how much a feature responds over the whole image, and
-// a normalization over very few images scales that by whatever images happen to be with it. Places, sizes, colours,
-// lighting and noise differ from image to image.
+// Images show discs or rings, few to many: two shapes and five numbers make ten classes. The shape is visible in local
+// contrasts, which any normalization preserves. The number is visible in how strongly a feature responds over the whole
+// image, which a normalization over very few images scales by whatever other images are in the batch. Places, sizes,
+// colours, lighting and noise differ from image to image.
 //
 // Only +, -, *, / and sqrt touch the pixels (no libm, no fused multiply-add), so that they are the same on every
 // machine.
@@ -34,7 +34,7 @@ constexpr int kClasses = kShapes * static_cast<int>(kNumbers.size());
 constexpr int kGrid = 4;  ///< objects lie in cells of a 4x4 grid, so that none hides another
 constexpr int kCell = kSide / kGrid;
 
-/// Balanced in every prefix.
+/// Returns the label of image i; classes are balanced in every prefix.
 int label_of(std::size_t i) {
   return static_cast<int>(i % kClasses);
 }
@@ -49,7 +49,7 @@ Colour random_colour(Random& random) {
   return {random.uniform(), random.uniform(), random.uniform()};
 }
 
-/// A colour that can be told from `other`.
+/// Returns a colour that is distinguishable from `other`.
 Colour contrasting_colour(Random& random, const Colour& other) {
   constexpr float kDifference = 0.7f;
   for (;;) {
@@ -64,7 +64,7 @@ float length(float x, float y) {
   return std::sqrt(x * x + y * y);
 }
 
-/// Distance from the edge of a disc or ring (negative inside) of a point at `r` from its centre.
+/// Returns the distance of a point at `r` from the centre to the edge of a disc or ring (negative inside).
 float edge_distance(int shape, float r, float radius) {
   return shape == 0 ? r - 0.85f * radius : std::fabs(r - 0.75f * radius) - 0.25f * radius;
 }
@@ -74,10 +74,10 @@ struct Object {
   float x, y, radius;  ///< pixels
 };
 
-/// An image with intensities of about 0..1.
+/// An image with intensities between about 0 and 1.
 class Canvas {
  public:
-  /// One colour, a little brighter towards a random side.
+  /// Fills with one colour, a little brighter towards a random side.
   void fill(Random& random, const Colour& colour) {
     const float slope_x = uniform(random, -0.3f, 0.3f) / kSide, slope_y = uniform(random, -0.3f, 0.3f) / kSide;
     for (std::size_t c = 0; c < kChannels; ++c)
@@ -98,7 +98,7 @@ class Canvas {
       }
   }
 
-  /// Lighting and noise, then bytes.
+  /// Adds lighting and noise, then converts to bytes.
   void expose(Random& random, std::uint8_t* out) const {
     const float contrast = uniform(random, 160, 220);  // grey levels from 0 to 1
     const float brightness = uniform(random, 90, 165);
@@ -106,7 +106,7 @@ class Canvas {
     for (std::size_t i = 0; i < kChannels * kPixels; i += 2) {
       const std::uint32_t bits = random.next();
       for (std::size_t k = 0; k < 2; ++k) {
-        // The sum of two bytes has a triangular distribution: near enough to a normal one.
+        // The sum of two bytes has a triangular distribution, which is close enough to a normal one.
         const std::uint32_t half = bits >> (16 * k);
         const float deviation = static_cast<float>(half & 255) + static_cast<float>(half >> 8 & 255) - 255;
         const float value = brightness + contrast * (values_[i + k] - 0.5f) + noise * deviation;
@@ -140,7 +140,7 @@ void draw(int label, Random random, std::uint8_t* out) {
   canvas.expose(random, out);
 }
 
-/// Each image is drawn when it is asked for the first time, and kept.
+/// The built-in images. Each is drawn at its first request, and kept.
 class BuiltinImages final : public ImageSource {
  public:
   BuiltinImages(Split split, std::uint64_t seed, std::size_t n)
@@ -165,7 +165,7 @@ class BuiltinImages final : public ImageSource {
   }
 
   std::uint64_t hash(std::int64_t, std::uint64_t seed) const override {
-    constexpr std::uint64_t kDrawing = 1;  // to be counted up when images are drawn in another way
+    constexpr std::uint64_t kDrawing = 1;  // to be incremented when images are drawn differently
     const std::array<std::uint64_t, 3> origin{kDrawing, seed_, static_cast<std::uint64_t>(split_)};
     return XXH3_64bits_withSeed(origin.data(), sizeof origin, seed);
   }

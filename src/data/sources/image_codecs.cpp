@@ -16,7 +16,7 @@
 namespace syncbn {
 namespace {
 
-/// More would be a decompression bomb: photographs have up to a hundred million.
+/// Pictures with more pixels are taken for decompression bombs: photographs have up to a hundred million.
 constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;
 /// No PNG packs better than 8 pixels in a byte, of which deflate makes one of 1032, and no JPEG nearly as well.
 constexpr std::int64_t kMostPixelsOfByte = 8 * 1032, kAlwaysTaken = std::int64_t{1} << 20;
@@ -33,7 +33,7 @@ void check_size(const std::filesystem::path& file, std::size_t bytes, std::int64
     refuse(file, fmt::format("damaged or cut short: {} bytes for {} x {} pixels", bytes, width, height));
 }
 
-/// [height, width, from_channels] to [3, height, width].
+/// Converts [height, width, from_channels] to [3, height, width].
 std::vector<std::uint8_t> planes(const std::vector<std::uint8_t>& pixels, std::size_t area, std::size_t from_channels) {
   std::vector<std::uint8_t> out(3 * area);
   for (std::size_t c = 0; c < 3; ++c) {
@@ -42,14 +42,14 @@ std::vector<std::uint8_t> planes(const std::vector<std::uint8_t>& pixels, std::s
   return out;
 }
 
-/// CMYK pictures are stored inverted, as Adobe's programs write them.
+/// Converts CMYK to RGB. CMYK pictures are stored inverted, as Adobe's programs write them.
 void cmyk_to_rgb(std::vector<std::uint8_t>& pixels) {
   for (std::size_t i = 0; i < pixels.size(); i += 4) {
     for (std::size_t c = 0; c < 3; ++c) pixels[i + c] = static_cast<std::uint8_t>(pixels[i + c] * pixels[i + 3] / 255);
   }
 }
 
-/// Of a picture with a warning, whether a part of it is missing. Only the first of several warnings is told.
+/// Whether a part of a picture with a warning is missing. Only the first of several warnings is reported.
 bool ends_early(std::span<const std::uint8_t> jpeg, std::string_view warning) {
   constexpr std::array<std::uint8_t, 2> kScan = {0xFF, 0xDA}, kEnd = {0xFF, 0xD9};
   const auto last = [jpeg](const auto& marker) {
@@ -62,7 +62,7 @@ Image decode_jpeg(std::span<const std::uint8_t> bytes, const std::filesystem::pa
   const std::unique_ptr<void, int (*)(void*)> codec(tjInitDecompress(), tjDestroy);
   if (!codec) refuse(file, "libjpeg-turbo does not start");
   int width = 0, height = 0, subsampling = 0, colorspace = 0;
-  // Stray bytes between segments are harmless and common, and only a warning.
+  // Stray bytes between segments are harmless and common, and only cause a warning.
   const auto failed = [&](int result) { return result != 0 && tjGetErrorCode(codec.get()) != TJERR_WARNING; };
   if (failed(tjDecompressHeader3(codec.get(), bytes.data(), bytes.size(), &width, &height, &subsampling, &colorspace)))
     refuse(file, fmt::format("not a JPEG picture ({})", tjGetErrorStr2(codec.get())));
@@ -86,8 +86,8 @@ Image decode_png(std::span<const std::uint8_t> bytes, const std::filesystem::pat
   if (!png_image_begin_read_from_memory(&png, bytes.data(), bytes.size()))
     refuse(file, fmt::format("not a PNG picture ({})", png.message));
   check_size(file, bytes.size(), png.height, png.width);
-  png.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // else 16 bits without a word about gamma would be taken for linear light
-  png.format = PNG_FORMAT_RGBA;            // without it, libpng would mix what is transparent with a background
+  png.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // otherwise 16-bit pictures without gamma are taken for linear light
+  png.format = PNG_FORMAT_RGBA;            // without alpha, libpng would blend transparent pixels with a background
   std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(png));
   const std::int64_t height = png.height, width = png.width;
   if (!png_image_finish_read(&png, nullptr, pixels.data(), 0, nullptr))
@@ -97,7 +97,7 @@ Image decode_png(std::span<const std::uint8_t> bytes, const std::filesystem::pat
 
 }  // namespace
 
-// By content: names are not always right.
+// The format is determined by content, since file names may be wrong.
 Image decode_image(std::span<const std::uint8_t> bytes, const std::filesystem::path& file) {
   constexpr std::array<std::uint8_t, 3> kJpeg = {0xFF, 0xD8, 0xFF};
   constexpr std::array<std::uint8_t, 4> kPng = {0x89, 'P', 'N', 'G'};

@@ -75,7 +75,7 @@ std::vector<std::string> class_names(const fs::path& folder) {
 /// Names of the pictures in a class's folder and below, relative to `root`, sorted.
 std::vector<std::string> pictures(const fs::path& root, const std::string& name, LeftOut& left_out) {
   std::vector<std::string> files;
-  std::vector<fs::path> above = {fs::canonical(root)};  // the folders that the present one lies in
+  std::vector<fs::path> above = {fs::canonical(root)};  // the folders that contain the current one
   const auto enter = [&above](const fs::path& folder) {
     const fs::path real = fs::canonical(folder);
     if (std::find(above.begin(), above.end(), real) != above.end())
@@ -118,7 +118,7 @@ class PictureFiles : public ImageSource {
   std::uint64_t hash(std::int64_t n, std::uint64_t seed) const override {
     for (std::int64_t i = 0; i < n; ++i) {
       const std::string& name = files_[i];
-      seed = XXH3_64bits_withSeed(name.data(), name.size() + 1, seed);  // with the 0 that ends it
+      seed = XXH3_64bits_withSeed(name.data(), name.size() + 1, seed);  // including the terminating 0
     }
     return seed;
   }
