@@ -15,7 +15,7 @@ struct BucketPlan {
   std::vector<int> completed_by;  ///< per layer: the bucket that is complete once this layer's gradient is, or -1
 };
 
-/// config.bucket_kib or its default: what stays in a processor's cache, or what keeps the links of devices busy.
+/// config.bucket_kib or its default: small enough for a CPU's cache, or large enough to keep the links of devices busy.
 std::int64_t bucket_bytes(const Config& config);
 
 BucketPlan plan_buckets(const ModelState& state, std::int64_t bytes);

@@ -8,13 +8,13 @@
 
 namespace syncbn {
 
-/// Of weights, running statistics and optimizer; not 0.
+/// Hash of weights, running statistics and optimizer state; never 0.
 std::uint64_t hash_state(ModelState& state, Optimizer& optimizer);
 
-/// Every machine, or rank, has a copy of weights and optimizer of its own, and all make the same updates: copies come
-/// to differ when memory is damaged. `hash`: of this rank's copy, by one of its workers; 0 by the others, and where
-/// another rank's is shared. Throws Error, on all workers alike, which names a rank whose copy is not as most.
-/// Collective over all workers, whose communicator is given.
+/// Every machine, or rank, has its own copy of weights and optimizer, and all make the same updates, so that copies
+/// only differ if memory is damaged. `hash`: that of this rank's copy from one of its workers; 0 from the others, and
+/// where another rank's copy is shared. Throws Error on all workers alike, naming a rank whose copy differs from the
+/// majority. Collective over all workers, whose communicator is given.
 void require_same_copies(const Worker& worker, const Communicator& all, std::uint64_t hash, std::int64_t steps_done);
 
 }  // namespace syncbn

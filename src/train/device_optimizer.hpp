@@ -9,8 +9,8 @@
 
 namespace syncbn {
 
-/// The update rules of src/optim where parameters, gradients and state lie on a device. An update is not cut in parts:
-/// it is part 0 of 1.
+/// The update rules of src/optim where parameters, gradients and state lie on a device. An update is not divided into
+/// parts: it is part 0 of 1.
 class DeviceOptimizer final : public Optimizer {
  public:
   /// Validates the options. The backend must outlive it.
@@ -38,12 +38,12 @@ class DeviceOptimizer final : public Optimizer {
   std::vector<Segment> segments_;  // of each slot
   std::vector<std::string> state_names_;
   std::vector<FlatBuffer> states_;
-  ops::Memory direction_;  // of LAMB
+  ops::Memory direction_;  // of an update, for LAMB
   std::unique_ptr<ops::Updates> rules_;
   std::int64_t updates_ = 0;
 };
 
-/// On the device of the backend, or else on the processor.
+/// An optimizer on the device of the backend if it has one, else on the CPU.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& options, const std::vector<ParameterSlot>& slots,
                                           std::int64_t flat_size, const ops::Backend& backend);
 

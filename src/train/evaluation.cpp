@@ -20,8 +20,8 @@ namespace syncbn {
 
 namespace {
 
-/// So often do workers meet in an evaluation: one that has more to do than others, or a thread with many workers, may
-/// take longer for all of its images than anybody waits.
+/// In an evaluation, workers wait for each other after this many images each. Otherwise a worker with more to do than
+/// others, or a thread with many workers, could take longer for all its images than the others' time limit.
 constexpr std::int64_t kImagesBetweenMeetings = 64;
 
 Statistics statistics_of(const std::string& name) {
@@ -30,7 +30,7 @@ Statistics statistics_of(const std::string& name) {
 
 }  // namespace
 
-/// Of worker 0, every ten seconds.
+/// Messages on how far a long evaluation has come: from worker 0, every ten seconds.
 class Evaluator::Notes {
  public:
   Notes(const Evaluator& owner, const Communicator& all) : say_(all.rank() == 0 ? owner.say_ : nullptr) {}
@@ -74,8 +74,8 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
   const std::int64_t max_samples = experiment_.config.batch_per_worker;
   const Slice slice = slice_of(dataset.size(), all.size(), all.rank());
   const std::int64_t longest = slice_of(dataset.size(), all.size(), 0).count;
-  // Everybody makes the same number of passes, because statistics of batches are shared; of about the same size,
-  // because those of a small rest would be poor.
+  // All workers make the same number of passes, because they share the statistics of batches; the batches are of about
+  // the same size, because a small last one would give poor statistics.
   const auto passes = static_cast<int>((longest + max_samples - 1) / max_samples);
   PlainLoader images(dataset, experiment_.augmentation, slice, passes, loading_threads_);
   const auto passes_between_meetings =
@@ -110,8 +110,8 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
   return result;
 }
 
-// As the published implementations do it: the first batches of an epoch, augmented and grouped as in training. Always
-// those of the first epoch, so that the statistics are a function of the weights alone.
+// As in the published implementations, this takes the first batches of an epoch, augmented and grouped as in training.
+// They are always those of the first epoch, so that the statistics depend on the weights alone.
 void Evaluator::measure_population(Network& network, Worker& worker, const Communicator& all, std::int64_t step) {
   if (worker.local_index() == 0) train_images_->seek(0, 0);
   worker.local_barrier({"population statistics", step});

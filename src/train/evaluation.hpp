@@ -16,7 +16,7 @@ namespace syncbn {
 /// nothing that training knows of.
 class Evaluator {
  public:
-  /// `say`: gets a line now and then, by which worker 0 tells how far a long evaluation is.
+  /// `say`: worker 0 calls it now and then with a line on how far a long evaluation has come.
   Evaluator(const World& world, const Experiment& experiment, std::function<void(const std::string&)> say);
 
   /// Exact accuracy and mean loss on a whole data set, each worker on its slice; one result per statistics, in the

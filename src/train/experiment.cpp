@@ -124,7 +124,7 @@ std::vector<std::string> unreached_points(const Config& config, std::int64_t bat
   const std::string end = fmt::format("the training ends after {}, {:.4g} epochs", counted(total_steps, "step"),
                                       total * accumulate / batches);
   std::vector<std::string> lines;
-  std::vector<double> late;  // fractions of the run are never
+  std::vector<double> late;  // milestones up to 1 are fractions of the run, and always reached
   for (const double milestone : schedule.name == "step" ? schedule.milestones : std::vector<double>{}) {
     if (milestone > 1 && milestone >= total) late.push_back(milestone);
   }

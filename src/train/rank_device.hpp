@@ -8,12 +8,12 @@
 
 namespace syncbn {
 
-/// The device of a rank as an exchange between its workers sees it.
+/// The device of a rank, as needed for an exchange between its workers.
 class RankDevice final : public ExchangeDevice {
  public:
-  /// The queue of `exchange`, which must outlive this object, is the exchange's.
+  /// The exchange uses the queue of `exchange`, which must outlive this object.
   RankDevice(const ops::Backend& exchange, int local_workers);
-  /// The queue of a local worker; its device must stay until the worker's last call of the exchange.
+  /// Sets the queue of a local worker. `device` must outlive the worker's last call of the exchange.
   void attach(int local, const ops::Device& device) { workers_[local] = &device; }
 
   void prepare_thread() override { exchange_.prepare_thread(); }

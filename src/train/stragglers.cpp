@@ -11,9 +11,9 @@ namespace syncbn {
 
 namespace {
 
-/// Below it, chance decides who waits.
+/// Shorter intervals are too noisy.
 constexpr double kInterval_s = 5;
-/// Of the time of a rank's threads: what the others lose more by waiting than the one they wait for.
+/// Report a rank if the median rank waits at least this much more (share of thread time) than it does.
 constexpr double kMuch = 0.2;
 
 }  // namespace
@@ -26,8 +26,8 @@ std::string Stragglers::look(double now_s, double waited_s, std::int64_t updates
   const double elapsed_s = now_s - then_s_;
   if (world.ranks() == 1 || elapsed_s < kInterval_s) return "";
   const auto ranks = static_cast<std::size_t>(world.ranks()), own = static_cast<std::size_t>(world.rank());
-  // Time of each rank's threads: lost by waiting, and in all. Workers beyond their number always wait while others
-  // compute; that is no loss.
+  // For each rank, the time of its threads that was lost by waiting, then all of it. Workers in excess of the threads
+  // always wait while others compute; that is no loss.
   std::vector<double> times(2 * ranks);
   times[own] = waited_s - waited_then_s_ - elapsed_s;
   if (worker_.local_index() == 0) {

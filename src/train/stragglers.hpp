@@ -8,17 +8,18 @@
 
 namespace syncbn {
 
-/// Notices a rank that the others wait for: they lose a large part of their time, it next to none. One object for each
-/// worker.
+/// Notices a rank that the others wait for: they lose a large part of their time, while it loses next to none. One
+/// object per worker.
 class Stragglers {
  public:
-  /// `all`: all workers, of whom this is one. `updates`: made before.
+  /// `all`: the communicator of all workers. `updates`: number of updates made so far.
   Stragglers(const Worker& worker, const Communicator& all, std::int64_t updates);
   Stragglers(const Stragglers&) = delete;
   Stragglers& operator=(const Stragglers&) = delete;
 
-  /// `now_s`: the same on all workers; `waited_s`: how long this worker has waited for others so far; `updates`: made
-  /// so far. Returns what is to be told to the user, once for each rank; mostly nothing. Collective over all workers.
+  /// `now_s`: the time, which must be the same on all workers; `waited_s`: how long this worker has waited for others
+  /// so far; `updates`: number of updates made so far. Returns a message for the user, at most once for each rank;
+  /// usually "". Collective over all workers.
   std::string look(double now_s, double waited_s, std::int64_t updates);
 
  private:

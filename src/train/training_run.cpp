@@ -59,7 +59,7 @@ void TrainingRun::open_directory(const TrainRequest& request) {
     if (request.run_dir.empty())
       throw Error("TrainRequest::run_dir is empty: name the folder of the run", ExitCode::usage);
     Config config = request.config;
-    std::string& data = config.data.path;  // which a start from another folder is to find, too
+    std::string& data = config.data.path;  // absolute, so that a start from another folder finds it
     if (!data.empty()) data = std::filesystem::absolute(data).string();
     directory_ = request.resume
                      ? RunDirectory::resume(request.run_dir, config, request.overrides, request.command)
@@ -97,7 +97,8 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
       LossScale(shared_.loss_scale).restore(state.scalars);
       Reporter::saved(state.scalars);
     });
-    if (!saved && !refused.empty())  // starting anew would remove what may only need another disk or program
+    // Starting anew would remove checkpoints that another disk or program may still read.
+    if (!saved && !refused.empty())
       throw Error(
           fmt::format("no checkpoint in {} can be read, the newest because: {}; repair it, remove {}/checkpoints, "
                       "or start afresh with another output.dir",
@@ -120,7 +121,7 @@ std::optional<TrainingState> TrainingRun::newest_checkpoint() {
   return state;
 }
 
-/// Throws where going on from `saved` would give other results than going on where it was saved.
+/// Throws Error if going on from `saved` here would give other results than where it was saved.
 void TrainingRun::require_same_surroundings(const RunProgress& saved) const {
   if (saved.experiment != progress_.experiment && !saved.experiment.empty())  // earlier versions did not write it
     throw Error(fmt::format("{} was made by another experiment than {}: its configuration differs in more than where "
@@ -252,7 +253,7 @@ void TrainingRun::work(Worker& worker) {
   } catch (const DeviceError& e) {
     failure = std::make_exception_ptr(e.at(here()));
   } catch (const Error&) {
-    failure = std::current_exception();  // says where by itself
+    failure = std::current_exception();  // its message says where already
   } catch (const std::bad_alloc&) {
     failure = std::make_exception_ptr(
         Error(fmt::format("out of memory ({}); use a smaller batch_per_worker, fewer workers, more hosts, or fewer "
@@ -288,7 +289,7 @@ TrainResult TrainingRun::finish() {
   reporter_->finish();
   if (result.stopped) return result;
   directory_->write_weights(weights().serialize());
-  // Of a run that had ended before, the summary tells more than what this start has seen.
+  // If the run had already ended before this start, its existing summary tells more.
   if (shared_.first_step == experiment_.total_steps && path_exists(directory_->file("summary.json"))) return result;
   directory_->write_summary(summary_json(result, experiment_, world_, shared_.backend, request_.command));
   return result;

@@ -27,7 +27,7 @@ class TrainingRun {
  private:
   void start_from_weights();
   void open_directory(const TrainRequest& request);
-  /// From the newest checkpoint, if the run is resumed and has one. Collective over ranks.
+  /// Starts from the newest checkpoint if the run is resumed and has one. Collective over ranks.
   void begin();
   std::optional<TrainingState> newest_checkpoint();
   void require_same_surroundings(const RunProgress& saved) const;
@@ -50,7 +50,7 @@ class TrainingRun {
   std::optional<RunDirectory> directory_;
   std::unique_ptr<Reporter> reporter_;
   std::optional<CheckpointWriter> checkpoints_;
-  bool passed_over_ = false;  // a checkpoint, because the disk is slow
+  bool passed_over_ = false;  // a checkpoint has been skipped, because the disk is slow
 };
 
 }  // namespace syncbn

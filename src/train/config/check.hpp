@@ -12,7 +12,7 @@ namespace syncbn::detail {
 /// Where each key was given ("FILE:LINE", "command line"); absent: default.
 using Places = std::map<std::string, std::string>;
 
-/// Whether anything in such an experiment reads this key.
+/// Whether this key is in use: whether anything in such an experiment reads it.
 bool is_read(const std::string& key, const Config& config);
 /// Why nothing reads it, and what to do.
 std::string why_unread(const std::string& key, const Config& config);

@@ -50,8 +50,8 @@ std::vector<std::string> section_names() {
   return names;
 }
 
-/// What the writer of an unknown key may have meant: what other programs call so, or the same last part elsewhere
-/// ("lr" -> "optimizer.lr"), else the key or section spelled most alike.
+/// The key that the writer of an unknown one may have meant: the equivalent of another program's name, or a key with
+/// the same last part ("lr" -> "optimizer.lr"), else the key or section with the most similar spelling.
 std::string suggestion(const std::string& name) {
   static const std::map<std::string, std::string> kElsewhere = {{"batch_size", "batch_per_worker"},
                                                                 {"learning_rate", "optimizer.lr"},
@@ -100,7 +100,7 @@ class Reader {
     if (!key->use.replaces.empty()) reset(*find_key(config_schema(), key->use.replaces), config_);
   }
 
-  /// Ends the file, the settings or the overrides: what something reads so far has been given with a purpose.
+  /// Ends a source (file, settings or overrides): keys given so far that are in use were given on purpose.
   void end_source() {
     for (const std::string& name : given_) meant_.insert(name);
     for (const Key<Config>* key : unread(config_)) {
@@ -109,10 +109,10 @@ class Reader {
     given_.clear();
   }
 
-  /// Puts keys back to their defaults that nothing reads any more because of what was given after them; with `others`,
-  /// all that nothing reads, and names those.
+  /// Resets keys that are no longer in use because of what was given after them. With `others`, also resets the other
+  /// keys that are not in use, and adds their names there.
   void forget_unread(std::vector<std::string>* others) {
-    for (bool again = true; again;) {  // one of them may be what another is read with
+    for (bool again = true; again;) {  // resetting one key may put another out of use
       again = false;
       for (const Key<Config>* key : unread(config_)) {
         const bool meant = meant_.contains(key->name);

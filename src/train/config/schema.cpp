@@ -80,7 +80,7 @@ constexpr double kMaxBatch = 1 << 24;
 const Use kRunOnly{.run_only = true};
 const Use kZeroIsWord{.zero_is_word = true};
 
-/// kRunOnly, and read with one of these.
+/// A run-only key that is in use if `key` has one of `values`.
 Use run_only_with(std::string key, std::vector<std::string> values) {
   return {.run_only = true, .read_with = {{std::move(key), std::move(values)}}};
 }

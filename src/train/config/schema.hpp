@@ -25,19 +25,20 @@ struct Rule {
   Range range = {};
 };
 
-/// That another key has, or lists, one of these values; without values: is set, or above 0. And that it is read itself.
+/// True if `key` is in use and its value is (or contains) one of `values`; with no values, if it is non-empty and
+/// non-zero.
 struct Condition {
   std::string key;
   std::vector<std::string> values = {};
 };
 
 struct Use {
-  bool run_only = false;  ///< says how the run is done; never changes its result
-  /// An experiment reads the key where one of these holds; none: always.
+  bool run_only = false;  ///< affects only how the run is carried out, never its result
+  /// The key is in use if one of these conditions holds, or if there are none.
   std::vector<Condition> read_with = {};
   /// The key whose value no longer counts once this one is set after it, by a study or on the command line.
   std::string replaces = {};
-  bool zero_is_word = false;  ///< 0 says "all", "off" and the like; it is no place left of 1
+  bool zero_is_word = false;  ///< 0 is a special word (off, all): do not plot it on a numeric axis
 };
 
 template <class Owner>
@@ -58,9 +59,9 @@ struct LayerKey : Key<LayerConfig> {
 const std::vector<Key<Config>>& config_schema();
 const std::vector<LayerKey>& layer_schema();
 
-/// Of a key; of one that there is not: the default.
+/// How a key is used; default-constructed for unknown keys.
 Use use_of(const std::string& key);
-/// Whether the one of two keys that is given last counts alone.
+/// Whether two keys exclude each other: only the one given last counts.
 bool contend(const std::string& a, const std::string& b);
 
 /// "an integer >= 1, or auto"

@@ -59,7 +59,7 @@ std::string write(Config config, Part part) {
   out << YAML::BeginMap;
   std::string open;  // the section that is being written
   for (const Key<Config>& key : config_schema()) {
-    // Where pictures of the user's own lie says which they are.
+    // The path of an image folder identifies the data, unlike that of a known data set.
     const bool defines = key.name == "data.path" && config.data.kind == "image-folder";
     if (key.use.run_only && part != Part::everything && !defines) continue;
     if (part == Part::changes && value_of(key, config) == value_of(key, Config{})) continue;

@@ -12,11 +12,11 @@ namespace syncbn {
 namespace {
 
 constexpr std::int64_t kValues = 4096;  // of each layer
-// Where a sigmoid comes within 2 % of an end of its range, and a tanh of its own: tanh(x) = 2 sigmoid(2 x) - 1.
+// The inputs at which a sigmoid or tanh comes within 2 % of an end of its range: tanh(x) = 2 sigmoid(2 x) - 1.
 const double kSigmoidSaturates = std::log(0.98 / 0.02);
 const double kTanhSaturates = kSigmoidSaturates / 2;
 
-/// Of sorted values; between two of them along a straight line, as NumPy does by default.
+/// Percentile of sorted values, with linear interpolation between them as NumPy does by default.
 double percentile(std::span<const float> sorted, double percent) {
   const double at = percent / 100 * static_cast<double>(sorted.size() - 1);
   const auto below = static_cast<std::size_t>(at);
@@ -25,7 +25,7 @@ double percentile(std::span<const float> sorted, double percent) {
   return low + (at - static_cast<double>(below)) * (sorted[above] - low);
 }
 
-/// Where value `index` of a sample, counted channels first, lies in the memory of its sample.
+/// Offset of value `index` (counted channels first) in the memory of its sample.
 std::int64_t offset_in_sample(const Tensor& x, std::int64_t index) {
   const std::int64_t spatial = x.shape.spatial(), channel = index / spatial, position = index % spatial;
   if (x.layout == Layout::channels_last) return position * x.shape.c() + channel;
@@ -89,7 +89,7 @@ class Activations : public Probe {
     return units;
   }
 
-  /// The units of the i-th layer in this worker's sample of that number; zeros if it is another worker's.
+  /// The chosen units of the i-th layer in the sample with this number; zeros if the sample is another worker's.
   void append_values(std::size_t i, std::int64_t sample, std::int64_t n) {
     if (sample < 0 || sample >= n) {
       values_.insert(values_.end(), units_[i].size(), 0.0f);

@@ -16,7 +16,7 @@ class ChannelSums {
 
   double count() const { return sums_[0]; }
   double mean(std::size_t c) const { return sums_[1 + c] / sums_[0]; }
-  /// Biased; 0 if what is left of it may be rounding.
+  /// Biased variance; 0 if it is so small that it may be rounding error.
   double var(std::size_t c) const { return variance(mean(c), sums_[1 + channels_ + c] / sums_[0]); }
 
  private:
@@ -24,7 +24,7 @@ class ChannelSums {
   std::size_t channels_;
 };
 
-/// An average over the channels that have something to say; NaN if there is none.
+/// An average over the channels that have a value; NaN if none has.
 class ChannelAverage {
  public:
   void add(double value) {

@@ -68,7 +68,8 @@ class GradientNoiseProbe : public Probe {
     auto samples = static_cast<double>(update.samples);
     context_.group.all_reduce(std::span(&samples, 1), Reduce::sum, {"gradient_noise_scale samples", update.step});
     context_.group.all_reduce(std::span(part_), Reduce::sum, {"gradient_noise_scale group", update.step});
-    // The gradients here have been divided by the samples of all workers: n / all times the mean of a part of n.
+    // The gradients here have been divided by the samples of all workers, so that the gradient of a part of n samples
+    // is n / all times its mean.
     const auto all = static_cast<double>(update.all_samples);
     const bool counts = samples > 0 && context_.group.rank() == 0;
     std::array<double, 3> sums{samples > 0 ? squares_of_share(part_, context_.group) * all / samples : 0,
@@ -104,7 +105,7 @@ class GradientNoiseProbe : public Probe {
     std::int64_t to = 0;  // in part_
   };
 
-  /// Of the share of values that this member of those who hold them all has to look at.
+  /// Sum of squares over this member's share of values that all members hold.
   static double squares_of_share(std::span<const float> values, const Communicator& members) {
     const auto rank = static_cast<std::size_t>(members.rank()), size = static_cast<std::size_t>(members.size());
     const std::size_t begin = values.size() * rank / size, end = values.size() * (rank + 1) / size;
@@ -115,7 +116,7 @@ class GradientNoiseProbe : public Probe {
   std::vector<std::vector<Range>> of_layer_;
   std::vector<float> part_;  // this worker's gradient, then its group's
   double big_ = 0;           // squares of this worker's share of the sum
-  GradientNoise average_;    // without correction for its start, which the ratio does not see
+  GradientNoise average_;    // without bias correction, which cancels in the ratio
 };
 
 }  // namespace

@@ -26,7 +26,7 @@ class Shift : public Probe {
   }
 
   std::vector<Measurement> measure(const ProbedUpdate& update) override {
-    // It leaves contributions to running statistics in the gradient, which the next update starts by clearing.
+    // This leaves contributions to running statistics in the gradient, which the next update clears at its start.
     context_.network.forward(update.pass);
     append_sums(update.pass.n);
     context_.all.all_reduce(std::span(sums_), Reduce::sum, {"shift", update.step});

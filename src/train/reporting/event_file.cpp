@@ -28,7 +28,7 @@ double now_s() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-/// What comes behind the files of earlier starts, whose names and last events may be of a clock that was ahead.
+/// A time later than all files of earlier starts and their events, which may stem from a clock that was ahead.
 double earliest_s(const std::string& directory) {
   double earliest = 0;
   std::error_code ignored;

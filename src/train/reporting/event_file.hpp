@@ -16,16 +16,16 @@ class EventFile {
 
   /// `first_step` > 0: the run goes on from there. Throws Error when the file cannot be written.
   EventFile(const std::string& directory, std::int64_t first_step);
-  /// What the run was started with, for TensorBoard's table of hyperparameters; numbers are written as such.
+  /// Records the settings of the run for TensorBoard's table of hyperparameters; numbers are written as numbers.
   void hyperparameters(const std::vector<std::pair<std::string, std::string>>& values);
   void scalars(std::int64_t step, const Scalars& values);
 
  private:
   void write(const std::string& event);
-  /// Of an event: never before those of the files that were there, even if the clock has been set back since.
+  /// The time of an event; never before those in earlier files, even if the clock has been set back since.
   double time_s() const;
 
-  double ahead_s_;  // of the clock
+  double ahead_s_;  // how far time_s() is ahead of the clock
   std::string path_;
 };
 

@@ -162,7 +162,7 @@ std::map<std::string, std::string> Reporter::scalars() const {
 }
 
 Reporter::Saved Reporter::saved(const std::map<std::string, std::string>& scalars) {
-  constexpr double kMost = std::numeric_limits<double>::max(), kMostSeconds = 1e9;  // whose nanoseconds fit a clock's
+  constexpr double kMost = std::numeric_limits<double>::max(), kMostSeconds = 1e9;  // so that nanoseconds fit a clock
   const auto number = [&](const char* name, double most) {  // 0: checkpoints of earlier versions do not have it
     return scalars.contains(name) ? real_scalar(scalars, name, 0, most) : 0;
   };

@@ -32,11 +32,12 @@ struct TrainStatistics {
   double accuracy() const { return static_cast<double>(correct) / static_cast<double>(samples); }
 };
 
-/// Of all workers, at the end of a step's backward pass.
+/// Times of all workers together, measured at the end of a step's backward pass.
 struct WorkerTimes {
-  /// Since the start, the mean over workers: which of them runs first is left to chance, so that none is a clock.
+  /// Mean over workers of the time since the start; no single worker's clock is representative, since scheduling order
+  /// is arbitrary.
   double now_s = 0;
-  /// Shares of the compute slots' time, over all ranks, that was lost by waiting.
+  /// Shares of the compute threads' time, over all ranks, that were lost by waiting.
   double waited_statistics = 0, waited_gradients = 0;
 };
 
@@ -46,9 +47,9 @@ class Reporter {
   Reporter(const Experiment& experiment, RunDirectory& directory, std::int64_t first_step, const TrainRequest& request);
 
   void step(std::int64_t step, double lr, const TrainStatistics& update, const WorkerTimes& times);
-  /// `results`: of each of train.eval_statistics.
+  /// `results`: one for each of train.eval_statistics.
   void evaluation(std::int64_t step, const std::vector<EvalResult>& results, double best, bool final);
-  /// The loss's scale has changed with this update, which was made or left out.
+  /// The scale of the loss has changed with this update. `updated`: whether the update was made or skipped.
   void loss_scale(std::int64_t step, double scale, bool updated);
   void probes(std::int64_t step, const std::vector<Measurement>& rows);
   /// A line on the terminal and in the run's log.
@@ -62,12 +63,13 @@ class Reporter {
     TrainStatistics interval;
     double seconds = 0, train_seconds = 0, images = 0;
   };
-  /// What restore() takes from there. Throws Error(bad_data), which names a scalar that is missing or cannot be.
+  /// What restore() takes from the scalars. Throws Error(bad_data) naming a scalar that is missing or invalid.
   static Saved saved(const std::map<std::string, std::string>& scalars);
   /// After restore(): the step of the last training line that metrics.jsonl had by then.
   std::int64_t recorded_to() const;
 
-  /// Both of all starts of the run; what was trained behind the checkpoint of a resume is left out.
+  /// This and images_per_second() cover all starts of the run, without what was trained past a checkpoint and then
+  /// lost.
   double seconds() const;
   /// Training images per second, without evaluations.
   double images_per_second() const { return train_seconds_ > 0 ? images_ / train_seconds_ : 0; }
@@ -83,11 +85,11 @@ class Reporter {
   std::unique_ptr<EventFile> events_;
   TrainStatistics interval_;
   Clock::time_point start_ = Clock::now();
-  std::optional<double> last_step_s_;  // later by what has been evaluated since
+  std::optional<double> last_step_s_;  // moved later by the time of evaluations since
   Clock::time_point last_step_at_;
   std::int64_t first_step_;
   double images_ = 0, train_seconds_ = 0;
-  double recent_images_ = 0, recent_seconds_ = 0;  // of the last steps, older ones weigh less
+  double recent_images_ = 0, recent_seconds_ = 0;  // decaying sums over the last steps
   double earlier_train_seconds_ = 0;               // of train_seconds_, before this start
   double last_accuracy_;
 };

@@ -9,10 +9,10 @@ struct TerminalStyle {
 };
 /// Pointers are values of environment variables, null when unset. NO_COLOR wins over FORCE_COLOR.
 TerminalStyle terminal_style(bool is_terminal, const char* term, const char* no_color, const char* force_color);
-/// Of standard error.
+/// The style for standard error.
 TerminalStyle terminal_style();
 
-/// Of standard error; 80 x 24 if it is no terminal.
+/// Size of the terminal behind standard error; 80 x 24 if it is no terminal.
 struct TerminalSize {
   int columns = 80, rows = 24;
 };

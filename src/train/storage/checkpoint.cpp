@@ -193,7 +193,7 @@ void CheckpointStore::prune(std::int64_t saved) {
   }
 }
 
-/// The last of them that is marked as the best; -1: none is.
+/// The last of these steps that is marked as the best; -1 if none is.
 std::int64_t CheckpointStore::best_of(const std::vector<std::int64_t>& steps) const {
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
     const auto manifest = committed_manifest(folder_of(*step));
@@ -244,7 +244,8 @@ std::string CheckpointStore::resolve(const std::string& path) {
   const CheckpointStore checkpoints(run, 1, true);
   std::vector<std::int64_t> steps;
   std::int64_t step = -1;
-  // While a run goes on, a listing may miss both the newest, which comes as it is made, and the one before, which goes.
+  // While a run goes on, a listing may miss both the newest checkpoint, which is just being made, and the one before,
+  // which is just being removed.
   for (int tries = 0; step < 0 && tries < 20; ++tries) {
     steps = checkpoints.steps();
     step = steps.empty() ? -1 : name == "last" ? steps.back() : checkpoints.best_of(steps);
@@ -258,7 +259,7 @@ std::string CheckpointStore::resolve(const std::string& path) {
               ExitCode::bad_data);
 }
 
-/// load() of a path as it is.
+/// load() without resolve().
 TrainingState CheckpointStore::load_weights(const std::string& path) {
   constexpr const char* kWhatHoldsThem =
       "name the folder of a run that has ended, a checkpoint in it, or a .safetensors file";
@@ -281,7 +282,7 @@ TrainingState CheckpointStore::load(const std::string& named) {
     try {
       return load_weights(path);
     } catch (const Error&) {
-      // The run goes on, perhaps: what was its newest or best is gone, and another one is that now.
+      // If the run still goes on, another checkpoint may have become the newest or best, and this one be removed.
       const std::string now = resolve(named);
       if (now == path) throw;
       path = now;

@@ -57,11 +57,11 @@ void append_to_file(const std::string& path, const std::string& bytes);
 /// A regular file's content; Error(bad_data) when it is absent, not a regular file or larger than `limit` bytes.
 std::vector<std::byte> read_file(const std::string& path, std::size_t limit);
 
-/// The like for text; what is written is durable.
+/// The same for text; write_text() makes it durable.
 void write_text(const std::string& path, const std::string& text);
 std::string read_text(const std::string& path, std::size_t limit = std::numeric_limits<std::size_t>::max());
 
-/// Bytes as the text that they are.
+/// The bytes as text.
 std::string text_of(std::span<const std::byte> bytes);
 
 /// Closes a file descriptor that is only read or locked.

@@ -54,7 +54,7 @@ Json variables() {
   return sorted.empty() ? Json::object() : Json(sorted);
 }
 
-/// Arm's processors have numbers instead of a name.
+/// Arm CPUs have numbers instead of a name.
 std::string processor() {
   std::ifstream file("/proc/cpuinfo");
   std::string implementer;

@@ -16,8 +16,8 @@ class FolderLock {
  public:
   /// Throws Error(usage) naming the process that holds it, if another does.
   explicit FolderLock(const std::string& folder);
-  /// Throws Error where the folder has been removed, or taken over by a process that has made it anew: the lock is that
-  /// of a file, and what is written goes by name.
+  /// Throws Error if the folder has been removed, or taken over by a process that has made it anew: the lock belongs to
+  /// a file, but files are written by name.
   void require_held() const;
 
  private:

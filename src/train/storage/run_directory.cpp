@@ -31,7 +31,7 @@ void append_line(const std::string& path, const std::string& line) {
   append_to_file(path, line + "\n");
 }
 
-/// Nothing in it but what a start leaves that was interrupted before config.yaml was written.
+/// Whether the folder holds nothing but what is left by a start that was interrupted before it wrote config.yaml.
 bool is_fresh(const std::string& path) {
   const std::vector<std::string> names = names_in(path);
   return std::all_of(names.begin(), names.end(), [](const std::string& name) {
@@ -39,7 +39,7 @@ bool is_fresh(const std::string& path) {
   });
 }
 
-// "norm: eps: 1e-5": a YAML line behind the enclosing keys.
+// Puts the enclosing keys in front of a YAML line: "norm: eps: 1e-5".
 struct KeyPath {
   std::vector<std::pair<std::size_t, std::string>> parents;  // indentation, "key: "
 
@@ -54,7 +54,7 @@ struct KeyPath {
   }
 };
 
-/// Data are known by their fingerprint, in a checkpoint; where they lie may be written in many ways.
+/// Without data.path: a checkpoint knows the data by their fingerprint, and a path can be written in many ways.
 std::string experiment_of(Config config) {
   config.data.path.clear();
   return experiment_yaml(config);

@@ -10,7 +10,7 @@ namespace syncbn {
 /// Single figures of a checkpoint, by name.
 using Scalars = std::map<std::string, std::string>;
 
-// Each throws Error(bad_data), which names the scalar, where that is missing, no such number or out of bounds.
+// Each throws Error(bad_data) naming the scalar if it is missing, not such a number or out of bounds.
 
 const std::string& text_scalar(const Scalars& scalars, const std::string& name);
 std::int64_t whole_scalar(const Scalars& scalars, const std::string& name, std::int64_t least,
@@ -18,7 +18,7 @@ std::int64_t whole_scalar(const Scalars& scalars, const std::string& name, std::
 /// Written by write_exact().
 double real_scalar(const Scalars& scalars, const std::string& name, double least, double most);
 
-/// Throws the like.
+/// Throws that error.
 [[noreturn]] void refuse_scalar(const Scalars& scalars, const std::string& name);
 
 }  // namespace syncbn

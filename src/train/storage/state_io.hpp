@@ -14,11 +14,11 @@ SafetensorsFile store_model(ModelState& state);
 /// file's names, because all have it and none of the model's has: what PyTorch's wrappers put there; usually empty.
 std::string load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except = {});
 
-/// Of weights that have just been loaded from `origin`, to start from: throws Error(bad_data) naming a tensor that is
-/// not finite, in float32. A checkpoint may be so, and the training that goes on from it says why it diverges.
+/// For weights just loaded from `origin` as a starting point: throws Error(bad_data) naming a tensor that is not finite
+/// in float32. Not for checkpoints: these may be so, and the training that goes on from one says why it diverges.
 void require_finite(ModelState& state, const std::string& origin);
 
-/// For the user, of what load_model() returned.
+/// A message for the user about what load_model() returned.
 std::string left_off_text(const std::string& prefix, const std::string& weights);
 
 /// Optimizer buffers as "optimizer.<buffer>.<parameter>".
