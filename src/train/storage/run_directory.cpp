@@ -69,13 +69,17 @@ void require_same_experiment(const std::string& path, const std::string& stored,
     left_line = left_path.follow(take_line(left));
     right_line = right_path.follow(take_line(right));
   } while (left_line == right_line && !(left.empty() && right.empty()));
-  const bool length = left_line.starts_with("train: epochs:") || left_line.starts_with("train: steps:");
-  throw Error(
-      fmt::format("{} holds another experiment: it has \"{}\", this one has \"{}\"; use the same configuration, "
-                  "or choose another output.dir{}",
-                  path, left_line, right_line,
-                  length ? fmt::format(" (where model.weights={}/last goes on from its weights)", path) : ""),
-      ExitCode::usage);
+  std::string longer;
+  if (left_line.starts_with("train: epochs:") || left_line.starts_with("train: steps:")) {
+    longer = fmt::format(
+        " (where model.weights={}/last goes on from its weights alone: optimizer, schedule and order of the samples "
+        "begin anew)",
+        path);
+  }
+  throw Error(fmt::format("{} holds another experiment: it has \"{}\", this one has \"{}\"; use the same "
+                          "configuration, or choose another output.dir{}",
+                          path, left_line, right_line, longer),
+              ExitCode::usage);
 }
 
 void remove_temporary_files(const std::string& path) {
