@@ -42,7 +42,7 @@ void print_result(const TrainResult& result, const std::string& split, const std
   fmt::print("{:20}{:.4f}\n", split + "_loss", result.loss);
   fmt::print("steps               {}\n", result.steps);
   fmt::print("seconds             {:.1f}\n", result.seconds);
-  fmt::print("images_per_second   {:.1f}\n", result.images_per_second);
+  if (result.images_per_second > 0) fmt::print("images_per_second   {:.1f}\n", result.images_per_second);
   fmt::print("run                 {}\n", run_dir);
 }
 

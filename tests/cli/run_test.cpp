@@ -239,6 +239,15 @@ TEST(CliRun, GoesOnByItsFolderAlone) {
   EXPECT_TRUE(contains(unread.err, "norm.groups: only read with")) << unread.err;
 }
 
+TEST(CliRun, ASingleUpdateHasNoRate) {
+  const Sandbox s;
+  s.write("tiny.yaml", kTiny);
+  const Outcome o = s.syncbn({"train", "tiny.yaml", "train.steps=1"});
+  ASSERT_EQ(o.code, 0) << o.err;
+  EXPECT_FALSE(contains(o.out, "images_per_second")) << o.out;
+  EXPECT_TRUE(contains(s.read("runs/tiny/summary.json"), "\"images_per_second\": null"));
+}
+
 TEST(CliRun, ALastUpdateThatDivergesIsNoResult) {
   const Sandbox s;
   s.write("tiny.yaml", kTiny);

@@ -43,7 +43,8 @@ struct TrainResult {
   double loss = 0;
   std::vector<EvalResult> evaluations;  ///< the final one, by each of train.eval_statistics; the first is the above
   std::int64_t steps = 0;
-  /// Of the run, over all its starts: since training began, and of training images while there was nothing else to do.
+  /// Of the run, over all its starts: since training began, and of training images while there was nothing else to do
+  /// (0: not known, of a single update).
   double seconds = 0, images_per_second = 0;
   std::int64_t peak_rss_bytes = 0;  ///< of the largest rank
   bool stopped = false;             ///< by request_stop(), after a checkpoint

@@ -15,7 +15,7 @@ std::string summary_json(const TrainResult& result, const Experiment& experiment
       {accuracy, result.accuracy},
       {"best_" + accuracy, result.best_accuracy},
       {loss, result.loss},
-      {"images_per_second", result.images_per_second},
+      {"images_per_second", nullptr},
       {"steps", result.steps},
       {"seconds", result.seconds},
       {"peak_rss_bytes", result.peak_rss_bytes},
@@ -29,6 +29,7 @@ std::string summary_json(const TrainResult& result, const Experiment& experiment
       {"versions", {{"syncbn", SYNCBN_VERSION}, {"build", build_id()}, {"backend", backend.description()}}},
       {"hosts", world.hosts()},
       {"command", command}};
+  if (result.images_per_second > 0) summary["images_per_second"] = result.images_per_second;
   const std::vector<std::string>& classes = experiment.train_set->class_names();
   if (!classes.empty()) summary["classes"] = classes;
   for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
