@@ -223,7 +223,7 @@ void replace(std::string& text, const std::string& mark, const std::string& with
   text.replace(at, mark.size(), with);
 }
 
-/// Text for <title>.
+/// Text for an element.
 std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {
@@ -243,10 +243,12 @@ std::string embedded(const Json& json) {
 
 void write_report(const std::vector<std::string>& dirs, const std::string& file) {
   Json studies = Json::array();
-  std::string title;
+  std::string title, sentences;
   for (const std::string& dir : dirs) {
     const Results results = read_results(dir);
     title += (title.empty() ? "" : "; ") + results.title;
+    sentences += "<h1>" + escaped(results.title) + "</h1>\n";
+    for (const std::string& line : answer(results)) sentences += "<p>" + escaped(line) + "</p>\n";
     studies.push_back(study_json(results));
   }
   const auto& files = report_files();
@@ -256,8 +258,9 @@ void write_report(const std::vector<std::string>& dirs, const std::string& file)
   replace(page, "/*charts.js*/", files.at("charts.js"));
   replace(page, "/*page.js*/", files.at("page.js"));
   replace(page, "/*chart.min.js*/", files.at("chart.min.js"));
-  replace(page, "<!--title-->", escaped(title));
   replace(page, "/*data*/", embedded(studies));
+  replace(page, "<!--answer-->", sentences);
+  replace(page, "<!--title-->", escaped(title));
   write_text(file, page);
 }
 
