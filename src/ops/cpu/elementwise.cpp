@@ -4,6 +4,7 @@
 #include "ops/cpu/batch_norm_sweeps.hpp"
 #include "ops/cpu/elementwise_sweeps.hpp"
 #include "ops/cpu/factories.hpp"
+#include "ops/dropout_key.hpp"
 #include "syncbn/core/random.hpp"
 
 namespace syncbn::ops::cpu {
@@ -64,9 +65,7 @@ class CpuElementwise final : public Elementwise {
     const Panels panels(x);
     const float scale = 1 / (1 - p);
     for (std::int64_t n = s.begin; n < s.end; ++n) {
-      constexpr std::uint64_t kSpread = 0x9E3779B97F4A7C15;  // so that neighbours' keys differ in every bit
-      const auto id = static_cast<std::uint64_t>(sample_ids[n]);
-      Random random(seed, Purpose::dropout, step, layer_key ^ ((id + 1) * kSpread));
+      Random random(seed, Purpose::dropout, step, dropout_key(layer_key, sample_ids[n]));
       const float* in = x.sample(n);
       float* out = y.sample(n);
       for_each_channel(panels, [&](std::int64_t, std::int64_t at, std::int64_t stride) {

@@ -3,6 +3,7 @@
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/philox.cuh"
 #include "ops/cuda/vectors.cuh"
+#include "ops/dropout_key.hpp"
 
 namespace syncbn::ops::cuda {
 
@@ -102,8 +103,7 @@ __global__ void dropout_kernel(const T* x, T* y, std::int64_t quads, std::int64_
   const std::int64_t quads_per_sample = (per_sample + 3) / 4;
   if (i >= quads) return;
   const std::int64_t sample = i / quads_per_sample, first = i % quads_per_sample * 4;
-  constexpr std::uint64_t kSpread = 0x9E3779B97F4A7C15;  // as on the CPU
-  const std::uint64_t key = layer_key ^ ((static_cast<std::uint64_t>(sample_ids[sample]) + 1) * kSpread);
+  const std::uint64_t key = dropout_key(layer_key, sample_ids[sample]);
   const Philox::Block bits = Philox(seed, Purpose::dropout, step, key).block(static_cast<std::uint32_t>(first / 4));
   const std::int64_t spatial = per_sample / channels;
   for (int k = 0; k < 4 && first + k < per_sample; ++k) {

@@ -5,19 +5,11 @@
 
 #include "ops/cuda/adapters.cuh"
 #include "ops/cuda/batch_norm_channels.cuh"
+#include "ops/cuda/warp.cuh"
 
 namespace syncbn::ops::cuda {
 
 namespace {
-
-constexpr unsigned kWarp = 32;
-
-/// Over a warp, in an order of its own; all lanes have the result.
-__device__ double sum_of_warp(double value) {
-  for (unsigned distance = kWarp / 2; distance > 0; distance /= 2)
-    value += __shfl_xor_sync(0xffffffffU, value, static_cast<int>(distance));
-  return value;
-}
 
 /// One warp for each group (x) of each sample (y): computes its statistics, and the map of its channels.
 __global__ void group_map_kernel(ChannelArrays all, unsigned channels, double eps, Affine affine) {
@@ -29,7 +21,7 @@ __global__ void group_map_kernel(ChannelArrays all, unsigned channels, double ep
     squares += arrays.message[1 + channels + c];
   }
   const double m = arrays.message[0] * width;
-  const double mean = sum_of_warp(sum) / m, square = sum_of_warp(squares) / m;
+  const double mean = warp_sum(sum) / m, square = warp_sum(squares) / m;
   const double var = square - mean * mean;
   for (unsigned c = first + threadIdx.x; c < first + width; c += kWarp)
     derive_map(arrays, c, mean, var < square * kVarianceRounding ? 0 : var, eps, affine);
@@ -46,8 +38,8 @@ __global__ void group_gradient_kernel(ChannelArrays all, unsigned channels, doub
     a += gamma * arrays.backward_message[c];
     b += gamma * arrays.backward_message[channels + c];
   }
-  a = sum_of_warp(a);
-  b = sum_of_warp(b);
+  a = warp_sum(a);
+  b = warp_sum(b);
   const double m = positions * width;
   for (unsigned c = first + threadIdx.x; c < first + width; c += kWarp) {
     const double invstd = arrays.invstd[c], q = -invstd * invstd * invstd * b / m;

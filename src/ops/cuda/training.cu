@@ -4,24 +4,16 @@
 
 #include "ops/cuda/kernels.cuh"
 #include "ops/cuda/vectors.cuh"
+#include "ops/cuda/warp.cuh"
 
 namespace syncbn::ops::cuda {
 
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr unsigned kWarp = 32;
 
 __device__ std::int64_t this_thread() {
   return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
-
-/// The same sum on all lanes, whatever the number of warps.
-__device__ double warp_sum(double value) {
-  for (unsigned distance = kWarp / 2; distance > 0; distance /= 2) {
-    value += __shfl_xor_sync(0xffffffffU, value, distance);
-  }
-  return value;
 }
 
 /// One warp per sample; per_sample[2 * n] receives its loss and whether the prediction was right.

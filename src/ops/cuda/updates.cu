@@ -6,13 +6,13 @@
 #include <algorithm>
 
 #include "ops/cuda/adapters.cuh"
+#include "ops/cuda/warp.cuh"
 
 namespace syncbn::ops::cuda {
 
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr unsigned kWarp = 32;
 constexpr int kUnit = 16;  // slots begin at multiples of this many elements
 constexpr unsigned kShares = 32;
 
@@ -103,14 +103,6 @@ __global__ void lamb_direction_kernel(Slots slots, Updates::Adam s, const float*
 __global__ void descend_kernel(Slots slots, const float* rates, float* p, const float* direction, std::int64_t count) {
   const auto [i, slot] = Element(slots, count);
   if (slot >= 0) p[i] -= rates[slot] * direction[i];
-}
-
-/// The same sum on all lanes.
-__device__ double warp_sum(double value) {
-  for (unsigned distance = kWarp / 2; distance > 0; distance /= 2) {
-    value += __shfl_xor_sync(0xffffffffU, value, distance);
-  }
-  return value;
 }
 
 /// shares[slot * kShares + b] is the sum over values b * kThreads + thread of the slot, in strides of kShares *
