@@ -10,6 +10,7 @@
 #include "cli/launch.hpp"
 #include "core/build_id.hpp"
 #include "core/text.hpp"
+#include "study/study.hpp"
 #include "syncbn/train/config.hpp"
 
 namespace syncbn::cli {
@@ -21,14 +22,14 @@ constexpr const char* kExitCodes =
     "(train --resume goes on; study: the same command). The second Ctrl-C ends a process at once.\n"
     "mpirun passes on SIGUSR1 only: at SIGTERM or Ctrl-C it gives its ranks a second, and leaves with 1.";
 
-std::string keys_text() {
-  std::string text =
-      "Keys of a configuration (default) and their meaning; KEY=VALUE overrides them, lists are [a, b]:\n";
+std::string keys_text(const std::string& heading, const std::vector<KeyHelp>& keys) {
+  const auto title = [](const KeyHelp& key) {
+    return key.default_value.empty() ? key.key : fmt::format("{} ({})", key.key, key.default_value);
+  };
+  std::string text = heading + "\n";
   std::size_t width = 0;
-  for (const KeyHelp& key : config_keys()) width = std::max(width, key.key.size() + key.default_value.size() + 3);
-  for (const KeyHelp& key : config_keys()) {
-    text += fmt::format("  {:<{}}  {}\n", fmt::format("{} ({})", key.key, key.default_value), width, key.meaning);
-  }
+  for (const KeyHelp& key : keys) width = std::max(width, title(key).size());
+  for (const KeyHelp& key : keys) text += fmt::format("  {:<{}}  {}\n", title(key), width, key.meaning);
   return text;
 }
 
@@ -101,7 +102,10 @@ class CommandLine {
 
   void add_train() {
     CLI::App* c = add(&app_, "train", "Train as a configuration says",
-                      keys_text() +
+                      keys_text("Keys of a configuration (default) and their meaning; KEY=VALUE overrides them, lists "
+                                "are [a, b]:",
+                                config_keys()) +
+                          keys_text("\nKeys of a layer of model.layers:", layer_keys()) +
                           "\nExamples:\n"
                           "  syncbn train quickstart\n"
                           "  mpirun -n 4 syncbn train my.yaml optimizer.lr=0.2 train.epochs=30\n"
@@ -129,16 +133,15 @@ class CommandLine {
   }
 
   void add_study() {
-    CLI::App* c =
-        add(&app_, "study", "Train many variants of a configuration, side by side, and compare them",
-            "A study file names a configuration (base) and what differs between trials (vary: grid, zip, list) "
-            "and the seeds;\nsyncbn configs show study/quick is an example. The same command goes on where a study was "
-            "interrupted.\n\nExamples:\n"
+    CLI::App* c = add(
+        &app_, "study", "Train many variants of a configuration, side by side, and compare them",
+        keys_text("Keys of a study file (default); syncbn configs show study/quick is an example:", study_file_keys()) +
+            "\nThe same command goes on where a study was interrupted.\n\nExamples:\n"
             "  syncbn study quick --dry-run                  what would be trained, and for how long\n"
             "  mpirun -n 4 syncbn study quick                on all cores of 4 ranks\n"
             "  mpirun -n 4 syncbn study my.yaml train.epochs=2 seeds=1 --output studies/small\n\n" +
-                std::string(kExitCodes),
-            [this] { return run_study(study_); });
+            std::string(kExitCodes),
+        [this] { return run_study(study_); });
     add_config(c, study_.config, study_.overrides);
     c->get_option("CONFIG")->description("study file, or the name of a shipped one (syncbn configs list)");
     c->get_option("OVERRIDE")->description("KEY=VALUE, for a key of the configuration, for all trials; and seeds=N");

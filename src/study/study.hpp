@@ -50,6 +50,9 @@ Study parse_study(const std::string& yaml, const std::string& origin, const std:
 /// Studies shipped in the program (configs/study/*.yaml).
 const std::vector<ShippedConfig>& shipped_studies();
 
+/// The keys of a study file, those below another as "vary.grid". Parsing and --help come from it.
+const std::vector<KeyHelp>& study_file_keys();
+
 /// One combination of values, resolved.
 struct Point {
   std::vector<int> values;  ///< index into each dimension's values

@@ -108,6 +108,14 @@ TEST(Cli, EveryHelpEndsInExamplesAndGoesToStdout) {
   for (const char* part : {"norm.group (all)", "checkpoint.every (epoch)", "optimizer.lr (0.1)", "75 stopped"}) {
     EXPECT_TRUE(contains(train.out, part)) << part;
   }
+  for (const char* part : {"  slope (0.01)", "default: 1, of a pool its kernel",
+                           "\n  kernel        needed; conv2d, max_pool, avg_pool: width"}) {
+    EXPECT_TRUE(contains(train.out, part)) << part;
+  }
+  const Outcome study = s.syncbn({"study", "--help"});
+  for (const char* part : {"vary.zip", "repeat.max_seeds", "learning_rate.search_seed", "seeds (1)"}) {
+    EXPECT_TRUE(contains(study.out, part)) << part;
+  }
   EXPECT_TRUE(contains(s.syncbn({"data", "get", "--help"}).out, "SYNCBN_DATA_MIRROR"));
   EXPECT_TRUE(contains(s.syncbn({"train", "--help"}).out, "below 64 pixels"));
   EXPECT_TRUE(contains(s.syncbn({"train", "--help"}).out, "(f16, bf16, f32, f64)"));

@@ -12,7 +12,10 @@
 namespace syncbn {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr const char* kBase = "base: quickstart\n";
 
@@ -94,6 +97,19 @@ TEST(StudyFile, AListOfWidthsIsAValue) {
   ASSERT_EQ(points.size(), 2u);
   EXPECT_EQ(points[1].config.model.hidden, (std::vector<std::int64_t>{20, 30}));
   EXPECT_EQ(points[1].label, "model.hidden=[20, 30]");
+}
+
+TEST(StudyFile, EveryKeyOfTheHelpIsRead) {
+  for (const KeyHelp& key : study_file_keys()) {
+    if (key.key == "base" || key.key == "set") continue;
+    const std::size_t dot = key.key.find('.');
+    const std::string line = dot == std::string::npos
+                                 ? key.key + ": {}"
+                                 : key.key.substr(0, dot) + ": {" + key.key.substr(dot + 1) + ": {}}";
+    EXPECT_THAT(refusal(line), AllOf(Not(IsEmpty()), Not(HasSubstr("unknown key")))) << line;  // {} is no value
+  }
+  EXPECT_THAT(refusal("learning_rate: {serch: [1, 2]}"), HasSubstr("did you mean 'search'?"));
+  EXPECT_THAT(refusal("sedes: 3"), HasSubstr("did you mean 'seeds'?"));
 }
 
 TEST(StudyFile, MistakesAreNamedWithTheirPlace) {

@@ -161,6 +161,8 @@ struct KeyHelp {
   std::string key, default_value, meaning;
 };
 const std::vector<KeyHelp>& config_keys();
+/// Those of an entry of model.layers. Without a default (""), the meaning says what holds.
+const std::vector<KeyHelp>& layer_keys();
 
 /// Configurations shipped in the program (configs/*.yaml).
 struct ShippedConfig {

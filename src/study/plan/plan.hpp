@@ -27,6 +27,9 @@ Config run_config(Config config, const std::string& folder, int threads);
 /// The keys that run_config() sets.
 const std::vector<std::string>& study_keys();
 
+/// Of study_file_keys(), what follows the prefix ("" or "vary."), up to the next dot.
+std::vector<std::string> keys_below(const std::string& prefix);
+
 /// Rough seconds of a training on one core: arithmetic, a fixed price for every layer of every batch, and evaluations.
 double estimate_seconds(const Config& config, const Explanation& sizes);
 

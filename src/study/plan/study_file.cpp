@@ -72,7 +72,7 @@ class Reader {
                       "itself is trained with: syncbn train {0}",
                       origin_));
     }
-    const Section s(root, "a study", origin_, {"title", "base", "set", "vary", "seeds", "repeat", "learning_rate"});
+    const Section s(root, "a study", origin_, keys_below(""));
     study_.base = beside(s.find("base")->node.Scalar());
     if (const auto* title = s.find("title")) study_.title = text(*title, "title");
     if (const auto* set = s.find("set")) settings("", set->node);
@@ -161,7 +161,7 @@ class Reader {
   }
 
   void learning_rate(const YAML::Node& node) {
-    const Section s(node, "learning_rate", origin_, {"rule", "reference_batch", "search", "search_seed"});
+    const Section s(node, "learning_rate", origin_, keys_below("learning_rate."));
     if (const auto* rule = s.find("rule")) set("optimizer.lr_scaling", rule->node, rule->place);
     if (const auto* batch = s.find("reference_batch")) set("optimizer.lr_reference_batch", batch->node, batch->place);
     if (const auto* search = s.find("search")) {
@@ -187,7 +187,7 @@ class Reader {
   }
 
   void repetitions(const YAML::Node& node) {
-    const Section s(node, "repeat", origin_, {"until_interval_below", "max_seeds"});
+    const Section s(node, "repeat", origin_, keys_below("repeat."));
     const auto* below = s.find("until_interval_below");
     const auto* max = s.find("max_seeds");
     if (below == nullptr || max == nullptr) {
@@ -216,7 +216,7 @@ class Reader {
   }
 
   void variation(const YAML::Node& block) {
-    for (const auto& entry : Section(block, "vary", origin_, {"grid", "zip", "list"}).entries) {
+    for (const auto& entry : Section(block, "vary", origin_, keys_below("vary.")).entries) {
       const bool filled = (entry.node.IsMap() || entry.node.IsSequence()) && entry.node.size() > 0;
       if (!filled) fail(fmt::format("{}: vary.{}: is empty", entry.place, entry.name));
       if (entry.name == "grid") grid(entry.node);

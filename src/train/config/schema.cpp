@@ -321,12 +321,14 @@ std::vector<LayerKey> make_layer_schema() {
       {{"type", [](L& l) -> Field { return &l.type; }, one_of(layer_type_names()),
         "what the layer computes; norm: what norm.type says"}},
       {{"name", [](L& l) -> Field { return &l.name; }, text(), "default: type and position"}},
-      {{"from", [](L& l) -> Field { return &l.from; }, text(), "add: the other input; else: the input layer"}},
+      {{"from", [](L& l) -> Field { return &l.from; }, text(),
+        "name of the input layer (default: the one before; input: the images); add: of the other input, needed"}},
       {{"out", [](L& l) -> Field { return &l.out; }, integer(1, 1 << 20), "channels or features"},
        {"conv2d", "linear"}},
       {{"kernel", [](L& l) -> Field { return &l.kernel; }, integer(1, 1024), "width and height of the window"},
        {"conv2d", "max_pool", "avg_pool"}},
-      {{"stride", [](L& l) -> Field { return &l.stride; }, integer(1, 1024), "of the window"},
+      {{"stride", [](L& l) -> Field { return &l.stride; }, integer(1, 1024),
+        "of the window; default: 1, of a pool its kernel"},
        {},
        {"conv2d", "max_pool", "avg_pool"}},
       {{"padding", [](L& l) -> Field { return &l.padding; }, integer(0, 1024), "on every side"},
@@ -334,7 +336,7 @@ std::vector<LayerKey> make_layer_schema() {
        {"conv2d", "max_pool", "avg_pool"}},
       {{"bias", [](L& l) -> Field { return &l.bias; }, boolean(), "add a learned bias"}, {}, {"conv2d", "linear"}},
       {{"p", [](L& l) -> Field { return &l.p; }, below(0, 1), "probability of a zero"}, {}, {"dropout"}},
-      {{"slope", [](L& l) -> Field { return &l.slope; }, number(0, 1), "below zero"}, {}, {"leaky_relu"}},
+      {{"slope", [](L& l) -> Field { return &l.slope; }, number(0, 1), "factor below zero"}, {}, {"leaky_relu"}},
   };
 }
 

@@ -52,6 +52,21 @@ std::string value_of(const Key<Config>& key, Config config) {
   return out.c_str();
 }
 
+std::string meaning_of(const std::string& meaning, const Rule& rule) {
+  const bool choice = rule.form == Form::word && rule.words.size() > 1;
+  return choice ? fmt::format("{}: {}", meaning, fmt::join(rule.words, ", ")) : meaning;
+}
+
+KeyHelp help_of(const LayerKey& key) {
+  LayerConfig defaults;
+  const std::string value = value_text(key.rule, key.field(defaults));
+  const std::vector<std::string>& types = key.needed_by.empty() ? key.used_by : key.needed_by;
+  std::string meaning = meaning_of(key.meaning, key.rule);
+  if (!types.empty()) meaning = fmt::format("{}: {}", fmt::join(types, ", "), meaning);
+  const bool needed = !key.needed_by.empty() || key.name == "type";
+  return {key.name, value == "0" && !key.rule.range.contains(0) ? "" : value, (needed ? "needed; " : "") + meaning};
+}
+
 enum class Part { everything, experiment, changes };
 
 std::string write(Config config, Part part) {
@@ -99,12 +114,17 @@ const std::vector<KeyHelp>& config_keys() {
     for (const Key<Config>& key : config_schema()) {
       std::string value = value_text(key.rule, key.field(defaults));
       if (value.empty()) value = "\"\"";
-      std::string meaning = key.meaning;
-      if (key.rule.form == Form::word && key.rule.words.size() > 1) {
-        meaning += fmt::format(": {}", fmt::join(key.rule.words, ", "));
-      }
-      list.push_back({key.name, value, meaning});
+      list.push_back({key.name, value, meaning_of(key.meaning, key.rule)});
     }
+    return list;
+  }();
+  return keys;
+}
+
+const std::vector<KeyHelp>& layer_keys() {
+  static const std::vector<KeyHelp> keys = [] {
+    std::vector<KeyHelp> list;
+    for (const LayerKey& key : layer_schema()) list.push_back(help_of(key));
     return list;
   }();
   return keys;
