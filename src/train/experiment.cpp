@@ -50,7 +50,7 @@ NormSettings make_norm_settings(const World& world, const Config& config) {
   return norm;
 }
 
-/// Where statistics are those of single samples there is nothing to choose from.
+/// If statistics come from single samples, there is only one kind.
 std::vector<std::string> eval_statistics_of(const Config& config) {
   return shares_statistics(config.norm.type) ? config.train.eval_statistics : std::vector<std::string>{"running"};
 }

@@ -35,7 +35,7 @@ std::vector<std::string> class_names(const SafetensorsFile& weights) {
   if (found == weights.metadata.end()) return {};
   const auto names = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
   const auto is_text = [](const auto& name) { return name.is_string(); };
-  // Other programs may mean something else by it.
+  // Other programs may use this key for something else.
   if (!names.is_array() || !std::all_of(names.begin(), names.end(), is_text)) return {};
   return names.get<std::vector<std::string>>();
 }
@@ -49,7 +49,7 @@ void require_same_classes(const SafetensorsFile& weights, const std::vector<std:
     return fnmatch(pattern.c_str(), last.name.c_str(), 0) == 0;
   };
   if (std::any_of(except.begin(), except.end(), leaves_out)) return;
-  throw Error(fmt::format("{}: the classes are others than those of data.path: {}; leave out the classifier: "
+  throw Error(fmt::format("{}: its classes differ from those of data.path: {}; leave out the classifier: "
                           "model.weights_except='[\"{}.*\"]', or name the folders as they were",
                           weights.origin, difference(stored, names), model.layers[last.layer].name),
               ExitCode::bad_data);

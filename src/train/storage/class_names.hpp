@@ -8,16 +8,16 @@
 
 namespace syncbn {
 
-// Weights name in their metadata the classes of the network's outputs, in order: without the names, those of other data
-// of as many classes would be taken for the same.
+// The metadata of weights name the classes of the network's outputs, in order. Without the names, data with other
+// classes but as many of them would be accepted silently.
 
-/// Nothing is written where they are not known.
+/// Stores the names; does nothing if there are none, or one is not in UTF-8.
 void put_class_names(SafetensorsFile& weights, const std::vector<std::string>& names);
-/// Empty: the weights do not tell.
+/// The stored names; empty if there are none.
 std::vector<std::string> class_names(const SafetensorsFile& weights);
 
-/// Of weights that a training of `model` on data with the classes `names` starts from, but for tensors whose name
-/// matches one of `except`: throws Error(bad_data) if their outputs are of other classes.
+/// Checks weights that a training of `model` on data with the classes `names` is to start from: throws Error(bad_data)
+/// if they name other classes, unless `except`, patterns of tensors that are not loaded, leaves out the classifier.
 void require_same_classes(const SafetensorsFile& weights, const std::vector<std::string>& names, const Model& model,
                           const std::vector<std::string>& except);
 
