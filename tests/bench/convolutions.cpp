@@ -61,9 +61,13 @@ ConvolutionsOnly::ConvolutionsOnly(const Model& model, std::int64_t n) {
 
 ConvolutionsOnly::~ConvolutionsOnly() = default;
 
-void ConvolutionsOnly::step() {
-  for (auto& layer : layers_) layer->tasks.front().run();
+void ConvolutionsOnly::step(const std::function<void()>& between) {
+  for (auto& layer : layers_) {
+    layer->tasks.front().run();
+    between();
+  }
   for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer) {
+    between();
     for (std::size_t i = 1; i < (*layer)->tasks.size(); ++i) (*layer)->tasks[i].run();
   }
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -15,7 +16,8 @@ class ConvolutionsOnly {
  public:
   ConvolutionsOnly(const Model& model, std::int64_t n);
   ~ConvolutionsOnly();
-  void step();
+  /// Calls `between` behind each layer's forward pass and ahead of its backward pass.
+  void step(const std::function<void()>& between = [] {});
 
  private:
   struct Layer;

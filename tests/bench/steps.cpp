@@ -33,16 +33,23 @@ struct Rate {
   double wall = 0, cpu = 0;
 };
 
-/// The convolutions alone, `n` images at a time.
-Rate convolution_rate(World& world, const Model& model, std::int64_t n, double seconds) {
+/// The convolutions alone, `n` images at a time; `in_step`: the workers wait for each other wherever a training with
+/// synchronized statistics does, and exchange as little as that takes.
+Rate convolution_rate(World& world, const Model& model, std::int64_t n, double seconds, bool in_step = false) {
   Rate rate;
   world.run([&](Worker& worker) {
     ConvolutionsOnly convolutions(model, n);
-    convolutions.step();
-    double steps = std::max(1.0, std::round(seconds * 500 / static_cast<double>(n)));
+    const auto meet = [&] {
+      if (!in_step) return;
+      double value = 0;
+      worker.all().all_reduce(std::span(&value, 1), Reduce::sum, {"between layers", 0});
+    };
+    convolutions.step(meet);
+    const double images_of_core = static_cast<double>(n * world.local_workers()) / world.threads();
+    double steps = std::max(1.0, std::round(seconds * 500 / images_of_core));
     worker.all().all_reduce(std::span(&steps, 1), Reduce::min, {"ready", 0});
     const double begin = wall_seconds(), cpu_begin = process_cpu_seconds();
-    for (int i = 0; i < static_cast<int>(steps); ++i) convolutions.step();
+    for (int i = 0; i < static_cast<int>(steps); ++i) convolutions.step(meet);
     worker.all().barrier({"done", 0});
     const double images = steps * static_cast<double>(n * worker.all().size());
     if (worker.local_index() == 0) {
@@ -56,13 +63,14 @@ struct Setting {
   int workers, batch;
 };
 
-/// A setting on some of the ranks, and what was measured of it, block by block.
+/// A setting on some of the ranks, and what was measured of it, block by block. `in_step`: what convolutions that wait
+/// for each other reach of those that do not.
 struct Row {
   Setting setting;
   int ranks;
   std::int64_t steps = 1;
   double cpu_of_start = 0;
-  std::vector<double> local{}, synced{}, local_share{}, synced_share{}, cost{}, local_cpu{}, synced_cpu{};
+  std::vector<double> local{}, synced{}, local_share{}, synced_share{}, in_step{}, cost{}, local_cpu{}, synced_cpu{};
 };
 
 class Steps {
@@ -149,10 +157,24 @@ class Steps {
     row.steps = std::max<std::int64_t>(4, std::llround(seconds_ * training_rate(row, "1", 4).wall / images));
   }
 
+  /// Images/s of the row's workers with nothing but convolutions, and messages where a synchronized training has them.
+  double in_step_rate(const Row& row) {
+    double rate = 0;
+    for (const Part& part : parts_) {
+      if (part.ranks() != row.ranks) continue;
+      part.run([&] {
+        World world = part.world(row.setting.workers);
+        rate = convolution_rate(world, model_, row.setting.batch, seconds_, true).wall;
+      });
+    }
+    return ceiling_world_.max_over_ranks(rate);
+  }
+
   /// Gives the ceiling's images/s.
   double measure(Row& row, std::int64_t ceiling_batch) {
     const Rate top = convolution_rate(ceiling_world_, model_, ceiling_batch, seconds_);
     const Rate local = training_rate(row, "1", row.steps), synced = training_rate(row, "all", row.steps);
+    row.in_step.push_back(in_step_rate(row) / top.wall);
     row.local.push_back(local.wall), row.synced.push_back(synced.wall);
     row.local_share.push_back(local.wall / top.wall), row.synced_share.push_back(synced.wall / top.wall);
     row.cost.push_back(local.wall / synced.wall - 1);
@@ -163,16 +185,18 @@ class Steps {
   void print(std::int64_t batch, double ceiling) const {
     fmt::print(
         "ResNet-20, images/s, medians of {} blocks. Ceiling: {:.0f}, of the convolutions alone on all cores, {} images "
-        "at a time.\nCPU: the same share of the time that cores compute, without waiting.\n{:<16} {:<17} {:>6} {:>7}  "
-        "{:>13} {:>13} {:>11} {:>10} {:>10}\n",
+        "at a time.\nIn step: what these reach where workers wait for each other as in a synchronized training.\nCPU: "
+        "the same share of the time that cores compute, without waiting.\n{:<16} {:<17} {:>6} {:>7}  "
+        "{:>13} {:>13} {:>8} {:>11} {:>10} {:>10}\n",
         blocks_, ceiling, batch, "workers x batch", "ranks x threads", "local", "synced", "local/ceiling",
-        "sync/ceiling", "sync costs", "local CPU", "sync CPU");
+        "sync/ceiling", "in step", "sync costs", "local CPU", "sync CPU");
     for (const Row& row : rows_)
-      fmt::print("{:<16} {:<17} {:>6.0f} {:>7.0f}  {:>11.1f} % {:>11.1f} % {:>9.1f} % {:>8.1f} % {:>8.1f} %\n",
-                 fmt::format("{} x {}", row.setting.workers, row.setting.batch),
-                 fmt::format("{} x {}", row.ranks, processes_.ranks() * processes_.threads() / row.ranks),
-                 median(row.local), median(row.synced), 100 * median(row.local_share), 100 * median(row.synced_share),
-                 100 * median(row.cost), 100 * median(row.local_cpu), 100 * median(row.synced_cpu));
+      fmt::print(
+          "{:<16} {:<17} {:>6.0f} {:>7.0f}  {:>11.1f} % {:>11.1f} % {:>6.1f} % {:>9.1f} % {:>8.1f} % {:>8.1f} %\n",
+          fmt::format("{} x {}", row.setting.workers, row.setting.batch),
+          fmt::format("{} x {}", row.ranks, processes_.ranks() * processes_.threads() / row.ranks), median(row.local),
+          median(row.synced), 100 * median(row.local_share), 100 * median(row.synced_share), 100 * median(row.in_step),
+          100 * median(row.cost), 100 * median(row.local_cpu), 100 * median(row.synced_cpu));
   }
 
   const Processes processes_;

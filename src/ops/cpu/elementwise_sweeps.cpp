@@ -69,7 +69,7 @@ void activate_backward(const ActivationBackwardSweep& s) {
   };
   switch (s.kind) {
     case Activation::relu:
-      return map([&](F32 v, F32 g) HWY_ATTR { return hn::IfThenElseZero(hn::Gt(v, zero), g); });
+      return map([&](F32 v, F32 g) HWY_ATTR { return masked<float>(hn::Gt(v, zero), g); });
     case Activation::leaky_relu:
       return map([&](F32 v, F32 g) HWY_ATTR { return hn::IfThenElse(hn::Gt(v, zero), g, hn::Mul(slope, g)); });
     case Activation::sigmoid:
