@@ -13,7 +13,7 @@ _syncbn() {
     return
   fi
   case $previous in
-    --weights) mapfile -t COMPREPLY < <(compgen -f -- "$current") && return ;;
+    --weights | --predictions) mapfile -t COMPREPLY < <(compgen -f -- "$current") && return ;;
     --output | --path) mapfile -t COMPREPLY < <(compgen -d -- "$current") && return ;;
     --split) mapfile -t COMPREPLY < <(compgen -W 'test train' -- "$current") && return ;;
     --ranks | --jobs) return ;;
@@ -22,7 +22,7 @@ _syncbn() {
     train) words='--resume --output --log-ranks --help' ;;
     study) words='--output --jobs --dry-run --help' ;;
     report) words='--output --help' ;;
-    eval) words='--weights --split --log-ranks --help' ;;
+    eval) words='--weights --split --predictions --log-ranks --help' ;;
     explain) words='--ranks --measure --sample-us --update-us --latency-us --per-message-us --bandwidth-gbs --skew-us --threads --help' ;;
     doctor) words=--help ;;
     data)

@@ -38,6 +38,7 @@ complete -c syncbn -n '__fish_seen_subcommand_from report' -l output -r -F -d 'H
 complete -c syncbn -n '__fish_seen_subcommand_from train eval' -l log-ranks -d 'Show the messages of all ranks'
 complete -c syncbn -n '__fish_seen_subcommand_from eval' -l weights -r -F -d 'File or checkpoint'
 complete -c syncbn -n '__fish_seen_subcommand_from eval' -l split -x -a 'test train' -d 'Images'
+complete -c syncbn -n '__fish_seen_subcommand_from eval' -l predictions -r -F -d 'CSV file'
 complete -c syncbn -n '__fish_seen_subcommand_from explain' -l ranks -x -d 'MPI ranks'
 complete -c syncbn -n '__fish_seen_subcommand_from explain' -l measure -d 'Predict the time of a step from figures measured here'
 complete -c syncbn -n '__fish_seen_subcommand_from explain' -l sample-us -x -d 'Time of a sample'

@@ -49,7 +49,7 @@ _syncbn() {
       ;;
     report) _arguments '--output[HTML file]:file:_files' '*:study:_files -/' ;;
     eval)
-      _arguments '--weights[file or checkpoint]:file:_files' '--split[images]:split:(test train)' \
+      _arguments '--weights[file or checkpoint]:file:_files' '--split[images]:split:(test train)' '--predictions[CSV file]:file:_files' \
         '--log-ranks[show the messages of all ranks]' '1:configuration or run:_syncbn_config_or_file' '*:key:_syncbn_keys'
       ;;
     explain) _arguments '--ranks[MPI ranks]:ranks:' '--measure[predict the time of a step from figures measured here]' \

@@ -169,6 +169,7 @@ class CommandLine {
                       "  syncbn eval runs/quickstart\n"
                       "  syncbn eval runs/quickstart --weights best    of its best checkpoint\n"
                       "  syncbn eval cifar10_resnet20 --weights model.safetensors --split test\n"
+                      "  syncbn eval runs/quickstart --predictions quickstart.csv\n"
                       "  mpirun -n 4 syncbn eval runs/mine --weights runs/mine/checkpoints/step-000001000",
                       [this] { return run_eval(eval_); });
     add_config(c, eval_.config, eval_.overrides);
@@ -179,6 +180,11 @@ class CommandLine {
         ->type_name("FILE");
     c->add_option("--split", eval_.split, "images to evaluate on; default: train.eval_split of the configuration")
         ->check(CLI::IsMember({"test", "train"}));
+    c->add_option("--predictions", eval_.predictions,
+                  "CSV file to write, a row per image: label, prediction, probability of each, rank of the label (1: "
+                  "right; up to 5: in the top 5); by the first of train.eval_statistics")
+        ->check([](const std::string& name) { return name.empty() ? "expected the name of a file" : ""; })
+        ->type_name("FILE");
     c->add_flag("--log-ranks", eval_.log_ranks, "show the messages of all ranks, not only of rank 0");
   }
 

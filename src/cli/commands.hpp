@@ -36,9 +36,10 @@ struct ReportOptions {
 ExitCode run_report(const ReportOptions& options);
 
 struct EvalOptions {
-  std::string config;   ///< configuration or run directory
-  std::string weights;  ///< also "best" or "last" of the run directory; empty: its final.safetensors
-  std::string split;    ///< empty: train.eval_split
+  std::string config;       ///< configuration or run directory
+  std::string weights;      ///< also "best" or "last" of the run directory; empty: its final.safetensors
+  std::string split;        ///< empty: train.eval_split
+  std::string predictions;  ///< CSV file; empty: none
   std::vector<std::string> overrides;
   bool log_ranks = false;
   std::vector<std::string> command;  ///< argv

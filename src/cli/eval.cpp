@@ -7,6 +7,7 @@
 #include "syncbn/train/trainer.hpp"
 #include "train/compute.hpp"
 #include "train/storage/checkpoint.hpp"
+#include "train/storage/durable_file.hpp"
 
 namespace syncbn::cli {
 
@@ -27,6 +28,7 @@ ExitCode run_eval(const EvalOptions& options) {
   });
   if (config.device == "cpu") job.require_same_instructions();
   const std::string weights = job.on_rank_zero([&] {
+    if (!options.predictions.empty()) require_writable(options.predictions);
     if (options.weights.empty()) {
       CheckpointStore::require_ended(options.config);
       return options.config + "/final.safetensors";
@@ -40,10 +42,11 @@ ExitCode run_eval(const EvalOptions& options) {
   const std::string& split = options.split.empty() ? config.train.eval_split : options.split;
   World world = job.make_world(world_options(config));
   std::vector<EvalResult> results;
-  run_guarded(world, [&] { results = evaluate(world, config, weights, split); });
+  run_guarded(world, [&] { results = evaluate(world, config, weights, split, options.predictions); });
   for (const EvalResult& result : job.first() ? results : std::vector<EvalResult>{}) {
     if (results.size() > 1) fmt::print("{} statistics\n", result.statistics);
     fmt::print("accuracy  {:.4f}\n", result.accuracy);
+    if (result.top5_accuracy) fmt::print("top-5     {:.4f}\n", *result.top5_accuracy);
     fmt::print("loss      {:.4f}\n", result.loss);
     fmt::print("correct   {}\n", result.correct);
     fmt::print("samples   {}\n", result.samples);

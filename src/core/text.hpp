@@ -47,6 +47,9 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
 /// none is close, "'WORD' is not one of CHOICE, CHOICE".
 std::string unknown(const std::string& word, const std::vector<std::string>& choices);
 
+/// The text as a cell of a CSV file (RFC 4180), in quotes where it needs them.
+std::string csv_cell(const std::string& text);
+
 /// Formats a command with its arguments as a line that can be pasted into a POSIX shell.
 std::string shell_line(const std::vector<std::string>& words);
 

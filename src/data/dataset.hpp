@@ -35,6 +35,8 @@ class ImageSource {
   virtual ~ImageSource() = default;
   /// Throws Error(bad_data) naming the file.
   virtual Image image(std::int64_t i) const = 0;
+  /// The image's file, as the data set's user knows it; empty where images have no files of their own.
+  virtual std::string file(std::int64_t /*i*/) const { return {}; }
   /// A 64-bit hash of what tells the first n images from others: everything in memory, the names of files.
   virtual std::uint64_t hash(std::int64_t n, std::uint64_t seed) const = 0;
 };
@@ -59,6 +61,7 @@ class Dataset {
   const std::string& note() const { return note_; }  ///< for the user: what was left out; usually empty
   Image image(std::int64_t i) const { return images_->image(i); }
   int label(std::int64_t i) const { return labels_[i]; }
+  std::string file(std::int64_t i) const { return images_->file(i); }  ///< see ImageSource::file()
   /// A 64-bit hash of the data, so that ranks can compare what they have read, see ImageSource::hash().
   std::uint64_t fingerprint() const;
   /// Returns the first n images (all if n <= 0 or n >= size()).

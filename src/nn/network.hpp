@@ -62,6 +62,8 @@ class Network {
   int first_nonfinite_layer() const;
   /// A layer's input in the last forward(), in the backend's memory and activation_type(), until the next one.
   const Tensor& input(int layer) const { return plan_.outputs[spec(layer).input]; }
+  /// The output of the last layer, likewise: [max_samples, classes].
+  const Tensor& logits() const { return plan_.outputs.back(); }
   /// The batch statistics of a layer that shares_statistics().
   BatchStatistics statistics(int layer) const { return norm(layer).statistics(); }
   /// The backend that computes this worker's part.

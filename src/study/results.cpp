@@ -10,6 +10,7 @@
 #include <set>
 #include <type_traits>
 
+#include "core/text.hpp"
 #include "syncbn/core/error.hpp"
 #include "train/storage/checkpoint.hpp"
 #include "train/storage/durable_file.hpp"
@@ -166,14 +167,7 @@ std::optional<Outcome> load_outcome(const std::string& file) {
   throw Error(fmt::format("{}: damaged; remove it, and start the study again", file), ExitCode::bad_data);
 }
 
-std::string csv_cell(const std::string& text) {
-  if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return quoted + "\"";
-}
-
-std::string csv_cell(const Json& value) {
+std::string cell_of(const Json& value) {
   if (value.is_boolean()) return value.get<bool>() ? "1" : "0";
   if (value.is_number_float()) return fmt::format("{}", value.get<double>());
   return value.is_string() ? csv_cell(value.get_ref<const std::string&>()) : value.dump();
@@ -378,7 +372,7 @@ std::string to_csv(const Results& results) {
     cells.clear();
     for (const auto& [part, name] : columns) {
       const Json& values = part.empty() ? line : line.at(part);
-      cells.push_back(values.contains(name) ? csv_cell(values.at(name)) : "");
+      cells.push_back(values.contains(name) ? cell_of(values.at(name)) : "");
     }
     csv += fmt::format("{}\n", fmt::join(cells, ","));
   }

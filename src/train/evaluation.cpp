@@ -10,9 +10,11 @@
 #include <vector>
 
 #include "core/console.hpp"
+#include "nn/host_copy.hpp"
 #include "train/compute.hpp"
 #include "train/experiment.hpp"
 #include "train/storage/class_names.hpp"
+#include "train/storage/durable_file.hpp"
 #include "train/storage/rank_zero.hpp"
 #include "train/storage/state_io.hpp"
 
@@ -59,18 +61,20 @@ Evaluator::Evaluator(const World& world, const Experiment& experiment, std::func
 }
 
 std::vector<EvalResult> Evaluator::run(Network& network, const Dataset& dataset, Worker& worker,
-                                       const Communicator& all, std::int64_t step) {
+                                       const Communicator& all, std::int64_t step,
+                                       std::vector<Prediction>* predictions) {
   if (train_images_) measure_population(network, worker, all, step);
   std::vector<EvalResult> results;
   for (const std::string& name : experiment_.eval_statistics()) {
-    results.push_back(evaluate(network, dataset, all, step, statistics_of(name)));
+    results.push_back(
+        evaluate(network, dataset, all, step, statistics_of(name), results.empty() ? predictions : nullptr));
     results.back().statistics = name;
   }
   return results;
 }
 
 EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const Communicator& all, std::int64_t step,
-                               Statistics statistics) const {
+                               Statistics statistics, std::vector<Prediction>* predictions) const {
   const std::int64_t max_samples = experiment_.config.batch_per_worker;
   const Slice slice = slice_of(dataset.size(), all.size(), all.rank());
   const std::int64_t longest = slice_of(dataset.size(), all.size(), 0).count;
@@ -82,7 +86,8 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
       static_cast<int>(std::max<std::int64_t>(1, kImagesBetweenMeetings / max_samples));
   Notes notes(*this, all);
   double loss = 0;
-  std::array<std::int64_t, 2> counts{};
+  std::array<std::int64_t, 3> counts{};
+  HostCopy host_copy(network.backend());
   for (int i = 0; i < passes; ++i) {
     const Batch& batch = images.next();
     network.set_images(batch.images.data(), batch.n);
@@ -97,6 +102,13 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
     loss += r.loss_sum;
     counts[0] += r.correct;
     counts[1] += batch.n;
+    const Tensor logits = host_copy(network.logits(), {0, batch.n});
+    for (std::int64_t s = 0; s < batch.n; ++s) {
+      const std::span<const float> of_image(logits.sample(s), static_cast<std::size_t>(logits.shape.c()));
+      const int rank = label_rank(of_image, batch.labels[s]);
+      counts[2] += rank >= 1 && rank <= 5;
+      if (predictions) predictions->push_back(predict(of_image, batch.labels[s]));
+    }
     if ((i + 1) % passes_between_meetings == 0) all.barrier({"evaluation", step});
     notes.done("evaluation", i + 1, passes);
   }
@@ -106,6 +118,7 @@ EvalResult Evaluator::evaluate(Network& network, const Dataset& dataset, const C
   result.correct = counts[0];
   result.samples = counts[1];
   result.accuracy = static_cast<double>(counts[0]) / static_cast<double>(counts[1]);
+  if (dataset.classes() > 5) result.top5_accuracy = static_cast<double>(counts[2]) / static_cast<double>(counts[1]);
   result.loss = std::abs(loss / static_cast<double>(counts[1]));  // a NaN has a sign
   return result;
 }
@@ -136,29 +149,38 @@ void Evaluator::measure_population(Network& network, Worker& worker, const Commu
 }
 
 std::vector<EvalResult> evaluate(World& world, const Config& config, const std::string& weights_path,
-                                 const std::string& split) {
+                                 const std::string& split, const std::string& predictions_path) {
   const auto backend = make_backend(world, config);
   const SafetensorsFile weights = read_weights(world, weights_path);
   const Experiment experiment = make_evaluation(world, config, *backend, split, class_names(weights));
+  const Dataset& images = experiment.split(split);
   ModelState state(experiment.model, experiment.norm, *backend);
   const std::string left_off = load_model(state, weights);
   require_finite(state, weights_path);
   if (!left_off.empty() && world.rank() == 0)
     write_stderr(fmt::format("syncbn: {}\n", left_off_text(left_off, weights_path)));
-  if (const std::string& note = experiment.split(split).note(); !note.empty() && world.rank() == 0)
+  if (const std::string& note = images.note(); !note.empty() && world.rank() == 0)
     write_stderr(fmt::format("syncbn: {}\n", note));
   Evaluator evaluator(world, experiment,
                       [](const std::string& line) { write_stderr(fmt::format("syncbn: {}\n", line)); });
   const auto groups = static_cast<int>(norm_groups(world, config.norm).size());
   std::vector<EvalResult> results;
+  std::vector<Prediction> predictions;  // on rank 0
   world.run([&](Worker& worker) {
     backend->prepare_thread();
     const Communicator group = make_norm_group(worker, config.norm);
     Network network(state, *backend, group, groups, config.batch_per_worker, {});
     network.set_pixel_values(experiment.pixel_values);
-    const std::vector<EvalResult> r = evaluator.run(network, experiment.split(split), worker, worker.all(), 0);
+    std::vector<Prediction> own;
+    const std::vector<EvalResult> r =
+        evaluator.run(network, images, worker, worker.all(), 0, predictions_path.empty() ? nullptr : &own);
     if (worker.local_index() == 0) results = r;
+    if (predictions_path.empty()) return;
+    std::vector<Prediction> every = gather(own, images.size(), worker.all());
+    if (worker.index() == 0) predictions = std::move(every);
   });
+  if (!predictions_path.empty())
+    on_rank_zero(world, [&] { write_text(predictions_path, predictions_csv(images, predictions)); });
   return results;
 }
 

@@ -9,6 +9,7 @@
 #include "syncbn/comm/world.hpp"
 #include "syncbn/train/trainer.hpp"
 #include "train/experiment.hpp"
+#include "train/predictions.hpp"
 
 namespace syncbn {
 
@@ -20,13 +21,14 @@ class Evaluator {
   Evaluator(const World& world, const Experiment& experiment, std::function<void(const std::string&)> say);
 
   /// Exact accuracy and mean loss on a whole data set, each worker on its slice; one result per statistics, in the
-  /// order of the configuration. Collective over all workers; `all` is theirs.
+  /// order of the configuration. `predictions`: receives those for this worker's slice, by the first of the statistics.
+  /// Collective over all workers; `all` is theirs.
   std::vector<EvalResult> run(Network& network, const Dataset& dataset, Worker& worker, const Communicator& all,
-                              std::int64_t step);
+                              std::int64_t step, std::vector<Prediction>* predictions = nullptr);
 
  private:
   EvalResult evaluate(Network& network, const Dataset& dataset, const Communicator& all, std::int64_t step,
-                      Statistics statistics) const;
+                      Statistics statistics, std::vector<Prediction>* predictions) const;
   void measure_population(Network& network, Worker& worker, const Communicator& all, std::int64_t step);
 
   class Notes;

@@ -26,19 +26,21 @@ constexpr const char* kProbe = "probe.";
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 std::string write_result(const EvalResult& r) {
-  return fmt::format("{} {} {} {}", write_exact(r.accuracy), write_exact(r.loss), r.correct, r.samples);
+  return fmt::format("{} {} {} {}{}", write_exact(r.accuracy), write_exact(r.loss), r.correct, r.samples,
+                     r.top5_accuracy ? " " + write_exact(*r.top5_accuracy) : "");
 }
 
 EvalResult parse_result(const Scalars& scalars, const std::string& statistics) {
   const std::string name = kEvaluation + statistics;
   std::istringstream in(text_scalar(scalars, name));
-  std::string accuracy, loss;
+  std::string accuracy, loss, top5;
   EvalResult r;
   if (!(in >> accuracy >> loss >> r.correct >> r.samples)) refuse_scalar(scalars, name);
   r.statistics = statistics;
   try {
     r.accuracy = read_exact(accuracy);
     r.loss = read_exact(loss);
+    if (in >> top5) r.top5_accuracy = read_exact(top5);  // earlier versions did not write it
   } catch (const Error&) {
     refuse_scalar(scalars, name);
   }

@@ -149,15 +149,6 @@ TEST(CliRun, TakesWeightsUnderTheNamesOfPyTorchsWrappersAndSaysSo) {
   EXPECT_TRUE(contains(s.read("second/log.txt"), said)) << s.read("second/log.txt");
 }
 
-/// A grey PNG of one pixel.
-std::string pixel() {
-  constexpr unsigned char kBytes[] = {137, 80,  78, 71,  13, 10,  26, 10, 0,  0,  0,   13,  73,  72,  68, 82,  0, 0,
-                                      0,   1,   0,  0,   0,  1,   8,  0,  0,  0,  0,   58,  126, 155, 85, 0,   0, 0,
-                                      13,  73,  68, 65,  84, 120, 1,  1,  2,  0,  253, 255, 0,   128, 0,  130, 0, 129,
-                                      195, 110, 37, 224, 0,  0,   0,  0,  73, 69, 78,  68,  174, 66,  96, 130};
-  return {std::begin(kBytes), std::end(kBytes)};
-}
-
 TEST(CliRun, AnImageFolderIsFoundFromElsewhereAndNamesItsClasses) {
   const Sandbox s;
   for (const char* folder : {"g/train/bee", "g/train/ant", "g/val/ant", "below"})

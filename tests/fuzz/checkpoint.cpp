@@ -18,7 +18,8 @@ constexpr std::size_t kDigits = 64;
 std::vector<std::string> seeds() {
   RunProgress progress;
   progress.data = "mnist 0123";
-  progress.evaluations = {{.statistics = "running", .accuracy = 0.5, .loss = 2, .correct = 5, .samples = 10}};
+  progress.evaluations = {
+      {.statistics = "running", .accuracy = 0.5, .loss = 2, .top5_accuracy = 0.75, .correct = 5, .samples = 10}};
   progress.of_probes["probe.batch_noise"] = "0x1p-3";
   Manifest manifest{
       .step = 17, .best = true, .files = {{"model.safetensors", {8, "0f"}}}, .scalars = progress.scalars()};

@@ -245,7 +245,8 @@ TEST_F(Trainer, FurtherStatisticsForEvaluationChangeNothingElse) {
     with.insert(with.end(), {kAllStatistics, "train.precise_samples=50"});
     const Outcome plain = run(keys, "plain" + group), all = run(with, "all" + group);
     EXPECT_EQ(all, plain);
-    const std::vector<std::string> added{"accuracy_precise", "loss_precise", "accuracy_batch", "loss_batch"};
+    const std::vector<std::string> added{"accuracy_precise", "loss_precise", "top5_accuracy_precise",
+                                         "accuracy_batch",   "loss_batch",   "top5_accuracy_batch"};
     EXPECT_EQ(metrics_of(folder_ / ("all" + group), added), metrics_of(folder_ / ("plain" + group)));
     for (const auto& line : metrics_of(folder_ / ("all" + group))) {
       for (const std::string& key : added) EXPECT_EQ(line.contains(key), line.at("kind") == "eval") << key;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,8 +34,9 @@ class Diverged : public Error {
 
 /// How well a network does on a split.
 struct EvalResult {
-  std::string statistics = "running";  ///< that it normalizes with, see Config::Train::eval_statistics
-  double accuracy = 0, loss = 0;       ///< accuracy 0..1
+  std::string statistics = "running";        ///< that it normalizes with, see Config::Train::eval_statistics
+  double accuracy = 0, loss = 0;             ///< accuracy 0..1
+  std::optional<double> top5_accuracy = {};  ///< the label is among the five likeliest; nothing with 5 classes or fewer
   std::int64_t correct = 0, samples = 0;
 };
 
@@ -55,9 +57,11 @@ struct TrainResult {
 /// side by side in one process.
 TrainResult train(World& world, const TrainRequest& request);
 
-/// Accuracy and mean loss of stored weights on a split, by each of config.train.eval_statistics. Collective over ranks.
+/// Accuracy and mean loss of stored weights on a split, by each of config.train.eval_statistics. Rank 0 writes what the
+/// first of these predicts, a row per image, into the CSV file `predictions_path`; empty: into none. Collective over
+/// ranks.
 std::vector<EvalResult> evaluate(World& world, const Config& config, const std::string& weights_path,
-                                 const std::string& split);
+                                 const std::string& split, const std::string& predictions_path = "");
 
 /// For a signal handler; the trainer checks it once per step, on all ranks alike. It stays: a training that is started
 /// later in the same process stops after its first step.

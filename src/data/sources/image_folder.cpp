@@ -105,6 +105,9 @@ class PictureFiles : public ImageSource {
  public:
   PictureFiles(fs::path root, std::vector<std::string> files) : root_(std::move(root)), files_(std::move(files)) {}
 
+  /// Below data.path: val/CLASS/FILE.
+  std::string file(std::int64_t i) const override { return (root_.filename() / files_[i]).string(); }
+
   Image image(std::int64_t i) const override {
     const fs::path file = root_ / files_[i];
     std::error_code error;

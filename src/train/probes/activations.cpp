@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "nn/host_copy.hpp"
 #include "syncbn/core/random.hpp"
 #include "train/probes/probe.hpp"
 
@@ -40,7 +41,9 @@ std::int64_t offset_in_sample(const Tensor& x, std::int64_t index) {
 class Activations : public Probe {
  public:
   explicit Activations(const ProbeContext& context)
-      : context_(context), layers_(select_layers(context.model(), context.options.layers)) {
+      : context_(context),
+        layers_(select_layers(context.model(), context.options.layers)),
+        host_copy_(context.network.backend()) {
     for (const int l : layers_) units_.push_back(choose_units(l));
   }
 
@@ -96,19 +99,8 @@ class Activations : public Probe {
       return;
     }
     const Tensor& x = context_.network.input(layers_[i]);
-    const ops::Backend& backend = context_.network.backend();
-    sample_.resize(static_cast<std::size_t>(x.sample_stride()));
-    const std::size_t bytes = sample_.size() * sizeof(float);
-    Tensor one = x;
-    one.data = x.as<std::byte>() + sample * x.sample_stride() * static_cast<std::int64_t>(size_of(x.type));
-    if (x.type != DataType::f32) {
-      if (widened_.size() < bytes) widened_ = backend.allocate(bytes);
-      const Tensor wide{widened_.data(), x.shape, DataType::f32, x.layout};
-      backend.elementwise().reorder(one, wide, {0, 1}, false);
-      one = wide;
-    }
-    backend.download(one.data, sample_.data(), bytes);
-    for (const std::int64_t u : units_[i]) values_.push_back(sample_[offset_in_sample(x, u)]);
+    const Tensor one = host_copy_(x, {sample, sample + 1});
+    for (const std::int64_t u : units_[i]) values_.push_back(one.sample(0)[offset_in_sample(x, u)]);
   }
 
   Measurement row(int layer, std::span<float> inputs) const {
@@ -145,8 +137,8 @@ class Activations : public Probe {
   ProbeContext context_;
   std::vector<int> layers_;
   std::vector<std::vector<std::int64_t>> units_;  // of each layer
-  std::vector<float> values_, sample_;
-  ops::Memory widened_;  // a sample of another type in f32
+  std::vector<float> values_;
+  HostCopy host_copy_;
 };
 
 }  // namespace

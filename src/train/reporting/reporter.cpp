@@ -93,11 +93,13 @@ void Reporter::evaluation(std::int64_t step, const std::vector<EvalResult>& resu
   nlohmann::ordered_json line{{"schema", kMetricsSchema}, {"kind", "eval"},      {"step", step},
                               {"epoch", epoch},           {"loss", loss},        {"accuracy", accuracy},
                               {"best_accuracy", best},    {"seconds", seconds()}};
+  if (results.front().top5_accuracy) line["top5_accuracy"] = *results.front().top5_accuracy;
   std::string others;
   for (std::size_t i = 1; i < results.size(); ++i) {
     const EvalResult& r = results[i];
     line["accuracy_" + r.statistics] = r.accuracy;
     line["loss_" + r.statistics] = r.loss;
+    if (r.top5_accuracy) line["top5_accuracy_" + r.statistics] = *r.top5_accuracy;
     others += fmt::format("{} {:.2f} %", i == 1 ? "; by other statistics: " + r.statistics : ", " + r.statistics,
                           100 * r.accuracy);
   }

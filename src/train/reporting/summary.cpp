@@ -9,7 +9,8 @@ namespace syncbn {
 std::string summary_json(const TrainResult& result, const Experiment& experiment, const World& world,
                          const ops::Backend& backend, const std::vector<std::string>& command) {
   const Config& c = experiment.config;
-  const std::string accuracy = c.train.eval_split + "_accuracy", loss = c.train.eval_split + "_loss";
+  const std::string& split = c.train.eval_split;
+  const std::string accuracy = split + "_accuracy", loss = split + "_loss", top5 = split + "_top5_accuracy";
   nlohmann::ordered_json summary{
       {"schema", 1},
       {accuracy, result.accuracy},
@@ -32,10 +33,12 @@ std::string summary_json(const TrainResult& result, const Experiment& experiment
   if (result.images_per_second > 0) summary["images_per_second"] = result.images_per_second;
   const std::vector<std::string>& classes = experiment.train_set->class_names();
   if (!classes.empty()) summary["classes"] = classes;
-  for (std::size_t i = 1; i < result.evaluations.size(); ++i) {
-    const EvalResult& further = result.evaluations[i];
-    summary[accuracy + "_" + further.statistics] = further.accuracy;
-    summary[loss + "_" + further.statistics] = further.loss;
+  for (std::size_t i = 0; i < result.evaluations.size(); ++i) {
+    const EvalResult& r = result.evaluations[i];
+    const std::string by = i == 0 ? "" : "_" + r.statistics;
+    summary[accuracy + by] = r.accuracy;
+    summary[loss + by] = r.loss;
+    if (r.top5_accuracy) summary[top5 + by] = *r.top5_accuracy;
   }
   return summary.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
 }

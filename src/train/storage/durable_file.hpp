@@ -33,6 +33,9 @@ std::string parent_of(const std::string& path);
 void write_file_durably(FileSystem& files, const std::string& path, std::span<const std::byte> bytes);
 void write_file_durably(const std::string& path, std::span<const std::byte> bytes);
 
+/// Throws Error where write_file_durably() could not so much as begin, so that this is known before long work.
+void require_writable(const std::string& path);
+
 /// Creates the folder if it is missing (its parent must exist) and makes the entry durable. Throws Error.
 void make_folder_durably(FileSystem& files, const std::string& path);
 
