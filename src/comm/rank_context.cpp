@@ -154,6 +154,10 @@ std::string RankContext::describe_worker(int local_index) const {
   return worker.seen ? fmt::format("{} last seen at {}", name, describe(worker.last)) : name + " not seen yet";
 }
 
+std::string RankContext::describe_rank_at(const Header& header) const {
+  return fmt::format("{} at {}", topology_.describe_rank(topology_.rank), describe(header));
+}
+
 std::vector<std::int64_t> RankContext::sum_over_ranks(std::vector<std::int64_t> numbers, const std::string& what) {
   // Summed in pieces, since a checkpoint may be longer than what MPI can count.
   constexpr std::size_t kMost = std::size_t{1} << 20;
@@ -182,8 +186,7 @@ std::vector<std::int64_t> RankContext::sum_piece_over_ranks(std::vector<std::int
   const auto result = std::make_shared<Buffer>(header.bytes());
   control_->start(header, blocks, {result, result->data()});
   drive(
-      *control_, *this, [&] { return topology_.describe_rank(topology_.rank) + " at " + describe(header); },
-      kSetUpPatience);
+      *control_, *this, [&] { return describe_rank_at(header); }, kSetUpPatience);
   return {result->as<std::int64_t>(), result->as<std::int64_t>() + header.count};
 }
 

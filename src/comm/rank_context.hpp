@@ -81,6 +81,8 @@ class RankContext {
   void require_all_finished(int local_index) const;
   /// "worker 3 (rank 0, host) last seen at layer 'bn1' step 4 (...)"
   std::string describe_worker(int local_index) const;
+  /// "rank 2 (node3, workers 4-5) at layer 'bn1' step 4 (...)": this rank, in a collective.
+  std::string describe_rank_at(const Header& header) const;
 
   /// Whether to print now that this rank waits for others: once per time-out, so that workers that wait for the same
   /// thing print it once.

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "comm/gradients/gradient_exchange.hpp"
+#include "core/slice.hpp"
 #include "nn/model_state.hpp"
 #include "syncbn/train/config.hpp"
 
@@ -11,7 +11,7 @@ namespace syncbn {
 /// Cuts the exchanged part of the flat gradient into buckets in the order in which backward completes it: from the last
 /// layer to the first.
 struct BucketPlan {
-  std::vector<GradientExchange::Bucket> buckets;
+  std::vector<Slice> buckets;
   std::vector<int> completed_by;  ///< per layer: the bucket that is complete once this layer's gradient is, or -1
 };
 

@@ -11,8 +11,8 @@
 namespace syncbn::test {
 
 /// Buckets as a backward pass completes them: from the end, one of them empty.
-inline std::vector<GradientExchange::Bucket> buckets_of(std::int64_t length, std::int64_t bucket) {
-  std::vector<GradientExchange::Bucket> buckets{{length, 0}};
+inline std::vector<Slice> buckets_of(std::int64_t length, std::int64_t bucket) {
+  std::vector<Slice> buckets{{length, 0}};
   for (std::int64_t end = length; end > 0; end -= bucket)
     buckets.push_back({std::max<std::int64_t>(0, end - bucket), std::min(end, bucket)});
   return buckets;
@@ -29,7 +29,7 @@ inline std::vector<float> exchange_gradients(World& world, std::int64_t length, 
       std::fill(gradient.begin(), gradient.end(), 0.0F);
       exchange.begin(worker, step);
       for (std::size_t b = 0; b < buckets.size(); ++b) {
-        for (std::int64_t i = buckets[b].offset; i < buckets[b].offset + buckets[b].count; ++i)
+        for (std::int64_t i = buckets[b].begin; i < buckets[b].begin + buckets[b].count; ++i)
           gradient[i] = nasty<float>(worker.index(), static_cast<std::size_t>(i)) * static_cast<float>(4 - step);
         if ((worker.index() + step) % 3 == 0) std::this_thread::yield();
         exchange.ready(worker, static_cast<int>(b));

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "comm/channel.hpp"
-#include "comm/devices/device_link.hpp"
+#include "comm/gradients/device_gradients.hpp"
+#include "comm/gradients/rank_exchange.hpp"
 #include "comm/gradients/shared_gradients.hpp"
 #include "comm/rank_context.hpp"
 
@@ -17,15 +17,13 @@ namespace {
 using detail::Deadline;
 using detail::Header;
 
-constexpr int kGradientChannel = 1;
-
 std::string label(int bucket) {
   return fmt::format("gradients[bucket {}]", bucket);
 }
 
 }  // namespace
 
-GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, std::int64_t length, bool overlap,
+GradientExchange::GradientExchange(World& world, std::vector<Slice> buckets, std::int64_t length, bool overlap,
                                    std::shared_ptr<ExchangeDevice> device)
     : context_(world.context()),
       buckets_(std::move(buckets)),
@@ -33,56 +31,25 @@ GradientExchange::GradientExchange(World& world, std::vector<Bucket> buckets, st
       overlap_(overlap),
       first_worker_(world.first_worker()),
       workers_(at(world.local_workers())),
-      arrived_(buckets_.size()),
-      device_(std::move(device)),
-      handed_over_(buckets_.size(), false) {
-  for (const Bucket& bucket : buckets_) {
-    covered_ = std::max(covered_, bucket.offset + bucket.count);
-    if (bucket.offset < 0 || bucket.count < 0 || covered_ > length_)
+      arrived_(buckets_.size()) {
+  for (const Slice& bucket : buckets_) {
+    covered_ = std::max(covered_, bucket.begin + bucket.count);
+    if (bucket.begin < 0 || bucket.count < 0 || covered_ > length_)
       throw Error(
-          fmt::format("gradient bucket at {} of {} elements in a gradient of {}", bucket.offset, bucket.count, length_),
+          fmt::format("gradient bucket at {} of {} elements in a gradient of {}", bucket.begin, bucket.count, length_),
           ExitCode::usage);
   }
-  if (!device_) host_ = std::make_unique<detail::SharedGradients>(world, *context_, buckets_, length_);
-  if (!host_ || !host_->complete()) {
-    transport_ = context_->transport().duplicate();
-    link_ = transport_->connect(kGradientChannel, context_->topology().all());
-  }
-  if (device_) {
-    prepare_device();
+  if (device) {
+    gradients_ = std::make_unique<detail::DeviceGradients>(*context_, buckets_, length_, std::move(device));
   } else {
-    rest_ = host_->rest();
-    if (link_) received_ = std::make_shared<Buffer>(static_cast<std::size_t>(covered_) * sizeof(float));
-    sums_ = link_ ? received_->as<float>() : host_->result();
+    auto shared = std::make_unique<detail::SharedGradients>(world, *context_, buckets_, length_);
+    lacks_room_ = shared->lacks_room();
+    gradients_ = std::move(shared);
   }
-  if (link_) communicator_ = std::thread([this] { communicate(); });
+  if (!gradients_->complete()) exchange_ = std::make_unique<detail::RankExchange>(*context_, *gradients_, buckets_);
 }
 
-GradientExchange::~GradientExchange() {
-  {
-    std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  changed_.notify_all();
-  if (communicator_.joinable()) communicator_.join();
-  if (transport_ && context_->failed()) transport_->abandon();
-}
-
-void GradientExchange::prepare_device() {
-  const detail::IndexRange local = context_->topology().local();
-  plan_ = detail::fold_leaves(context_->topology().all(), local);
-  rest_ = plan_.rest;
-  first_mark_ = device_->make_marks(count() * local.size());
-  const auto allocate = [this](std::int64_t values) {
-    return static_cast<float*>(device_->allocate(static_cast<std::size_t>(values) * sizeof(float)));
-  };
-  for (int i = 0; i < local.size(); ++i) on_device_.push_back(allocate(length_));
-  sums_ = allocate(covered_);
-  if (!link_) return;
-  std::int64_t longest = 0;
-  for (const Bucket& bucket : buckets_) longest = std::max(longest, bucket.count);
-  link_ = detail::extend_to_devices(*context_, std::move(link_), *device_, rest_.size(), longest);
-}
+GradientExchange::~GradientExchange() = default;
 
 void GradientExchange::begin(const Worker& worker, std::int64_t step) {
   const int local = worker.local_index();
@@ -114,12 +81,11 @@ void GradientExchange::ready(const Worker& worker, int bucket) {
 
 void GradientExchange::release(int local, int bucket) {
   workers_[local].released.fetch_add(1, std::memory_order_relaxed);
-  if (device_) device_->set(mark_of(local, bucket), local);
+  gradients_->written(bucket, local);
   if (arrived_[bucket].fetch_add(1, std::memory_order_acq_rel) + 1 < static_cast<int>(workers_.size())) return;
   arrived_[bucket].store(0, std::memory_order_relaxed);
   require_same_step(bucket);
-  if (device_) return fold_on_device(bucket, local);
-  host_->bring(bucket, workers_[local].round, header_of(bucket));
+  gradients_->bring(bucket, workers_[local].round, header_of(bucket), local);
   context_->crew().notify();  // waiting workers can help to fold
 }
 
@@ -131,59 +97,29 @@ void GradientExchange::require_same_step(int bucket) {
                                             workers_[other].step, name(0), workers_[0].step)));
 }
 
-/// Folds the pieces that are available.
+/// Does what can be done for the buckets that all have brought.
 void GradientExchange::help(int local) {
-  if (!host_) return;
   WorkerState& me = workers_[local];
-  for (; me.next < count() && host_->brought(me.next, me.round); ++me.next) {
-    bool done = false;
-    try {
-      done = host_->fold(me.next, me.round, local);
-    } catch (const Error& error) {
-      context_->fail_with(error);
-    }
-    if (!done) continue;
-    if (link_)
-      hand_over(me.next);
-    else
-      context_->crew().notify();
+  try {
+    for (; me.next < count() && gradients_->brought(me.next, me.round); ++me.next)
+      if (gradients_->fold(me.next, me.round, local)) pass_on(me.next);
+  } catch (const Error& error) {
+    context_->fail_with(error);
   }
 }
 
-void GradientExchange::fold_on_device(int bucket, int by) {
-  const std::int64_t values = buckets_[bucket].count;
-  for (int local = 0; at(local) < workers_.size(); ++local) device_->follow(mark_of(local, bucket), by);
-  for (const detail::Fold& fold : plan_.folds) {
-    const bool last = !link_ && &fold == &plan_.folds.back();
-    float* left = gradient_of(fold.into, bucket);
-    device_->add(left, gradient_of(fold.from, bucket), last ? result_of(bucket) : left, values, by);
-  }
-  if (!link_ && plan_.folds.empty())
-    device_->copy(gradient_of(0, bucket), result_of(bucket), static_cast<std::size_t>(values) * sizeof(float), by);
-  device_->set(mark_of(0, bucket), by);
-  device_->follow(mark_of(0, bucket), ExchangeDevice::kExchange);
-  if (link_)
-    hand_over(bucket);
+/// Called when this rank has summed its share of a bucket.
+void GradientExchange::pass_on(int bucket) {
+  if (exchange_)
+    exchange_->hand_over(bucket, header_of(bucket));
   else
-    complete();
+    context_->crew().notify();
 }
 
-void GradientExchange::hand_over(int bucket) {
-  {
-    std::lock_guard lock(mutex_);
-    handed_over_[bucket] = true;
-  }
-  changed_.notify_all();
-}
-
-void GradientExchange::complete() {
-  if ((completed_.fetch_add(1, std::memory_order_acq_rel) + 1) % buckets_.size() == 0) context_->crew().notify();
-}
-
-bool GradientExchange::is_complete(const WorkerState& me) const {
-  if (link_ || device_) return completed_.load(std::memory_order_acquire) >= me.round * buckets_.size();
+bool GradientExchange::is_complete(std::uint64_t round) const {
+  if (exchange_) return exchange_->exchanged(round);
   for (int bucket = count() - 1; bucket >= 0; --bucket)
-    if (!host_->folded(bucket, me.round)) return false;
+    if (!gradients_->folded(bucket, round)) return false;
   return true;
 }
 
@@ -199,19 +135,20 @@ void GradientExchange::wait(const Worker& worker) {
   if (!overlap_)
     for (int bucket = 0; bucket < count(); ++bucket) release(local, bucket);
   help(local);
-  if (!is_complete(me)) {
+  if (!is_complete(me.round)) {
     std::optional<detail::RemoteWait> remote;
-    const bool by_memory = !link_ && !device_ && context_->topology().ranks > 1;
+    const bool by_memory = !exchange_ && context_->topology().ranks > 1;
     for (;;) {
       context_->crew().pause(local, by_memory ? detail::kRemoteNap : detail::kLookAround);
       help(local);
-      if (is_complete(me)) break;
+      if (is_complete(me.round)) break;
       check_progress(me, local, deadline);
       if (!by_memory) continue;
       int bucket = 0;
-      while (bucket + 1 < count() && host_->folded(bucket, me.round)) ++bucket;
+      while (bucket + 1 < count() && gradients_->folded(bucket, me.round)) ++bucket;
       if (!remote) remote.emplace(*context_);
-      remote->check([&] { return describe_exchange(bucket); }, [&] { return host_->missing(bucket, me.round); });
+      remote->check([&] { return context_->describe_rank_at(header_of(bucket)); },
+                    [&] { return gradients_->missing(bucket, me.round); });
     }
     context_->crew().resumed(local);
   }
@@ -235,27 +172,6 @@ void GradientExchange::check_progress(const WorkerState& me, int local, const De
   }
 }
 
-/// The body of the thread that waits for the network.
-void GradientExchange::communicate() {
-  try {
-    if (device_) device_->prepare_thread();
-    for (int bucket = 0;; bucket = (bucket + 1) % std::max(1, count())) {
-      {
-        std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] { return stop_ || (!buckets_.empty() && handed_over_[bucket]); });
-        if (stop_) return;
-        handed_over_[bucket] = false;
-      }
-      start_exchange(bucket);
-      detail::drive(*link_, *context_, [&] { return describe_exchange(bucket); });
-      complete();
-    }
-  } catch (...) {
-    context_->fail(std::current_exception());  // wakes the workers in wait()
-    link_->give_up();
-  }
-}
-
 Header GradientExchange::header_of(int bucket) const {
   const std::string layer = label(bucket);
   Header header = Header::make(detail::Operation::all_reduce, {layer, workers_[0].step});
@@ -266,31 +182,12 @@ Header GradientExchange::header_of(int bucket) const {
   return header;
 }
 
-void GradientExchange::start_exchange(int bucket) {
-  std::vector<std::byte*> blocks;
-  for (const int local : rest_) blocks.push_back(reinterpret_cast<std::byte*>(gradient_of(local, bucket)));
-  link_->start(header_of(bucket), blocks, {received_, reinterpret_cast<std::byte*>(result_of(bucket))});
-}
-
-std::string GradientExchange::describe_exchange(int bucket) const {
-  return fmt::format("{} at {}", context_->topology().describe_rank(context_->topology().rank),
-                     describe(header_of(bucket)));
-}
-
 std::span<float> GradientExchange::gradient(const Worker& worker) {
-  return {gradient_of(worker.local_index()), static_cast<std::size_t>(length_)};
-}
-
-float* GradientExchange::gradient_of(int local) const {
-  return host_ ? host_->gradient(first_worker_ + local) : on_device_[local];
+  return {gradients_->gradient(worker.local_index()), static_cast<std::size_t>(length_)};
 }
 
 std::span<const float> GradientExchange::result() const {
-  return {sums_, static_cast<std::size_t>(covered_)};
-}
-
-bool GradientExchange::lacks_room() const {
-  return host_ && host_->lacks_room();
+  return {reinterpret_cast<const float*>(gradients_->result().data), static_cast<std::size_t>(covered_)};
 }
 
 std::string GradientExchange::name(int local) const {

@@ -6,6 +6,8 @@
 #include <new>
 
 #include "comm/order/combine.hpp"
+#include "comm/order/shards.hpp"
+#include "comm/order/tree.hpp"
 
 namespace syncbn::detail {
 
@@ -26,8 +28,8 @@ void add(float* into, const float* left, const float* right, std::int64_t count)
 
 }  // namespace
 
-SharedGradients::SharedGradients(const World& world, const RankContext& context,
-                                 std::span<const GradientExchange::Bucket> buckets, std::int64_t length)
+SharedGradients::SharedGradients(const World& world, const RankContext& context, std::span<const Slice> buckets,
+                                 std::int64_t length)
     : topology_(context.topology()),
       memory_(world, context.reduction() == Reduction::ordered && on_one_machine(topology_)),
       progress_(buckets.size()),
@@ -40,7 +42,12 @@ SharedGradients::SharedGradients(const World& world, const RankContext& context,
   slots_ = reinterpret_cast<Slot*>(memory_.take(at(topology_.ranks) * buckets.size() * sizeof(Slot)));
   memory_.commit();
   for (int w = 0; w < memory_.workers(); ++w) gradients_.push_back(first + floats * at(w));
+  first_here_ = topology_.local().first - memory_.first_worker();
   complete_ = memory_.workers() == topology_.workers;
+  if (!complete_) {
+    received_ = std::make_shared<Buffer>(floats * sizeof(float));
+    result_ = received_->as<float>();
+  }
   ranks_ = memory_.ranks();
   plan_additions();
   most_in_piece_ = std::clamp<std::int64_t>(
@@ -49,7 +56,7 @@ SharedGradients::SharedGradients(const World& world, const RankContext& context,
   for (std::size_t b = 0; b < buckets.size(); ++b) {
     Slice& shard = progress_[b].shard;
     shard = shard_of(buckets[b].count, topology_.rank - ranks_.first, ranks_.size());
-    shard.begin += buckets[b].offset;
+    shard.begin += buckets[b].begin;
     progress_[b].pieces =
         std::max<std::uint64_t>(1, static_cast<std::uint64_t>(round_up(shard.count, most_in_piece_) / most_in_piece_));
     new (&slot(topology_.rank, static_cast<int>(b))) Slot;
@@ -73,7 +80,7 @@ void SharedGradients::plan_additions() {
   rest_ = plan.rest;
 }
 
-void SharedGradients::bring(int bucket, std::uint64_t round, const Header& header) {
+void SharedGradients::bring(int bucket, std::uint64_t round, const Header& header, int /*by*/) {
   Slot& mine = slot(topology_.rank, bucket);
   mine.header = header;
   mine.brought.store(round, std::memory_order_release);

@@ -1,54 +1,41 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "comm/gradients/gradient_exchange.hpp"
+#include "comm/gradients/gradients.hpp"
 #include "comm/gradients/machine_memory.hpp"
-#include "comm/links/header.hpp"
-#include "comm/order/shards.hpp"
-#include "comm/order/tree.hpp"
 #include "comm/rank_context.hpp"
+#include "core/slice.hpp"
 
 namespace syncbn::detail {
 
-/// Gradients of the workers that share memory, and their tree-ordered sum, computed without copying the gradients
-/// first. These are all workers if they are on one machine and its ranks share memory; else the workers of this rank.
+/// Gradients in CPU memory. All workers share it if they are on one machine, its ranks can share memory and reduction
+/// is ordered; else the workers of this rank do. The gradients are summed without copying them first.
 ///
 /// When every rank has brought a bucket, each rank folds its shard of it, in short pieces that stay in cache; each
-/// piece is folded by whichever worker of the rank has time. Rounds count from 1, one per step, and are the same on all
-/// ranks.
-class SharedGradients {
+/// piece is folded by whichever worker of the rank has time.
+class SharedGradients final : public Gradients {
  public:
   /// `length` values per worker; `buckets` are ranges of them. Collective over ranks.
-  SharedGradients(const World& world, const RankContext& context, std::span<const GradientExchange::Bucket> buckets,
-                  std::int64_t length);
+  SharedGradients(const World& world, const RankContext& context, std::span<const Slice> buckets, std::int64_t length);
 
-  /// The gradient of a worker that shares this memory.
-  float* gradient(int worker) { return gradients_[worker - memory_.first_worker()]; }
-  /// Whether all workers share this memory. If so, result() is the sum; otherwise the gradients of the workers in
-  /// rest() are replaced by the partial sums of the tree nodes that they begin.
-  bool complete() const { return complete_; }
-  float* result() { return result_; }
-  const std::vector<int>& rest() const { return rest_; }
-
+  float* gradient(int local_index) override { return gradients_[at(first_here_ + local_index)]; }
+  Target result() override { return {received_, reinterpret_cast<std::byte*>(result_)}; }
+  bool complete() const override { return complete_; }
+  const std::vector<int>& rest() const override { return rest_; }
+  /// Whether the ranks of some machine should share memory but could not. The same on all ranks.
   bool lacks_room() const { return memory_.lacks_room(); }
 
-  /// Announces that all workers of this rank have written the bucket. `header`: this rank's description of it, to be
-  /// compared.
-  void bring(int bucket, std::uint64_t round, const Header& header);
-  /// Whether all ranks have announced the bucket.
-  bool brought(int bucket, std::uint64_t round) const;
-  /// Folds pieces of a bucket that all have brought, as long as there are any left. Returns true for the one call per
-  /// rank that completes its shard. `by`: the calling worker's index on this rank. Throws Error if the ranks' headers
-  /// differ.
-  bool fold(int bucket, std::uint64_t round, int by);
-  /// Whether all ranks have folded their shards of the bucket.
-  bool folded(int bucket, std::uint64_t round) const;
-  /// The ranks that have not brought or folded the bucket.
-  std::string missing(int bucket, std::uint64_t round) const;
+  void bring(int bucket, std::uint64_t round, const Header& header, int by) override;
+  bool brought(int bucket, std::uint64_t round) const override;
+  bool fold(int bucket, std::uint64_t round, int by) override;
+  bool folded(int bucket, std::uint64_t round) const override;
+  std::string missing(int bucket, std::uint64_t round) const override;
 
  private:
   /// What one rank tells the others about a bucket. Only this rank writes it.
@@ -84,8 +71,10 @@ class SharedGradients {
   IndexRange ranks_;
   bool complete_ = false;
   std::vector<float*> gradients_;  // of the workers that share memory
+  int first_here_ = 0;             // the first of this rank among them
   float* result_ = nullptr;
-  Slot* slots_ = nullptr;  // [ranks][buckets]
+  std::shared_ptr<Buffer> received_;  // holds the result if other ranks send it
+  Slot* slots_ = nullptr;             // [ranks][buckets]
   std::vector<Addition> additions_;
   int rooms_ = 0;  // rooms for sums that are needed at the same time
   std::vector<int> rest_;
