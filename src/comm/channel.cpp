@@ -56,8 +56,7 @@ void Channel::start(int worker, Header header, std::span<std::byte> values, std:
   me.complete = std::move(complete);
   header.sequence = me.next++;
   header.worker = worker;
-  context_.note(local_index(seat), header);
-  context_.begin(local_index(seat), this, header);
+  context_.log().begin(local_index(seat), this, header);
   Round& round = round_of(header.sequence);
   if (!direct_) {
     Buffer& mine = round.values[seat];
@@ -135,7 +134,7 @@ void Channel::finish(int worker) {
     me.waited_s += waiting.elapsed_s();
   }
   me.pending = false;
-  context_.end(local_index(seat), this);
+  context_.log().end(local_index(seat), this);
   if (!direct_ && !me.values.empty()) std::memcpy(me.values.data(), round.result, me.values.size());
 }
 
@@ -202,9 +201,9 @@ void Channel::check_arrivals(const Round& round, int seat, const Deadline& deadl
   std::string missing;
   for (int other = 0; other < local_.size(); ++other) {
     if (round.here[other]) continue;
-    const bool left = context_.has_left(local_index(other));
+    const bool left = context_.log().has_left(local_index(other));
     if (!left && !late) continue;
-    missing += fmt::format("{}{} ({})", missing.empty() ? "" : ", ", context_.describe_worker(local_index(other)),
+    missing += fmt::format("{}{} ({})", missing.empty() ? "" : ", ", context_.log().describe(local_index(other)),
                            left ? "has finished its work and left" : "has not arrived");
   }
   if (missing.empty()) return;

@@ -12,6 +12,7 @@
 #include "comm/links/header.hpp"
 #include "comm/order/tree.hpp"
 #include "comm/rank_context.hpp"
+#include "comm/remote_wait.hpp"
 #include "syncbn/core/tensor.hpp"
 
 namespace syncbn::detail {

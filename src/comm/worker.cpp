@@ -22,14 +22,14 @@ void agree(detail::RankContext& context, int worker, Operation operation, int co
   if (context.topology().workers == 1) return;
   Header header = Header::make(operation, {"world"});
   header.count = count;
-  context.all_ptr()->collective(worker, header, {});
+  context.channels().all()->collective(worker, header, {});
 }
 
 }  // namespace
 
 Worker::Worker(const World& world, int local_index) : world_(world), local_index_(local_index) {
-  all_ = join(world.context()->all_ptr());
-  local_ = join(world.context()->local_ptr());
+  all_ = join(world.context()->channels().all());
+  local_ = join(world.context()->channels().local());
 }
 
 Communicator Worker::join(std::shared_ptr<detail::Channel> channel) const {
@@ -47,7 +47,7 @@ int Worker::index() const {
 Communicator Worker::duplicate() const {
   detail::RankContext& context = *world_.context();
   agree(context, index(), Operation::duplicate, 0);
-  return join(context.open(local_index_, {context.topology().all()}));
+  return join(context.channels().open(local_index_, {context.topology().all()}));
 }
 
 Communicator Worker::group(int workers_per_group) const {
@@ -58,13 +58,13 @@ Communicator Worker::group(int workers_per_group) const {
     throw Error(
         fmt::format("group of {} does not divide {} workers; use {}", workers_per_group, workers, divisors(workers)),
         ExitCode::usage);
-  return join(context.open(local_index_, context.topology().groups(workers_per_group)));
+  return join(context.channels().open(local_index_, context.topology().groups(workers_per_group)));
 }
 
 Communicator Worker::node_group() const {
   detail::RankContext& context = *world_.context();
   agree(context, index(), Operation::node_group, 0);
-  return join(context.open(local_index_, context.topology().by_node()));
+  return join(context.channels().open(local_index_, context.topology().by_node()));
 }
 
 void Worker::local_barrier(const Tag& tag) const {

@@ -14,6 +14,7 @@
 
 #include "comm/links/mpi_transport.hpp"
 #include "comm/rank_context.hpp"
+#include "comm/remote_wait.hpp"
 #include "core/console.hpp"
 #include "core/host_name.hpp"
 #include "core/text.hpp"
@@ -103,16 +104,16 @@ void World::run(const std::function<void(Worker&)>& body) {
     throw Error("World::run was called while it runs; its function must not call it again", ExitCode::usage);
   const std::unique_ptr<std::atomic<bool>, void (*)(std::atomic<bool>*)> running(
       &context.running(), [](std::atomic<bool>* flag) { *flag = false; });
-  for (int i = 0; i < local_workers(); ++i) context.set_left(i, false);
+  for (int i = 0; i < local_workers(); ++i) context.log().enter(i);
   const auto work = [this, &context, &body](int local_index) {
     try {
       Worker worker(*this, local_index);
       body(worker);
-      context.require_all_finished(local_index);
+      if (!context.failed()) context.log().require_all_finished(local_index);
     } catch (...) {
       context.fail(std::current_exception());
     }
-    context.set_left(local_index, true);
+    context.log().leave(local_index);
   };
   std::optional<detail::Deadline> grace;
   const auto watch = [this, &context, &grace] {
@@ -152,7 +153,7 @@ void require_outside_run(RankContext& context, const char* call, const char* wit
 
 void World::require_same(const std::string& what, const std::string& value) const {
   require_outside_run(*context_, "require_same", "compare the results of Worker::all().all_reduce() with min and max");
-  const std::vector<std::string> values = context_->all_gather(value, what);
+  const std::vector<std::string> values = context_->control().all_gather(value, what);
   for (std::size_t r = 1; r < values.size(); ++r)
     if (values[r] != values[0])
       throw Error(fmt::format("{} of rank {} ({}) differs from that of rank 0 ({}), {}; start every rank alike", what,
@@ -160,31 +161,13 @@ void World::require_same(const std::string& what, const std::string& value) cons
                   ExitCode::usage);
 }
 
-namespace {
-
-std::vector<double> gather_numbers(RankContext& context, const char* call, double value) {
-  require_outside_run(context, call, "use Worker::all().all_reduce()");
-  std::vector<double> numbers;
+double World::max_over_ranks(double value) const {
+  require_outside_run(*context_, "max_over_ranks", "use Worker::all().all_reduce()");
+  double most = -std::numeric_limits<double>::infinity();
   const std::string bytes(reinterpret_cast<const char*>(&value), sizeof value);
-  for (const std::string& theirs : context.all_gather(bytes, "number")) {
+  for (const std::string& theirs : context_->control().all_gather(bytes, "number")) {
     double number = 0;
     std::memcpy(&number, theirs.data(), sizeof number);
-    numbers.push_back(number);
-  }
-  return numbers;
-}
-
-}  // namespace
-
-double World::sum_over_ranks(double value) const {
-  double sum = 0;
-  for (const double number : gather_numbers(*context_, "sum_over_ranks", value)) sum += number;
-  return sum;
-}
-
-double World::max_over_ranks(double value) const {
-  double most = -std::numeric_limits<double>::infinity();
-  for (const double number : gather_numbers(*context_, "max_over_ranks", value)) {
     if (std::isnan(number) || number > most) most = number;  // never after NaN
   }
   return most;
@@ -192,7 +175,7 @@ double World::max_over_ranks(double value) const {
 
 std::string World::broadcast(const std::string& value) const {
   require_outside_run(*context_, "broadcast", "use Worker::all().broadcast()");
-  return context_->all_gather(rank() == 0 ? value : std::string(), "text")[0];
+  return context_->control().all_gather(rank() == 0 ? value : std::string(), "text")[0];
 }
 
 void World::abort(const std::string& message, ExitCode code) const {

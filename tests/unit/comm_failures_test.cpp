@@ -205,7 +205,6 @@ TEST(CommFailures, CallsForRanksAreRefusedWithinRun) {
     EXPECT_TRUE(contains(text, "was called within World::run")) << text;
     return text;
   };
-  EXPECT_TRUE(contains(refusal([](const World& w) { w.sum_over_ranks(1); }), "World::sum_over_ranks"));
   EXPECT_TRUE(contains(refusal([](const World& w) { w.max_over_ranks(1); }), "use Worker::all().all_reduce()"));
   EXPECT_TRUE(contains(refusal([](const World& w) { w.require_same("build", "1"); }), "World::require_same"));
   EXPECT_TRUE(contains(refusal([](const World& w) { w.broadcast("x"); }), "use Worker::all().broadcast()"));

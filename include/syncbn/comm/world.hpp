@@ -98,9 +98,8 @@ class World {
   /// Throws Error(usage) on every rank unless all ranks pass the same bytes; names the first differing rank. `what`
   /// names what is compared ("configuration", "build"). Outside run(), else Error(usage). Collective over ranks.
   void require_same(const std::string& what, const std::string& value) const;
-  /// Sum / maximum of one number over the ranks; NaN if one of them is. Outside run(), else Error(usage). Collective
-  /// over ranks.
-  double sum_over_ranks(double value) const;
+  /// Maximum of one number over the ranks; NaN if one of them is. Outside run(), else Error(usage). Collective over
+  /// ranks.
   double max_over_ranks(double value) const;
   /// Copies rank 0's string to all ranks. Outside run(), else Error(usage). Collective over ranks.
   std::string broadcast(const std::string& value) const;

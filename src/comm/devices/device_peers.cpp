@@ -17,8 +17,8 @@ std::string find_obstacle(RankContext& context, ExchangeDevice& device, const st
   const Topology& topology = context.topology();
   const auto own = static_cast<std::size_t>(topology.rank);
   const std::string mine = problem.empty() ? fmt::format("{} {}", topology.nodes[own], device.device_name()) : "";
-  const std::vector<std::string> devices = context.all_gather(mine, "devices");
-  const std::vector<std::string> problems = context.all_gather(problem, "NCCL");
+  const std::vector<std::string> devices = context.control().all_gather(mine, "devices");
+  const std::vector<std::string> problems = context.control().all_gather(problem, "NCCL");
   for (std::size_t rank = 0; rank < devices.size(); ++rank) {
     if (devices[rank].empty())
       return fmt::format("{}: {}", topology.describe_rank(static_cast<int>(rank)), problems[rank]);
@@ -38,7 +38,7 @@ DeviceRoute connect_devices(RankContext& context, ExchangeDevice& device) {
   if (!obstacle.empty()) return {nullptr, obstacle};
   std::string id;
   if (topology.rank == 0) nccl.make_id(&id);
-  id = context.all_gather(id, "NCCL's id").front();
+  id = context.control().all_gather(id, "NCCL's id").front();
   std::unique_ptr<DevicePeers> peers(nccl.connect(id, topology.rank, topology.ranks, device.device_index(),
                                                   device.native_queue(), kSetUpPatience * context.timeout_s()));
   // NCCL connects two devices at their first exchange, and then allocates memory, which may wait for running kernels.

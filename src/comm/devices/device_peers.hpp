@@ -5,6 +5,7 @@
 
 #include "comm/devices/exchange_device.hpp"
 #include "comm/rank_context.hpp"
+#include "comm/remote_wait.hpp"
 
 namespace syncbn::detail {
 

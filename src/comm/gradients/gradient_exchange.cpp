@@ -9,6 +9,7 @@
 #include "comm/gradients/rank_exchange.hpp"
 #include "comm/gradients/shared_gradients.hpp"
 #include "comm/rank_context.hpp"
+#include "comm/remote_wait.hpp"
 
 namespace syncbn {
 
@@ -161,7 +162,7 @@ void GradientExchange::check_progress(const WorkerState& me, int local, const De
   context_->throw_if_failed();
   const bool late = deadline.passed();
   for (int other = 0; at(other) < workers_.size(); ++other) {
-    const bool left = context_->has_left(other);
+    const bool left = context_->log().has_left(other);
     const std::uint64_t released = workers_[other].released.load(std::memory_order_relaxed);
     if (released >= me.round * buckets_.size() || (!left && !late)) continue;
     const std::uint64_t bucket = released % buckets_.size();

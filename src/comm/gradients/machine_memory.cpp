@@ -62,7 +62,7 @@ void MachineMemory::commit() {
   const std::size_t bytes = round_up(taken_, page_bytes());
   const bool fits = data_ && bytes <= reserved_;
   const std::vector<std::string> plans =
-      context_->all_gather(fmt::format("{} {}", bytes, fits ? "" : "no room"), "planned memory");
+      context_->control().all_gather(fmt::format("{} {}", bytes, fits ? "" : "no room"), "planned memory");
   const std::vector<int>& nodes = context_->topology().nodes;
   for (std::size_t rank = 0; may_be_shared_ && rank < plans.size(); ++rank) {
     const std::string& first = plans[nodes[rank]];
@@ -80,7 +80,8 @@ void MachineMemory::commit() {
   const bool alone = is_shared() && !shared;
   if (!shared) set_ranks(context_->topology().this_rank());
   const bool got = shared || map(data_, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_NORESERVE);
-  const std::vector<std::string> outcomes = context_->all_gather(got ? alone ? "alone" : "" : "no room", "memory");
+  const std::vector<std::string> outcomes =
+      context_->control().all_gather(got ? alone ? "alone" : "" : "no room", "memory");
   require_room(outcomes, bytes);
   lacks_room_ = std::count(outcomes.begin(), outcomes.end(), "alone") > 0;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "comm/remote_wait.hpp"
+
 namespace syncbn::detail {
 
 namespace {
