@@ -6,7 +6,6 @@
 //
 // Pointers and tensors are in the device's memory unless a call says otherwise. Calls are queued, in the order of the
 // worker whose backend it is, and return at once unless they say that they wait.
-// worker whose backend it is, and return at once unless they say that they wait.
 
 #include <cstddef>
 #include <cstdint>
