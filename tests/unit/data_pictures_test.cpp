@@ -232,6 +232,7 @@ TEST(ImageFolder, TakesTheClassesInTurn) {
   write_pictures(folder, {"ant", "bee", "cow"}, 3, 2);
   folder.write("train/bee/deep/er/900.png", png({}));
   folder.write("train/bee/.hidden.png", png({}));
+  folder.write("train/bee/.thumbnails/deep/900.png", png({}));
   folder.write("train/bee/notes.txt", {'x'});
   folder.write("train/README", {'x'});
   const Dataset train = open_dataset("image-folder", folder.str(), Split::train);

@@ -85,13 +85,16 @@ std::vector<std::string> pictures(const fs::path& root, const std::string& name,
   enter(root / name);
   const auto follow = fs::directory_options::follow_directory_symlink;
   for (auto it = fs::recursive_directory_iterator(root / name, follow); it != fs::end(it); ++it) {
+    const std::string file = it->path().filename().string();
+    if (file.starts_with(".")) {
+      it.disable_recursion_pending();
+      continue;
+    }
     if (it->is_directory()) {
       above.resize(static_cast<std::size_t>(it.depth()) + 2);
       enter(it->path());
       continue;
     }
-    const std::string file = it->path().filename().string();
-    if (file.starts_with(".")) continue;
     const std::string extension = lower_extension(it->path()), relative = it->path().lexically_relative(root).string();
     if (is_picture(extension)) files.push_back(relative);
     if (is_other_picture(extension)) left_out.add(relative);
