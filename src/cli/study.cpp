@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -150,7 +151,10 @@ ExitCode run_study(const StudyOptions& options) {
 ExitCode run_report(const ReportOptions& options) {
   const std::string file = options.output.empty() ? options.dirs.front() + "/report.html" : options.output;
   require_report_file(file);
-  write_report(options.dirs, file);
+  // Not under the name that a running study writes its own under.
+  const std::string own = fmt::format("{}.{}", file, ::getpid());
+  write_report(options.dirs, own);
+  std::filesystem::rename(own, file);
   for (const std::string& dir : options.dirs) fmt::print("{}", summary_text(dir));
   fmt::print("report  {}\n", file);
   return ExitCode::ok;

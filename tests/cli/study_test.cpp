@@ -97,12 +97,14 @@ TEST(CliStudy, RunsAllTrialsAndReports) {
     EXPECT_TRUE(contains(ended.err, "holds a run that has ended")) << ended.err;
   }
 
+  s.write("r.html.tmp", "of a study that runs");
   const Outcome report = s.syncbn({"report", "studies/small", "--output", "r.html"});
   EXPECT_EQ(report.code, 0) << report.err;
   const Outcome nowhere = s.syncbn({"report", "studies/small", "--output", "absent/r.html"});
   EXPECT_EQ(nowhere.code, 1);
   EXPECT_TRUE(contains(nowhere.err, "create its folder, or choose another\n")) << nowhere.err;
   EXPECT_TRUE(contains(s.read("r.html"), "A small study"));
+  EXPECT_EQ(s.read("r.html.tmp"), "of a study that runs");
   EXPECT_TRUE(contains(s.read("r.html"), "\"gaps\":{\"batch\":"));
 }
 
