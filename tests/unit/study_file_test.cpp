@@ -164,6 +164,13 @@ TEST(StudyFile, MistakesAreNamedWithTheirPlace) {
   EXPECT_EQ(refusal("title: \"a\\nb\""), "my.yaml:2: title: expected one line without control characters");
   EXPECT_THAT(refusal("vary: {list: [{label: \"a\\nb\", norm.group: 1}]}"), HasSubstr("label: expected one line"));
   EXPECT_THAT(refusal("title: \"a\\e[31mb\""), HasSubstr("title: expected one line without control"));
+  EXPECT_EQ(refusal("vary: {list: [{}, {norm.group: 1}]}"),
+            "my.yaml:2: vary.list: an alternative without keys needs a label");
+  EXPECT_THAT(refusal("vary: [{list: [{label: a, norm.group: 1}, {label: \"a, b\", norm.group: all}]},\n"
+                      "       {list: [{label: \"b, c\", optimizer.lr: 1}, {label: c, optimizer.lr: 2}]}]"),
+              HasSubstr("two points are called 'a, b, c'; give their alternatives other labels"));
+  EXPECT_THAT(refusal("set: {optimizer.lr: 1e305}\nlearning_rate: {search: [1, 999999]}"),
+              HasSubstr("optimizer.lr: 1e+305 is too large to be multiplied"));
   EXPECT_EQ(refusal("seeds: 2", {"seeds=[1, 1]"}), "command line: seeds: 1 stands there twice");
   EXPECT_EQ(refusal("", {"seeds=[1, x]"}), "command line: seeds: expected an integer >= 0, got 'x'");
   EXPECT_THROW(parse("title: lat\xe9"), Error);

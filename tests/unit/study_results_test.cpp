@@ -221,6 +221,7 @@ TEST(StudyResults, TheReportHasAChartOfNamedAlternativesAndTheFactorsOfASearch) 
   r.rows.front().search = true;
   r.rows.front().hash = "candidate";
   r.rows.front().folder = "trials/candidate";
+  r.rows.back().seed = 9007199254740993;
   const StudyDirectory store(dir.path());
   store.write_plan(r);
   for (const TrialRow& row : r.rows) store.write_outcome(row.folder, *row.outcome);
@@ -229,6 +230,7 @@ TEST(StudyResults, TheReportHasAChartOfNamedAlternativesAndTheFactorsOfASearch) 
   EXPECT_THAT(page, HasSubstr("\"charts\":[],\"variants\":{\"title\":\"Variant\""));
   EXPECT_THAT(page, HasSubstr("\"x\":4.0,\"mean\":null,\"half\":null,\"n\":0,\"without\":3}"));
   EXPECT_THAT(page, HasSubstr(",\"lr_factor\":0.5,"));
+  EXPECT_THAT(page, HasSubstr("\"seed\":\"9007199254740993\""));  // as a number, JavaScript would round it
   EXPECT_THAT(page, HasSubstr("\"trials_planned\":19,\"trials_ended\":19,\"trials_of_search\":1,"));
 }
 

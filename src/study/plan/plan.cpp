@@ -78,6 +78,13 @@ Point resolve_point(const Study& study, const std::vector<int>& values, std::vec
   }
   const Config& c = point.config;
   point.lr = scaled_learning_rate(c.lr, c.lr_scaling, point.sizes.global_batch, c.lr_reference_batch);
+  const double most =
+      study.lr_factors.empty() ? 1 : *std::max_element(study.lr_factors.begin(), study.lr_factors.end());
+  if (!std::isfinite(point.lr * most)) {
+    throw Error(fmt::format("optimizer.lr: {} is too large to be multiplied (study {}, trials '{}')", c.lr, study.name,
+                            point.label),
+                ExitCode::usage);
+  }
   point.memory_bytes = estimate_memory(c, point.sizes);
   point.seconds = estimate_seconds(c, point.sizes);
   return point;
@@ -111,6 +118,7 @@ std::vector<Point> resolve(const Study& study) {
     }
   }
   std::vector<Point> points;
+  std::set<std::string> labels;
   std::vector<std::string> unread;
   std::vector<int> values(study.dimensions.size(), 0);
   for (std::int64_t i = 0; i < count; ++i) {
@@ -121,6 +129,11 @@ std::vector<Point> resolve(const Study& study) {
       rest /= size;
     }
     points.push_back(resolve_point(study, values, unread));
+    const std::string& label = points.back().label;
+    if (labels.insert(label).second) continue;
+    throw Error(
+        fmt::format("study {}: two points are called '{}'; give their alternatives other labels", study.name, label),
+        ExitCode::usage);
   }
   refuse_unread(study, points, unread);
   return points;

@@ -291,6 +291,8 @@ class Reader {
         if (std::find(d.keys.begin(), d.keys.end(), entry.name) == d.keys.end()) claim(d, entry.name, entry.place);
         add(value, setting(entry.name, entry.node, entry.place));
       }
+      if (label.empty() && value.settings.empty())
+        fail(fmt::format("{}: vary.list: an alternative without keys needs a label", place_of(item, origin_)));
       if (label.empty()) d.named = false;
       if (!label.empty()) value.label = label;
       if (!labels.insert(value.label).second) {

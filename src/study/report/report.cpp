@@ -137,7 +137,7 @@ Json points_json(const std::vector<PointSummary>& points) {
 Json trials_json(const Results& results) {
   Json list = Json::array();
   for (const TrialRow& r : results.rows) {
-    Json t{{"trial", r.hash}, {"label", r.label}, {"seed", r.seed}, {"lr", r.lr}, {"search", r.search}};
+    Json t{{"trial", r.hash}, {"label", r.label}, {"seed", std::to_string(r.seed)}, {"lr", r.lr}, {"search", r.search}};
     t["status"] = r.outcome ? name_of(r.outcome->status) : "not ended";
     t["error"] = r.outcome ? number(r.outcome->error()) : Json(nullptr);
     t["message"] = r.outcome ? r.outcome->message : "";
