@@ -209,21 +209,20 @@ const char* name_of(Outcome::Status status) {
 
 StudyDirectory::StudyDirectory(std::string path) : path_(std::move(path)) {
   std::error_code ignored;
-  if (fs::exists(path_, ignored) && !fs::is_directory(path_, ignored)) {
+  if (fs::exists(path_, ignored) && !fs::is_directory(path_, ignored))
     throw Error(fmt::format("{} is a file; choose another --output", path_), ExitCode::usage);
-  }
   if (path_exists(path_) && !path_exists(path_ + kPlan) && !is_fresh(path_)) {
     throw Error(fmt::format("{} is not empty, and holds no study; choose another --output", path_), ExitCode::usage);
   }
   make_folder(path_ + "/trials");
   lock_ = std::make_shared<const FolderLock>(path_);
+  for (const std::string& name : names_in(path_ + "/trials"))
+    folders_.emplace(name.substr(name.rfind('-') + 1), "trials/" + name);
 }
 
 std::string StudyDirectory::folder_of(const std::string& hash, const std::string& label, std::uint64_t seed) const {
-  for (const std::string& name : names_in(path_ + "/trials")) {
-    if (name.ends_with("-" + hash)) return "trials/" + name;
-  }
-  return fmt::format("trials/{}-seed-{}-{}", slug(label), seed, hash);
+  const auto found = folders_.find(hash);
+  return found != folders_.end() ? found->second : fmt::format("trials/{}-seed-{}-{}", slug(label), seed, hash);
 }
 
 std::set<std::string> StudyDirectory::finished() const {
@@ -274,8 +273,12 @@ void StudyDirectory::write_outcome(const std::string& folder, const Outcome& out
   const std::string path = path_ + "/" + folder;
   make_folder(path);  // a trial may have failed before it had one
   write_text(path + kOutcome, outcome_json(outcome).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  if (outcome.status != Outcome::Status::failed) remove_checkpoints(folder);
+}
+
+void StudyDirectory::remove_checkpoints(const std::string& folder) const {
   std::error_code ignored;
-  if (outcome.status != Outcome::Status::failed) fs::remove_all(path + "/checkpoints", ignored);
+  fs::remove_all(path_ + "/" + folder + "/checkpoints", ignored);
 }
 
 void StudyDirectory::write_plan(const Results& r) const {

@@ -90,6 +90,8 @@ class StudyDirectory {
   Outcome read_summary(const std::string& folder) const;
   /// Commits the outcome; a finished trial's checkpoints go.
   void write_outcome(const std::string& folder, const Outcome& outcome) const;
+  /// Of a finished trial: those that a kill between outcome and removal has left.
+  void remove_checkpoints(const std::string& folder) const;
   void write_plan(const Results& results) const;
   /// trials.csv and trials.jsonl.
   void write_tables(const Results& results) const;
@@ -97,6 +99,7 @@ class StudyDirectory {
  private:
   std::string path_;
   std::shared_ptr<const FolderLock> lock_;
+  std::map<std::string, std::string> folders_;  // by hash, of earlier starts
 };
 
 /// Reads study.json and the outcomes beside it. Throws Error(usage) when DIR holds no study.

@@ -2,7 +2,11 @@
 
 #include "study/running/coordinator.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <ctime>
+#include <filesystem>
 
 #include "support/temp_dir.hpp"
 
@@ -89,6 +93,49 @@ TEST_F(StudyCoordinator, TakesTheResultOfASummaryWhoseOutcomeIsGone) {
   std::filesystem::create_directories(folder + "/checkpoints/step-000000001");
   spit(folder + "/checkpoints/step-000000001/manifest.json", "{}");
   EXPECT_EQ(Coordinator(request_, teams_).result().done, 0);
+}
+
+// A kill between a trial's outcome and the removal of its checkpoints leaves them.
+TEST_F(StudyCoordinator, RemovesTheCheckpointsOfFinishedTrials) {
+  prepare("seeds: 1\n");
+  std::string folder;
+  {
+    Coordinator coordinator(request_, teams_);
+    coordinator.assign();
+    const Note note = started().at(0);
+    folder = note.at("folder").get<std::string>();
+    end(coordinator, note);
+  }
+  std::filesystem::create_directories(folder + "/checkpoints/step-000000001");
+  EXPECT_EQ(Coordinator(request_, teams_).result().diverged, 1);
+  EXPECT_FALSE(std::filesystem::exists(folder + "/checkpoints"));
+}
+
+double cpu_seconds() {
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+}
+
+// It is asked after every letter, and every other millisecond: counting the trials each time would take half a core.
+TEST_F(StudyCoordinator, ShowsThousandsOfTrialsOnlyWhenItIsTime) {
+  prepare("vary: {grid: {norm.eps: [1e-3, 1e-4]}}\nseeds: 300\n");
+  Coordinator coordinator(request_, teams_);
+  const double start = cpu_seconds();
+  for (int i = 0; i < 20000; ++i) coordinator.show();
+  EXPECT_LT(cpu_seconds() - start, 0.2);
+}
+
+TEST(StudyDirectory, FindsThousandsOfFoldersInOneListing) {
+  constexpr int kTrials = 3000;
+  const TempDir dir;
+  for (int i = 0; i < kTrials; ++i) std::filesystem::create_directories(dir / fmt::format("trials/an-{:012x}", i));
+  const StudyDirectory store(dir.path());
+  const double start = cpu_seconds();
+  for (int i = 0; i < kTrials; ++i) {
+    const std::string hash = fmt::format("{:012x}", i);
+    ASSERT_EQ(store.folder_of(hash, "another label", 1), "trials/an-" + hash);
+  }
+  EXPECT_LT(cpu_seconds() - start, 0.5);
+  EXPECT_EQ(store.folder_of("0123456789ab", "a label", 7), "trials/a-label-seed-7-0123456789ab");
 }
 
 TEST(StudyRankWatch, EachSilenceIsToldOnce) {

@@ -97,6 +97,7 @@ void Coordinator::replan() {
         directory_.write_outcome(folder, *earlier);
       }
       if (earlier && earlier->status != Outcome::Status::failed) {
+        directory_.remove_checkpoints(folder);
         found = outcomes_.emplace(trial.hash, *earlier).first;
       }
     }
@@ -300,6 +301,7 @@ double Coordinator::seconds_left() const {
 }
 
 void Coordinator::show() {
+  if (!table_.due()) return;  // to count thousands of trials takes milliseconds
   LiveState state;
   const Tally all = tally();
   state.total = all.trials;

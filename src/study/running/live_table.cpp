@@ -75,11 +75,13 @@ std::vector<std::string> table_lines(const LiveState& state, int width, int heig
 
 LiveTable::LiveTable() : in_place_(terminal_style().bar), last_(Clock::now()) {}
 
+bool LiveTable::due() const {
+  return Clock::now() - last_ >= (in_place_ ? Clock::duration(kRedraw) : Clock::duration(kPlain));
+}
+
 void LiveTable::update(const LiveState& state) {
   state_ = state;
-  const auto now = Clock::now();
-  if (now - last_ < (in_place_ ? Clock::duration(kRedraw) : Clock::duration(kPlain))) return;
-  last_ = now;
+  last_ = Clock::now();
   if (in_place_) {
     clear();
     draw();

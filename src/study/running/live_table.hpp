@@ -31,6 +31,8 @@ class LiveTable {
  public:
   LiveTable();
   ~LiveTable() { clear(); }
+  /// Whether it is time to show a new state.
+  bool due() const;
   void update(const LiveState& state);
   /// A lasting line above the table.
   void print(const std::string& line);
