@@ -111,6 +111,23 @@ TEST_F(StudyCoordinator, RemovesTheCheckpointsOfFinishedTrials) {
   EXPECT_FALSE(std::filesystem::exists(folder + "/checkpoints"));
 }
 
+// The plan of thousands of trials takes longer to write than a small trial.
+TEST_F(StudyCoordinator, WritesTheGrowingPlanWithTheTables) {
+  prepare("vary: {grid: {norm.eps: [1e-3, 1e-4, 1e-5]}}\nlearning_rate: {search: [0.5, 1]}\nseeds: 1\n");
+  request_.jobs = 1;
+  Coordinator coordinator(request_, teams_);
+  const std::string plan = request_.dir + "/study.json";
+  EXPECT_EQ(read_results(request_.dir).rows.size(), 6u);
+  for (int search = 0; search < 6; ++search) {
+    coordinator.assign();
+    end(coordinator, started().at(0));
+    if (search == 0) std::filesystem::remove(plan);  // with the first end come tables
+  }
+  EXPECT_FALSE(std::filesystem::exists(plan));
+  coordinator.write();
+  EXPECT_EQ(read_results(request_.dir).rows.size(), 9u);
+}
+
 double cpu_seconds() {
   return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
 }

@@ -100,13 +100,17 @@ Curve mean_curve(int point, const std::vector<Log>& logs) {
 }  // namespace
 
 std::vector<Curve> read_curves(const Results& results) {
-  std::map<int, std::vector<Log>> logs;
+  std::map<int, std::vector<std::string>> files;  // by point
   for (const TrialRow& row : results.rows) {
     if (row.search || !row.outcome || row.outcome->status != Outcome::Status::done) continue;
-    logs[row.point].push_back(read_log(results.dir + "/" + row.folder + "/metrics.jsonl"));
+    files[row.point].push_back(results.dir + "/" + row.folder + "/metrics.jsonl");
   }
   std::vector<Curve> curves;
-  for (const auto& [point, all] : logs) curves.push_back(mean_curve(point, all));
+  for (const auto& [point, of_point] : files) {  // logs may be long: those of one point at a time
+    std::vector<Log> logs;
+    for (const std::string& file : of_point) logs.push_back(read_log(file));
+    curves.push_back(mean_curve(point, logs));
+  }
   return curves;
 }
 

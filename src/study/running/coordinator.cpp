@@ -17,7 +17,7 @@
 namespace syncbn {
 namespace {
 
-/// Tables and report are rewritten at most so often while trials end.
+/// The plan, which grows with each search that ends, tables and report are rewritten at most so often while trials end.
 constexpr auto kBetweenWrites = std::chrono::seconds(20);
 
 /// Fails now rather than in every trial.
@@ -66,6 +66,7 @@ Coordinator::Coordinator(const StudyRequest& request, Teams& teams)
       watch_(teams.ranks(), request.hosts) {
   const std::set<std::string> earlier = directory_.finished();
   replan();
+  directory_.write_plan(results());
   announce_left_out(earlier);
   const Tally all = tally();
   table_.print(fmt::format("syncbn: {}: {}{} on {} of {}", request.study.name, counted(all.trials, "trial"),
@@ -107,8 +108,6 @@ void Coordinator::replan() {
     const Outcome* outcome = known(trial);
     return outcome == nullptr ? std::nullopt : std::optional(outcome->error());
   });
-
-  const bool changed = planned.size() != planned_.size();  // it only ever grows
   planned_ = std::move(planned);
 
   std::set<std::string> taken;
@@ -122,7 +121,6 @@ void Coordinator::replan() {
     if (a.search != b.search) return a.search;
     return point_of(a).seconds > point_of(b).seconds;
   });
-  if (changed) directory_.write_plan(results());
 }
 
 void Coordinator::assign() {
@@ -377,7 +375,9 @@ Tally Coordinator::tally() const {
 }
 
 void Coordinator::write() const {
-  directory_.write_tables(results());
+  const Results all = results();
+  directory_.write_plan(all);
+  directory_.write_tables(all);
   write_report({directory_.path()}, directory_.path() + "/report.html");
   written_ = Clock::now();
 }

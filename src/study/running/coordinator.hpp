@@ -33,7 +33,7 @@ class Coordinator {
   bool finished() const { return running_.empty() && (stopping_ || waiting_.empty()); }
   /// Lets running trials save and stop; nothing more is started.
   void stop();
-  /// Tables and report, with what has ended so far.
+  /// Plan, tables and report, with what has ended so far.
   void write() const;
   StudyResult result() const;
 
