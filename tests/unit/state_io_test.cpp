@@ -26,8 +26,9 @@ TEST(StateIo, RefusesStatisticsThatAreNone) {
       ModelState good = test::small_network_state(run, *backend);
       run.change = change;
       ModelState bad = test::small_network_state(run, *backend);
+      load_model(good, SafetensorsFile::parse(store_model(bad).serialize(), "my.safetensors"));  // as from a checkpoint
       try {
-        load_model(good, SafetensorsFile::parse(store_model(bad).serialize(), "my.safetensors"));
+        require_finite(good, "my.safetensors");
       } catch (const Error& e) {
         EXPECT_EQ(e.code(), ExitCode::bad_data);
         return std::string(e.what());

@@ -51,18 +51,6 @@ std::string remedy_for(const std::string& tensor, const StoredTensor& stored, co
               ExitCode::bad_data);
 }
 
-/// Evaluations divide by the square root of variances; a covariance may be negative.
-void require_statistics(ModelState& state, const NormState& s, const std::string& origin) {
-  const auto check = [&](const std::string& name, FlatRange range, bool negative) {
-    for (const float v : state.values(range)) {
-      if (std::isfinite(v) && (negative || v >= 0)) continue;
-      refuse_value(origin, s.name + "." + name, v, negative ? "number" : "variance");
-    }
-  };
-  check("running_mean", s.mean, true);
-  check(s.var_name, s.var, s.var_dims.size() > 1);
-}
-
 /// "module." (DistributedDataParallel), "_orig_mod." (torch.compile) or both, if all names of the file start with it
 /// and none of the model's.
 std::string wrapper_of(ModelState& state, const SafetensorsFile& file) {
@@ -136,7 +124,6 @@ std::string load_model(ModelState& state, const SafetensorsFile& file, const std
     unknown.erase(name);
     // Files of PyTorch before 0.4.1, such as torchvision's ResNets, do not count batches.
     if (!excepted(name)) s.batches_tracked = file.tensors.contains(prefix + name) ? file.i64(prefix + name) : 0;
-    require_statistics(state, s, file.origin);
   }
   if (!idle.empty())
     throw Error(fmt::format("model.weights_except: no tensor of the model or the weights matches '{}'", *idle.begin()),
@@ -157,6 +144,12 @@ void require_finite(ModelState& state, const std::string& origin) {
       if (!std::isfinite(v)) refuse_value(origin, name, v, "float32 number");
     }
   });
+  // Evaluations divide by the square root of variances; a covariance may be negative.
+  for (const NormState& s : state.norm_states()) {
+    for (const float v : state.values(s.var)) {
+      if (v < 0 && s.var_dims.size() == 1) refuse_value(origin, s.name + "." + s.var_name, v, "variance");
+    }
+  }
 }
 
 std::string left_off_text(const std::string& prefix, const std::string& weights) {

@@ -15,7 +15,8 @@ SafetensorsFile store_model(ModelState& state);
 std::string load_model(ModelState& state, const SafetensorsFile& file, const std::vector<std::string>& except = {});
 
 /// For weights just loaded from `origin` as a starting point: throws Error(bad_data) naming a tensor that is not finite
-/// in float32. Not for checkpoints: these may be so, and the training that goes on from one says why it diverges.
+/// in float32, or a variance below 0. Not for checkpoints: these may be so, and the training that goes on from one says
+/// why it diverges, if it does.
 void require_finite(ModelState& state, const std::string& origin);
 
 /// A message for the user about what load_model() returned.
