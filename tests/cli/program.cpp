@@ -104,8 +104,9 @@ Outcome Sandbox::signalled(const std::vector<std::string>& arguments, const std:
   std::vector<std::string> command = {SYNCBN_PROGRAM};
   command.insert(command.end(), arguments.begin(), arguments.end());
   const int process = start(command, {});
-  for (int i = 0; i < 600 && !std::filesystem::exists(file(name)); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  // Looked for often, since a small training is over soon.
+  for (int i = 0; i < 30000 && !std::filesystem::exists(file(name)); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   for (int i = 0; i < times; ++i) {
     if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));

@@ -152,7 +152,7 @@ TEST(CliTrain, UnderNohupALostTerminalChangesNothing) {
   s.write("tiny.yaml", kTiny);
   s.write("start.sh", R"(trap '' HUP
 "$1" train tiny.yaml train.steps=200 & pid=$!
-for i in $(seq 600); do [ -e runs/tiny/metrics.jsonl ] && break; sleep 0.05; done
+for i in $(seq 6000); do [ -e runs/tiny/metrics.jsonl ] && break; sleep 0.005; done
 kill -HUP $pid; wait $pid)");
   const Outcome o = s.shell("start.sh");
   EXPECT_EQ(o.code, 0) << o.err;
