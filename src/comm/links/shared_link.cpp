@@ -12,7 +12,7 @@ namespace syncbn::detail {
 
 namespace {
 
-constexpr std::size_t kPieceBytes = 64 * 1024;         // with the neighbours' pieces, fits the second-level cache
+constexpr std::size_t kPieceBytes = 128 * 1024;        // with the neighbours' shards, fits the second-level cache
 constexpr std::size_t kPieceBytesBeyond = 256 * 1024;  // larger, since each piece costs a network round trip
 /// Up to this size latency dominates, and every rank folds everything.
 constexpr std::size_t kWholeUpToBytes = 4 * 1024;
