@@ -19,6 +19,7 @@
 #include "study/plan/plan.hpp"
 #include "study/report/report.hpp"
 #include "study/running/available_memory.hpp"
+#include "train/storage/durable_file.hpp"
 
 namespace syncbn::cli {
 namespace {
@@ -81,15 +82,6 @@ void print_plan(const Study& study, int cores) {
   throw ReportedByRankZero(code);
 }
 
-/// The report takes the place of what has its name, which must not be a device, a link or a folder.
-void require_report_file(const std::string& path) {
-  std::error_code ignored;
-  const auto type = std::filesystem::symlink_status(path, ignored).type();
-  if (type == std::filesystem::file_type::not_found || type == std::filesystem::file_type::regular) return;
-  if (type == std::filesystem::file_type::none) return;  // cannot be told: writing it says why
-  throw Error(fmt::format("{} is not a regular file; choose another --output", path), ExitCode::usage);
-}
-
 }  // namespace
 
 ExitCode run_study(const StudyOptions& options) {
@@ -150,7 +142,7 @@ ExitCode run_study(const StudyOptions& options) {
 
 ExitCode run_report(const ReportOptions& options) {
   const std::string file = options.output.empty() ? options.dirs.front() + "/report.html" : options.output;
-  require_report_file(file);
+  require_writable(file);
   // Not under the name that a running study writes its own under.
   const std::string own = fmt::format("{}.{}", file, ::getpid());
   write_report(options.dirs, own);

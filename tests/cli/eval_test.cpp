@@ -121,8 +121,8 @@ TEST(CliEval, AFileThatCannotBeWrittenIsKnownAtOnce) {
   for (const int ranks : {1, 2}) {
     const Outcome missing = eval(ranks, "missing/p.csv"), folder = eval(ranks, "runs");
     EXPECT_EQ(missing.code, 1);
-    EXPECT_TRUE(contains(missing.err,
-                         "cannot create missing/p.csv.tmp: No such file or directory; create its folder, or choose "))
+    EXPECT_TRUE(
+        contains(missing.err, "cannot create missing/p.csv: No such file or directory; create its folder, or choose "))
         << missing.err;
     EXPECT_EQ(folder.code, 2);
     EXPECT_TRUE(contains(folder.err, "runs is not a regular file; choose another name\n")) << folder.err;

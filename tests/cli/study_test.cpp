@@ -205,7 +205,7 @@ TEST(CliStudy, AliensStayAsTheyAre) {
   for (const std::string file : {"link", "run", "/dev/null"}) {
     const Outcome o = s.syncbn({"report", "studies/small", "--output", file});
     EXPECT_EQ(o.code, 2) << o.err;
-    EXPECT_EQ(o.err, "syncbn: " + file + " is not a regular file; choose another --output\n");
+    EXPECT_EQ(o.err, "syncbn: " + file + " is not a regular file; choose another name\n");
   }
   EXPECT_TRUE(std::filesystem::is_symlink(s.file("link")));
   // Started on several ranks, the first one writes.

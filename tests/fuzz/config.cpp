@@ -15,10 +15,7 @@ std::vector<std::string> seeds() {
 }
 
 void read(std::string_view input) {
-  std::vector<std::string> overrides = parts(input, 4);
-  const std::string text = overrides.front();
-  overrides.erase(overrides.begin());
-  std::erase(overrides, "");
+  const auto [text, overrides] = text_and_overrides(input, 4);
   std::vector<std::string> unread;
   const std::string written = to_yaml(parse_config(text, "a.yaml", overrides, {}, &unread));
   require(to_yaml(parse_config(written, "again", {})) == written, "the same again");

@@ -13,10 +13,7 @@ std::vector<std::string> seeds() {
 }
 
 void read(std::string_view input) {
-  std::vector<std::string> overrides = parts(input, 3);
-  const std::string text = overrides.front();
-  overrides.erase(overrides.begin());
-  std::erase(overrides, "");
+  const auto [text, overrides] = text_and_overrides(input, 3);
   const Study study = parse_study(text, "a.yaml", overrides);
   std::size_t points = 1;
   for (const Dimension& d : study.dimensions) points *= d.values.size();

@@ -24,6 +24,14 @@ std::vector<std::string> parts(std::string_view input, std::size_t n) {
   return all;
 }
 
+std::pair<std::string, std::vector<std::string>> text_and_overrides(std::string_view input, std::size_t n) {
+  std::vector<std::string> overrides = parts(input, n);
+  std::string text = std::move(overrides.front());
+  overrides.erase(overrides.begin());
+  std::erase(overrides, "");
+  return {std::move(text), std::move(overrides)};
+}
+
 std::string joined(const std::vector<std::string>& parts) {
   std::string input = parts.front();
   for (std::size_t i = 1; i < parts.size(); ++i) input += '\0' + parts[i];

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 // What each file in this folder defines for its format.
@@ -20,7 +21,9 @@ void read(std::string_view input);
 void require(bool holds, const char* what);
 /// The input's parts, cut at NUL bytes: at most `n`, the last one with all that is left; absent ones are empty.
 std::vector<std::string> parts(std::string_view input, std::size_t n);
-/// The reverse.
+/// A text, and the overrides behind it, of which none is empty; at most `n` parts.
+std::pair<std::string, std::vector<std::string>> text_and_overrides(std::string_view input, std::size_t n);
+/// The reverse of parts().
 std::string joined(const std::vector<std::string>& parts);
 /// A folder that goes away at the end of the program.
 const std::string& folder();

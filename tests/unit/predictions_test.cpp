@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <limits>
 
 #include "nn/loss.hpp"
@@ -95,7 +96,8 @@ TEST(RequireWritable, LeavesNothingAndRefusesWhatCannotBeReplaced) {
   require_writable(dir / "old");
   EXPECT_EQ(slurp(dir / "old"), "text");
   EXPECT_EQ(names_in(dir.path()).size(), 1U);
-  for (const std::string& path : {dir.path(), dir / "missing/file", std::string("/dev/null")})
+  std::filesystem::create_symlink("old", dir / "link");  // which a file would replace
+  for (const std::string& path : {dir.path(), dir / "missing/file", dir / "link", std::string("/dev/null")})
     EXPECT_THROW(require_writable(path), Error) << path;
 }
 

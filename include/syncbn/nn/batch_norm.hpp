@@ -109,7 +109,7 @@ class BatchNorm {
   /// synchronized.
   BatchNorm convert(Communicator group) const;
 
-  /// Always throws Error: second derivatives are not implemented.
+  /// Refuses second derivatives: always throws Error(usage).
   [[noreturn]] void double_backward() const;
 
  private:

@@ -148,15 +148,15 @@ void write_file_durably(const std::string& path, std::span<const std::byte> byte
 
 void require_writable(const std::string& path) {
   std::error_code ignored;
-  const std::filesystem::file_status there = std::filesystem::status(path, ignored);
+  const std::filesystem::file_status there = std::filesystem::symlink_status(path, ignored);
   if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there))
     throw Error(fmt::format("{} is not a regular file; choose another name", path), ExitCode::usage);
   FileSystem files;
-  const std::string temporary = path + ".tmp";
-  const int fd = retry([&] { return files.open(temporary, O_WRONLY | O_CREAT, 0666); });
-  if (fd < 0) throw_io_error("create", temporary, errno);
+  const std::string probe = fmt::format("{}.{}", path, ::getpid());  // which no other process writes
+  const int fd = retry([&] { return files.open(probe, O_WRONLY | O_CREAT, 0666); });
+  if (fd < 0) throw_io_error("create", path, errno);
   files.close(fd);
-  files.unlink(temporary);
+  files.unlink(probe);
 }
 
 bool path_exists(const std::string& path) {
